@@ -21,7 +21,7 @@ def labelled(draw, *, grouped):
 
 @settings(deadline=None, max_examples=60)
 @given(labelled(grouped=False), st.floats(0.1, 0.5), st.integers(0, 5))
-def test_held_out_is_a_stratified_partition(case, fraction, seed):
+def test_held_out_splits_rows_into_two_stratified_parts(case, fraction, seed):
     y, _ = case
     train, test = splits.held_out(y, fraction=fraction, seed=seed)
     assert sorted([*train, *test]) == list(range(len(y)))

@@ -10,7 +10,7 @@ from tests.slow.instruction_sets import TOLERANCES, reasons, table
 TOP = Path(__file__).parents[1]
 
 
-def test_every_listed_tolerance_belongs_to_a_test_and_has_an_explained_reason():
+def test_listed_tolerances_have_a_test_and_an_explained_reason():
     text = TOLERANCES.read_text()
     listed = reasons(text)
     assert len(listed) > 100

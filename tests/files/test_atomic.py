@@ -70,7 +70,7 @@ def test_json_files_round_trip_with_a_checksum(tmp_path_factory, value):
     assert json.loads(path.read_text())["checksum"] == xxhash.xxh3_128_hexdigest(atomic.canonical_json(value).encode())
 
 
-def test_every_flipped_bit_of_a_json_file_is_found(tmp_path):
+def test_read_json_finds_every_flipped_bit(tmp_path):
     path = tmp_path / "a.json"
     atomic.write_json(path, {"name": "x", "numbers": [1, 2.5, True, None], "deep": {"a": "b"}})
     data = path.read_bytes()
@@ -82,7 +82,7 @@ def test_every_flipped_bit_of_a_json_file_is_found(tmp_path):
             atomic.read_json(path)
 
 
-def test_checksum_starts_at_the_given_offset(tmp_path):
+def test_file_checksum_starts_at_the_given_offset(tmp_path):
     data = os.urandom(9_000_000)
     (tmp_path / "a").write_bytes(data)
     assert atomic.checksum_file(tmp_path / "a", 1000) == xxhash.xxh3_128_hexdigest(data[1000:])

@@ -54,13 +54,13 @@ def test_sealed_file_written_in_blocks_equals_the_file_written_at_once(tmp_path)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_write_with_missing_rows_leaves_no_file(tmp_path):
+def test_sealed_write_with_missing_rows_leaves_no_file(tmp_path):
     with pytest.raises(ValueError, match="6 rows were given where 7"):
         write(tmp_path / "a", x=sealed.Blocks((7,), "u1", [np.zeros(6, "u1")]))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_flipped_bit_is_detected_without_a_crash(tmp_path):
+def test_sealed_file_detects_every_flipped_bit_without_a_crash(tmp_path):
     write(tmp_path / "a", x=np.arange(12, dtype="<f4").reshape(4, 3), k=np.frombuffer(b"key", "u1"))
     data = (tmp_path / "a").read_bytes()
     for bit in [*range(0, 8 * 1100, 13), *range(8 * 1100, 8 * len(data), 97)]:
@@ -74,7 +74,7 @@ def test_every_flipped_bit_is_detected_without_a_crash(tmp_path):
         assert found, bit
 
 
-def test_verify_names_the_damaged_array(tmp_path):
+def test_verify_names_the_damaged_array_of_a_sealed_file(tmp_path):
     write(tmp_path / "a", x=np.zeros((4, 3), "<f4"), y=np.zeros(5, "u1"))
     offset = sealed.read_header(tmp_path / "a")["arrays"]["x"]["offset"]
     data = bytearray((tmp_path / "a").read_bytes())

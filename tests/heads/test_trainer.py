@@ -81,7 +81,7 @@ def test_train_head_rejects_unknown_heads_and_options_of_other_heads():
         train_head(X, y, kind="knn", C=1.0)
 
 
-def test_importing_heads_does_not_import_scikit_learn():
+def test_importing_featstore_heads_imports_no_scikit_learn():
     code = (
         "import sys, featstore.heads, featstore.heads.headfile; "
         "print([m for m in ('sklearn', 'torch', 'pandas', 'faiss') if m in sys.modules])"

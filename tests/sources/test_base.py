@@ -28,7 +28,7 @@ def test_chunked_fills_all_chunks_except_the_last():
     assert list(chunked([], 3, [])) == []
 
 
-def test_chunk_has_locations_if_any_location_differs_from_its_key():
+def test_chunk_has_locations_if_any_differs_from_its_key():
     (chunk,) = chunked([Row(b"a", 1, 1), Row(b"b", 1, 1, location=b"c")], 5, [])
     assert chunk.locations == [b"a", b"c"]
 

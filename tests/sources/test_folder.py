@@ -160,7 +160,7 @@ def test_error_for_an_empty_folder_counts_ignored_files(tmp_path: Path):
         list(FolderSource(tmp_path).chunks())
 
 
-def test_unlistable_directory_is_an_error(tmp_path: Path):
+def test_folder_source_reports_a_folder_that_cannot_be_listed(tmp_path: Path):
     write(tmp_path, ["a/1.jpg", "b/2.jpg"])
     source = FolderSource(tmp_path)
     (tmp_path / "b").chmod(0)

@@ -87,7 +87,7 @@ KINDS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("write", "keys", "labels"), KINDS, ids=lambda value: getattr(value, "__name__", ""))
-def test_every_file_format_gives_its_vectors_keys_and_labels(tmp_path, write, keys, labels):
+def test_vector_files_of_every_format_give_vectors_keys_and_labels(tmp_path, write, keys, labels):
     write(tmp_path / "v.npy")
     vectors = open_vectors([tmp_path / "v.npy"])
     assert (vectors.shape, vectors.dtype) == ((N, D), np.float32)
@@ -98,7 +98,7 @@ def test_every_file_format_gives_its_vectors_keys_and_labels(tmp_path, write, ke
     assert bool(rows.notes) == (keys is None)
 
 
-def test_several_vector_files_are_concatenated_and_only_common_columns_are_kept(tmp_path):
+def test_vector_files_are_concatenated_with_their_common_columns(tmp_path):
     np.savez(tmp_path / "1.npz", x=VECTORS[:3], keys=np.array(PATHS[:3]), only=np.arange(3))
     np.savez(tmp_path / "2.npz", x=VECTORS[3:], keys=np.array(PATHS[3:]))
     vectors = open_vectors([tmp_path])
@@ -230,7 +230,7 @@ def test_pickled_objects_in_numpy_files_are_not_loaded(tmp_path):
 
 
 @pytest.mark.slow
-def test_links_of_hdf5_to_other_files_are_not_followed(tmp_path):
+def test_hdf5_links_to_other_files_are_not_followed(tmp_path):
     write_hdf5(tmp_path / "secret.h5")
     with h5py.File(tmp_path / "v.h5", "w") as file:
         file["features"] = h5py.ExternalLink("secret.h5", "features")

@@ -42,13 +42,13 @@ def test_parquet_export_is_written_next_to_the_store(store):
     assert np.stack(table["vector"].to_numpy()).tobytes() == opened.features().tobytes()
 
 
-def test_npy_is_written_to_the_given_folder(store, tmp_path):
+def test_npy_export_is_written_to_the_given_folder(store, tmp_path):
     made = export(store, to="npy", out=tmp_path / "v")
     assert (made.files, made.rows, made.dimension) == (["vectors.npy", "rows.parquet"], 12, 8)
     assert np.load(tmp_path / "v/vectors.npy").shape == (12, 8)
 
 
-def test_invalid_exports_are_refused_with_a_one_line_error(store, tmp_path):
+def test_export_refuses_invalid_requests_with_a_one_line_error(store, tmp_path):
     with pytest.raises(UsageError, match="choose one of parquet, npy, csv; did you mean 'parquet'"):
         export(store, to="parqet")
     with pytest.raises(UsageError, match="does not exist"):
@@ -105,7 +105,7 @@ def test_export_replaces_only_an_earlier_export(store, head, tmp_path):
     assert not (store / "inside").exists()
 
 
-def test_features_only_exports_an_onnx_model_that_takes_features(head, tmp_path):
+def test_option_features_only_exports_an_onnx_model_of_features(head, tmp_path):
     path, _ = head
     made = export(path, to="onnx", out=tmp_path / "m.onnx", features_only=True)
     assert made.inputs == "features (n, 8) float32, of tiny"

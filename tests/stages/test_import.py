@@ -219,7 +219,7 @@ def test_an_unfinished_export_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_import_is_resumed(tmp_path):
+def test_next_import_resumes_a_killed_import(tmp_path):
     vectors = write(tmp_path)
     code = """
 import os, signal

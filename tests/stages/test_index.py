@@ -170,14 +170,14 @@ def test_concurrent_build_of_the_same_index_is_refused_before_it_starts(chain, t
     assert len(told) == 2
 
 
-def test_too_long_file_name_is_refused_before_the_index_is_built(chain, tmp_path, monkeypatch):
+def test_index_refuses_a_too_long_file_name_before_building(chain, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "_build", lambda *_: pytest.fail("worked"))
     with pytest.raises(UsageError, match="its name has 250 bytes, where 240 fit"):
         index(chain.store, out=tmp_path / ("x" * 250))
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw"])
-def test_changed_labels_are_reported_and_copied_by_an_update(tmp_path, kind):
+def test_index_update_reports_and_copies_changed_labels(tmp_path, kind):
     store = make_store(write_coloured(tmp_path / "p", names("", 6)), tmp_path / "s")
     path = index(store, kind=kind).path
     before = open_index(path).vectors_of(FeatureStore.open(store).ids)

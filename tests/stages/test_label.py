@@ -112,7 +112,7 @@ def test_decimal_labels_are_accepted_and_list_labels_are_refused(store: Path, tm
     assert {labels_of(store)[key] for key in keys} == {"1", "2"}
 
 
-def test_a_misspelt_column_is_refused(store: Path, tmp_path: Path):
+def test_label_refuses_a_misspelt_column(store: Path, tmp_path: Path):
     with pytest.raises(UsageError, match="did you mean 'label'"):
         label(store, csv(tmp_path, "path,lable\nant/1.png,queen\n"))
     assert label(store, csv(tmp_path, "path,lable\nant/1.png,queen\n"), label_column="lable").matched == 1
@@ -124,7 +124,7 @@ def test_error_for_an_unknown_key_suggests_a_similar_key(store: Path, given: str
         FeatureStore.open(store).index_of([given])
 
 
-def test_a_key_is_found_in_another_unicode_form(store: Path):
+def test_label_finds_a_key_in_another_unicode_form(store: Path):
     opened = FeatureStore.open(store)
     assert opened.index_of(["ant/caf\u00e9.png"]).tolist() == opened.index_of(["ant/cafe\u0301.png"]).tolist()
 

@@ -68,7 +68,7 @@ def test_class_that_occurs_only_in_the_held_out_split_is_refused(tmp_path, kind)
 
 
 @pytest.mark.parametrize("kind", sorted(HEADS))
-def test_nan_features_are_refused(chain, monkeypatch, kind):
+def test_train_refuses_nan_features(chain, monkeypatch, kind):
     # A store never contains NaN, because extraction rejects it: put NaN into the vectors when the store is read.
     def with_nan(self, *_, **__):
         vectors = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
@@ -133,7 +133,7 @@ def test_unlabelled_and_pending_pictures_are_counted_and_left_out(tmp_path):
     assert len(trained.split.train) + len(trained.split.test) == 14
 
 
-def test_a_store_without_labels_is_refused(tmp_path):
+def test_train_refuses_a_store_without_labels(tmp_path):
     store = make_store(write_coloured(tmp_path / "p", names("", 3)), tmp_path / "s")
     keys = list(FeatureStore.open(store)._key_bytes(None))
     set_columns(store, keys, {tables.LABEL: [None] * len(keys)})
@@ -153,7 +153,7 @@ def test_train_writes_the_head_next_to_the_store_or_refuses_the_path(chain, tmp_
         train(chain.store, head="perceptron")
 
 
-def test_training_twice_gives_the_same_head(chain, tmp_path):
+def test_training_twice_with_equal_settings_gives_equal_heads(chain, tmp_path):
     first = train(chain.store, folds=3, out=tmp_path / "1.head")
     second = train(chain.store, folds=3, out=tmp_path / "2.head")
     np.testing.assert_array_equal(first.probabilities, second.probabilities)
@@ -228,7 +228,7 @@ def test_train_replaces_a_damaged_head_and_reports_it(chain, tmp_path):
     assert load_head(path).classes == ["ant", "bee"]
 
 
-def test_too_long_file_name_is_refused_before_training(chain, tmp_path, monkeypatch):
+def test_train_refuses_a_too_long_file_name_before_training(chain, tmp_path, monkeypatch):
     monkeypatch.setattr("featstore.stages.train.stage.split_store", lambda *_, **__: pytest.fail("worked"))
     with pytest.raises(UsageError, match="its name has 256 bytes, where 255 fit"):
         train(chain.store, out=tmp_path / ("x" * 256))

@@ -44,7 +44,7 @@ def problems(store: Path) -> str:
         ("tables/000000", "a version of the tables is missing"),
     ],
 )
-def test_missing_last_plan_segment_or_table_is_detected(store: Path, name: str, what: str) -> None:
+def test_store_detects_its_missing_last_plan_segment_or_table(store: Path, name: str, what: str) -> None:
     gone = store / name
     if gone.is_dir():
         shutil.rmtree(gone)

@@ -89,7 +89,7 @@ class Seen:
 @pytest.mark.slow
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(steps)
-def test_every_earlier_state_of_a_store_can_be_reopened(tmp_path_factory, history):
+def test_store_opens_at_each_of_its_past_states(tmp_path_factory, history):
     path = tmp_path_factory.mktemp("past") / "s"
     source = Pictures({b"first": 1}, {b"first": "z"}, {b"first": "train"})
     build(path, source)

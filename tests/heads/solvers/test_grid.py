@@ -34,7 +34,7 @@ def sklearn_objective(z, codes, C, weights, intercept, classes):
 
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("shape", [(300, 12), (40, 100)], ids=["tall", "wide: rotated"])
-def test_every_grid_problem_reaches_the_optimum_of_scikit_learn(classes, shape):
+def test_grid_solver_reaches_the_optimum_of_scikit_learn(classes, shape):
     training, z, codes, fold = made(*shape, classes)
     problems = [Problem(C, f) for C in (0.01, 1.0, 100.0) for f in (0, 1, 2, None)]
     solutions = grid.solve(training, LOGISTIC, problems, tol=1e-13)
@@ -53,7 +53,7 @@ def test_every_grid_problem_reaches_the_optimum_of_scikit_learn(classes, shape):
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("loss", [LOGISTIC, SQUARED_HINGE], ids=lambda loss: loss.name)
-def test_gradient_equals_finite_differences_and_vanishes_at_the_solution(classes, loss):
+def test_loss_gradient_equals_finite_differences_and_vanishes_at_the_optimum(classes, loss):
     training, _, _, _ = made(120, 5, classes, weights=np.array([2.0, 0.5, 1.0])[:classes])
     problems = [Problem(0.7, 1), Problem(3.0, None)]
     random = np.random.default_rng(0)
@@ -79,7 +79,7 @@ def test_linear_svm_equals_linear_svc_with_large_intercept_scaling():
     np.testing.assert_allclose(solution.intercept, peer.intercept_, atol=1e-4)
 
 
-def test_class_weights_equal_scikit_learn():
+def test_class_weights_have_the_same_effect_as_in_scikit_learn():
     weights = {0: 3.0, 1: 0.25, 2: 1.0}
     training, z, codes, _ = made(300, 8, 3, weights=np.array(list(weights.values())))
     solution = grid.solve(training, LOGISTIC, [Problem(1.0, None)], tol=1e-13)[0]
@@ -88,7 +88,7 @@ def test_class_weights_equal_scikit_learn():
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_streamed_and_in_memory_rows_reach_the_same_optimum(dtype):
+def test_solver_reaches_the_same_optimum_from_streamed_rows(dtype):
     features, _ = blobs(2000, 20, 3, dtype=dtype)
     codes = np.arange(2000) % 3
     labels = Labels(codes, np.random.default_rng(0).integers(-1, 3, 2000), None)
@@ -124,7 +124,7 @@ def test_float32_objective_is_within_five_millionths_of_the_float64_optimum():
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_held_out_scores_equal_scikit_learn(classes):
+def test_cross_validation_scores_equal_those_of_scikit_learn(classes):
     training, z, codes, fold = made(300, 6, classes)
     solutions = grid.solve(training, LOGISTIC, [Problem(1.0, f) for f in range(3)])
     scores = grid.score(training, solutions)
@@ -189,7 +189,7 @@ def test_starting_the_final_fit_from_fold_solutions_saves_evaluations():
     assert warm.evaluations < cold.evaluations
 
 
-def test_solver_stops_at_max_passes_and_reports_it():
+def test_grid_solver_stops_at_max_passes_and_reports_it():
     training, _, _, _ = made(300, 12, 2)
     solutions = grid.solve(training, LOGISTIC, [Problem(C, None) for C in (0.1, 1.0)], tol=1e-12, max_passes=2)
     assert [s.evaluations for s in solutions] == [2, 2]

@@ -118,7 +118,7 @@ def test_array_longer_than_the_faiss_file_is_refused_before_allocation(tmp_path:
 
 
 @pytest.mark.parametrize("part", [0, 1])
-def test_rejects_an_untrained_index_with_rows(tmp_path: Path, part: int) -> None:
+def test_structure_check_rejects_an_untrained_index_with_rows(tmp_path: Path, part: int) -> None:
     path = tmp_path / "x"
     saved(path, rows=60)
     data = bytearray(path.read_bytes())

@@ -108,7 +108,7 @@ def test_bench_report_contains_every_measured_part(in_this_process, tmp_path, mo
     assert not list(tmp_path.glob("featstore-*"))
 
 
-def test_unknown_engine_and_zero_rounds_are_usage_errors(in_this_process):
+def test_bench_rejects_an_unknown_engine_and_zero_rounds(in_this_process):
     with pytest.raises(UsageError, match="no engine 'abacus' here; there are torch, torch-folded"):
         bench(engines=["abacus"], device="cpu")
     with pytest.raises(UsageError, match="at least 1"):

@@ -73,7 +73,7 @@ def test_int8_is_not_advised_on_processors_where_int8_is_not_faster(monkeypatch)
     assert "int8" not in said
 
 
-def test_short_runs_get_no_advice():
+def test_short_extractions_get_no_advice():
     assert advice(Timings(), TORCH, "pillow", 2) == ""
     assert advice(Timings(forward=9, forwarded=5), TORCH, "pillow", 2) == ""
 

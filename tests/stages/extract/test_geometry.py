@@ -149,7 +149,7 @@ def test_image_embedder_accepts_size_fit_layer_and_pool(tmp_path):
         ({"pool": "avg"}, "needs the layer"),
     ],
 )
-def test_invalid_options_are_refused_and_make_no_store(options, words, tmp_path):
+def test_extract_with_invalid_geometry_options_makes_no_store(options, words, tmp_path):
     folder = write_pictures(tmp_path / "p", NAMES[:1])
     with pytest.raises(UsageError, match=words) as error:
         extract(folder, tmp_path / "s", backbone=tiny_backbone(), engine="torch", **options)

@@ -112,7 +112,7 @@ def test_regions_have_the_vectors_of_crops_and_need_one_decoding(folder, tmp_pat
     assert verify_store(tmp_path / "s").problems == []
 
 
-def test_a_picture_with_more_regions_than_a_batch_is_decoded_once(folder, tmp_path, decoded):
+def test_picture_with_more_regions_than_a_batch_is_decoded_once(folder, tmp_path, decoded):
     rows = [("0.jpg", number % 30, 0, 10, 10, "a") for number in range(23)]
     assert run(table(folder / "t.csv", rows), tmp_path / "s", batch=4).vectors == 23
     assert len(decoded) == 1
@@ -286,7 +286,7 @@ def test_store_of_tiles_refuses_other_tile_options(folder, tmp_path):
             extract(folder, tmp_path / "s", backbone=NETWORK, **options)
 
 
-def test_tiles_cover_each_picture_and_have_the_requested_size(folder, tmp_path, decoded):
+def test_tiles_cover_each_picture_and_have_the_size_of_the_option(folder, tmp_path, decoded):
     (folder / "damaged.jpg").write_bytes((folder / "0.jpg").read_bytes()[:-200])
     (folder / "text.jpg").write_bytes(b"no picture")
     picture(3, (10, 40)).save(folder / "thin.png")
@@ -452,7 +452,7 @@ def test_tiles_of_a_large_tiff_are_read_in_parts(folder, tmp_path, monkeypatch, 
 
 
 @pytest.mark.slow
-def test_second_supervised_run_over_a_table_of_boxes_finds_nothing_new(folder, tmp_path):
+def test_second_supervised_run_extracts_no_unchanged_box(folder, tmp_path):
     source = table(folder / "t.csv", some_boxes(2))
     options = {"backbone": "efficientnet_lite0", "boxes": BOXES}
     report = extract_supervised(source, tmp_path / "s", ExtractOptions(**options))

@@ -247,7 +247,7 @@ def test_run_with_a_changed_version_of_torch_is_accepted_and_recorded(folder, tm
     assert made[0] != "99.0"
 
 
-def test_float16_is_stored_if_requested(folder, tmp_path):
+def test_extract_stores_float16_vectors_with_option_dtype(folder, tmp_path):
     run(folder, tmp_path / "s", dtype="float16")
     run(folder, tmp_path / "f4")
     half, full = FeatureStore.open(tmp_path / "s"), FeatureStore.open(tmp_path / "f4")

@@ -91,7 +91,7 @@ def test_supervisor_restarts_a_dead_worker_once_without_a_suspected_picture(tmp_
         extract_supervised(pictures, tmp_path / "store", backbone_from="tests.faults.planted:die_always")
 
 
-def test_errors_of_the_worker_are_raised_unchanged(tmp_path: Path) -> None:
+def test_supervisor_raises_errors_of_the_worker_unchanged(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be opened"):
         extract_supervised(tmp_path / "missing", tmp_path / "store")
     with pytest.raises(FeatstoreError, match="not of the form"):
