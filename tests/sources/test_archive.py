@@ -82,7 +82,7 @@ def test_all_files_option_includes_every_member_except_label_files(tmp_path: Pat
     assert whole(source).labels == ["1", None]
 
 
-def test_archives_in_a_folder_are_read_in_sorted_order(tmp_path: Path):
+def test_archive_source_reads_a_folder_of_archives_in_sorted_order(tmp_path: Path):
     for name in ("b/1.tar", "a.tar", "b/0.tar"):
         tar(tmp_path / name, [("x.jpg", name.encode())])
     (tmp_path / "a_stats.json").write_text("{}")
@@ -142,7 +142,7 @@ def damaged(path: Path) -> str:
     return str(caught.value)
 
 
-def test_archive_truncated_anywhere_is_rejected(tmp_path: Path):
+def test_archive_source_rejects_a_truncated_archive(tmp_path: Path):
     path = tar(tmp_path / "a.tar", [(f"{i}.jpg", b"x" * 700) for i in range(3)])
     content = path.read_bytes()
     end = 3 * (512 + 1024)
@@ -217,7 +217,7 @@ def test_archive_source_rejects_compressed_archives(tmp_path: Path):
         open_source(tmp_path / "a.tar.gz")
 
 
-def test_fifo_as_archive_does_not_block(tmp_path: Path):
+def test_archive_source_does_not_block_on_a_fifo(tmp_path: Path):
     os.mkfifo(tmp_path / "a.tar")
     with pytest.raises(UsageError, match="is no file"):
         open_source(tmp_path / "a.tar")
@@ -247,7 +247,7 @@ def test_json_member_without_a_picture_is_not_parsed(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_label_file_in_an_archive_labels_all_10005_pictures_of_its_sample(tmp_path: Path):
+def test_archive_label_applies_to_all_10005_pictures_of_its_sample(tmp_path: Path):
     files = [("img.cls", b"7"), *((f"img.{i}.jpg", b"") for i in range(10_005))]
     chunk = whole(open_source(tar(tmp_path / "a.tar", files)))
     assert len(chunk) == 10_005

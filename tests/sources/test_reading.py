@@ -166,7 +166,7 @@ def test_archive_member_has_the_size_and_mtime_listed_by_the_source(tmp_path: Pa
         assert picture.mtime_ns == chunk.mtimes[index]
 
 
-def test_changed_archive_raises_instead_of_returning_another_picture(tmp_path: Path):
+def test_reading_from_a_changed_archive_raises(tmp_path: Path):
     path = archive_of(tmp_path)
     (chunk,) = open_source(path).chunks()
     offset, size = int(chunk.offsets[1]), int(chunk.sizes[1])
@@ -183,7 +183,7 @@ def test_changed_archive_raises_instead_of_returning_another_picture(tmp_path: P
     assert reason(tmp_path, b"x.tar", offset, size) == "missing"
 
 
-def test_web_address_is_not_opened_and_gives_a_failure_with_the_remedy(tmp_path: Path):
+def test_web_address_becomes_a_failure_with_the_remedy(tmp_path: Path):
     with pytest.raises(ReadFailure, match=r"download the pictures and name their files") as caught:
         read_picture(tmp_path, b"https://host.example/a.jpg", -1, -1, limit=LIMIT)
     assert caught.value.reason == "missing"

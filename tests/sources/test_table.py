@@ -53,7 +53,7 @@ def test_table_columns_are_recognised_by_usual_names(tmp_path: Path):
     }
 
 
-def test_keys_come_from_the_id_column_and_locations_from_the_path_column(tmp_path: Path):
+def test_table_keys_come_from_the_id_column_and_locations_from_the_path(tmp_path: Path):
     chunk = whole(TableSource(table(tmp_path / "t.csv", "id,file\n7,./a.jpg\nseven,/b.jpg\n")))
     assert chunk.keys == [b"7", b"seven"]
     assert chunk.locations == [b"a.jpg", b"/b.jpg"]
@@ -69,13 +69,13 @@ def test_column_options_choose_the_columns_of_a_table(tmp_path: Path):
         TableSource(path, label_column="nope")
 
 
-def test_table_column_chosen_as_path_is_not_also_used_as_id(tmp_path: Path):
+def test_path_column_of_a_table_is_not_also_the_id_column(tmp_path: Path):
     path = table(tmp_path / "t.csv", "id,label\na.jpg,b\n")
     columns = find_columns(open_table(path), path_column="id")
     assert (columns.path, columns.id, columns.label, columns.split) == ("id", None, "label", None)
 
 
-def test_if_several_column_names_fit_the_most_usual_name_is_chosen(tmp_path: Path):
+def test_table_source_chooses_the_most_usual_of_several_column_names(tmp_path: Path):
     columns = find_columns(open_table(table(tmp_path / "t.csv", "image,filename,key,ID,class,Label\n")))
     assert (columns.path, columns.id, columns.label) == ("filename", "ID", "Label")
 
@@ -162,7 +162,7 @@ name = st.binary(min_size=1, max_size=8).filter(lambda text: b"\0" not in text a
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(name.map(lambda text: b"x" + text), min_size=1, max_size=4, unique=True))
-def test_csv_table_finds_files_of_any_name(names: list[bytes]):
+def test_csv_table_may_list_files_of_any_name(names: list[bytes]):
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         made = []

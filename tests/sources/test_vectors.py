@@ -117,7 +117,7 @@ def test_imported_float16_vectors_stay_float16_and_float64_becomes_float32(tmp_p
     assert (mixed.dtype, mixed.shape) == (np.float32, (2 * N, D))
 
 
-def test_keys_and_labels_of_vectors_are_read_from_lists_arrays_and_tables(tmp_path):
+def test_vectors_take_keys_and_labels_from_lists_arrays_and_tables(tmp_path):
     write_npy(tmp_path / "v.npy")
     vectors = open_vectors([tmp_path / "v.npy"])
     (tmp_path / "k.txt").write_text("\n".join(PATHS) + "\n")
@@ -186,7 +186,7 @@ def test_vector_files_of_different_dimensions_are_refused(tmp_path):
         (b"hello, world", "holds no vectors"),
     ],
 )
-def test_files_without_readable_vectors_are_refused_with_a_one_line_error(tmp_path, content, message):
+def test_files_without_readable_vectors_are_refused_in_one_line(tmp_path, content, message):
     (tmp_path / "v").write_bytes(content)
     with pytest.raises(FeatstoreError, match=message) as caught:
         open_vectors([tmp_path / "v"])

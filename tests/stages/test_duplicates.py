@@ -92,7 +92,7 @@ def test_duplicates_of_equal_bytes_are_found_among_equal_vectors(tmp_path):
     assert (report.leaks, report.leaking) == ([], {})
 
 
-def test_a_store_without_vectors_has_no_duplicates(tmp_path):
+def test_store_without_vectors_has_no_duplicates(tmp_path):
     report = find_duplicates(build(tmp_path / "s", Pictures({b"a": -1})).path)
     assert (report.groups, report.leaks, report.surplus) == ([], [], 0)
 
@@ -118,7 +118,7 @@ def mixed(tmp_path):
         yield find_duplicates(build(tmp_path / "s", Pictures(dict.fromkeys(keys, 7))).path)
 
 
-def test_report_text_and_page_mark_equal_bytes_among_near_duplicates(mixed, tmp_path):
+def test_duplicates_report_marks_pictures_of_equal_bytes(mixed, tmp_path):
     assert (mixed.equal_sets, mixed.equal_copies, mixed.near_groups, mixed.surplus) == (2, 4, 1, 3)
     told = mixed.to_dict()
     assert (told["equal_sets"], told["equal_copies"], told["near_groups"]) == (2, 4, 1)

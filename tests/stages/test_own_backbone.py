@@ -106,7 +106,7 @@ def verbs(picture: str) -> dict[str, Callable[..., Any]]:
 
 
 @pytest.mark.slow
-def test_own_network_works_in_all_verbs_in_fresh_processes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_network_works_in_all_commands_in_fresh_processes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture = os.fspath(place / "pictures/ant/00.png")
     assert run_json("extract", "pictures", "s", *NAMED)["vectors"] == 8
     kept = [f"ant/{number:02d}.png" for number in range(4)]
@@ -146,7 +146,7 @@ def test_run_continues_after_an_error_of_an_own_network_is_corrected(
 
 
 @pytest.mark.parametrize("claim", [("os:system", "os:system"), ("my-small", SPEC)])
-def test_an_untrusted_store_head_or_index_causes_no_import(
+def test_untrusted_store_head_or_index_causes_no_import(
     place: Path, monkeypatch: pytest.MonkeyPatch, claim: tuple[str, str]
 ) -> None:
     stranger = replace(tiny_backbone(), name=claim[0], weights=claim[1])
@@ -179,7 +179,7 @@ def test_an_untrusted_store_head_or_index_causes_no_import(
         ("resnet18", "/etc/passwd"),
     ],
 )
-def test_forged_backbone_name_in_a_store_is_neither_imported_nor_downloaded(
+def test_forged_backbone_name_causes_no_import_or_download(
     place: Path, monkeypatch: pytest.MonkeyPatch, claim: tuple[str, str]
 ) -> None:
     monkeypatch.syspath_prepend(os.fspath(place / "modules"))

@@ -34,7 +34,7 @@ def store(tmp_path: Path, source: Pictures) -> Path:
     return tmp_path / "s"
 
 
-def test_removal_changes_stores_opened_later_but_not_stores_already_open(store: Path):
+def test_removal_does_not_change_stores_already_open(store: Path):
     before = FeatureStore.open(store)
     report = remove(store, ["a/1", b"a/1"], where="key == 'b/2'")
     assert (report.removed, report.vectors, report.keys, report.denied) == (2, 2, ["'a/1'", "'b/2'"], 2)
@@ -47,7 +47,7 @@ def test_removal_changes_stores_opened_later_but_not_stores_already_open(store: 
 
 
 @pytest.mark.parametrize("compacted", [False, True])
-def test_extract_leaves_removed_pictures_out_until_they_are_restored(store: Path, source: Pictures, compacted: bool):
+def test_extract_omits_removed_pictures_until_they_are_restored(store: Path, source: Pictures, compacted: bool):
     remove(store, ["a/1", "b/2"])
     if compacted:
         compact(store)
@@ -104,7 +104,7 @@ def test_removing_a_picture_twice_is_no_error(store: Path):
         restore(store, ["a/1", "b/0"])
 
 
-def test_a_dry_run_of_remove_changes_nothing(store: Path):
+def test_dry_run_of_remove_changes_nothing(store: Path):
     assert remove(store, where="label == 'a'", dry_run=True).removed == 4
     assert len(FeatureStore.open(store)) == 8
     assert Manifest.read(store).requires == ()

@@ -38,7 +38,7 @@ def test_search_accepts_a_large_k_and_an_unreadable_query(chain, tmp_path):
     assert len(report.queries[1].neighbours) == 30
 
 
-def test_notes_report_a_store_that_has_grown_or_is_missing(tmp_path):
+def test_search_notes_report_a_grown_or_missing_store(tmp_path):
     folder = write_coloured(tmp_path / "p", names("", 3))
     store = make_store(folder, tmp_path / "s")
     indexed = index(store).path

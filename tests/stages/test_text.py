@@ -99,7 +99,7 @@ def test_text_vectors_of_a_class_are_normalised_and_then_averaged() -> None:
     np.testing.assert_allclose(probabilities[0, 0], 1 / (1 + np.exp(-10 * mean[0])), rtol=1e-5)
 
 
-def test_a_changed_text_tower_is_refused(place: Path) -> None:
+def test_search_refuses_a_changed_text_tower(place: Path) -> None:
     words = Words()
     words.table.data += 0.1
     changed = replace(colour_backbone(), weights_digest=digest(words), text=TextTower(words))

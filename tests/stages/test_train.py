@@ -43,7 +43,7 @@ def test_saved_head_predicts_the_same_as_the_trained_head(chain, tmp_path, kind)
 
 
 @pytest.mark.parametrize("kind", sorted(HEADS))
-def test_predict_refuses_features_made_with_other_weights_with_a_one_line_error(chain, tmp_path, kind):
+def test_predict_refuses_features_of_other_weights(chain, tmp_path, kind):
     trained = train(chain.store, head=kind, folds=3, out=tmp_path / "a.head")
     other = make_store(chain.folder, tmp_path / "other", backbone=tiny_backbone(1))
     with pytest.raises(IdentityError, match="weights") as error:
@@ -52,7 +52,7 @@ def test_predict_refuses_features_made_with_other_weights_with_a_one_line_error(
 
 
 @pytest.mark.parametrize("kind", sorted(HEADS))
-def test_training_with_only_one_class_is_refused(tmp_path, kind):
+def test_train_refuses_labels_of_only_one_class(tmp_path, kind):
     store = make_store(write_coloured(tmp_path / "p", names("", 4, ("ant",))), tmp_path / "s")
     with pytest.raises(UsageError, match="one class only") as error:
         train(store, head=kind)
@@ -60,7 +60,7 @@ def test_training_with_only_one_class_is_refused(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", sorted(HEADS))
-def test_class_that_occurs_only_in_the_held_out_split_is_refused(tmp_path, kind):
+def test_train_refuses_a_class_only_in_the_held_out_split(tmp_path, kind):
     folder = write_coloured(tmp_path / "p", names("train", 4) + names("val", 2, ("ant", "bee", "cow")))
     store = make_store(folder, tmp_path / "s")
     with pytest.raises(UsageError, match=r"'val' has pictures of cow, which the split 'train' lacks"):
@@ -80,7 +80,7 @@ def test_train_refuses_nan_features(chain, monkeypatch, kind):
         train(chain.store, head=kind, folds=3)
 
 
-def test_notes_report_a_class_without_held_out_pictures(tmp_path):
+def test_train_notes_report_a_class_without_held_out_pictures(tmp_path):
     folder = write_coloured(tmp_path / "p", names("train", 6, ("ant", "bee", "cow")) + names("val", 3))
     trained = train(make_store(folder, tmp_path / "s"), folds=3)
     assert trained.report.missing == ["cow"]
@@ -97,7 +97,7 @@ def test_error_for_a_class_with_one_picture_says_how_to_exclude_the_class(tmp_pa
     assert train(store, folds=2).head.classes == ["ant", "bee"]
 
 
-def test_note_reports_a_parameter_at_the_end_of_its_grid(chain, tmp_path):
+def test_train_notes_a_parameter_chosen_at_the_end_of_its_grid(chain, tmp_path):
     trained = train(chain.store, folds=3, out=tmp_path / "a.head", Cs=(1e-4, 1e-3))
     C = trained.chosen["C"]
     which, beyond = ("smallest", "1e-05") if C == 1e-4 else ("largest", "0.01")
@@ -117,7 +117,7 @@ def test_error_for_a_misspelt_option_suggests_the_right_name(chain, tmp_path):
         extract(chain.folder, tmp_path / "s", bacth=3)
 
 
-def test_unlabelled_and_pending_pictures_are_counted_and_left_out(tmp_path):
+def test_train_omits_and_counts_unlabelled_and_pending_pictures(tmp_path):
     folder = write_coloured(tmp_path / "p", names("", 8))
     store = make_store(folder, tmp_path / "s", unit_rows=4)
     set_columns(store, [b"ant/00.png", b"bee/03.png"], {tables.LABEL: [None, None]})

@@ -124,9 +124,7 @@ def test_open_store_is_unchanged_by_compaction(master: Path, tmp_path: Path) -> 
     assert everything(store) == expected
 
 
-def test_opening_fails_if_the_store_is_compacted_again_and_again(
-    master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_open_gives_up_if_compactions_never_end(master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = shutil.copytree(master, tmp_path / "s")
     epochs = iter(range(10**6))
     manifest = Manifest.read(path)
@@ -136,7 +134,7 @@ def test_opening_fails_if_the_store_is_compacted_again_and_again(
         FeatureStore.open(path)
 
 
-def test_labels_set_between_two_compactions_are_kept(
+def test_second_compaction_keeps_labels_set_after_the_first(
     master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = shutil.copytree(master, tmp_path / "s")

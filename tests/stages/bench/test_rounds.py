@@ -15,7 +15,7 @@ FAKES = "tests.stages.bench.fakes"
 
 
 @pytest.mark.slow
-def test_contenders_run_once_per_round_in_separate_processes_in_rotating_order():
+def test_contenders_run_once_per_round_in_rotating_order():
     told = []
     contenders = [Contender(name, f"{FAKES}:answer", {"rate": rate}) for name, rate in (("a", 2.0), ("b", 3.0))]
     found = alternate(contenders, 3, lambda *each: told.append(each))

@@ -15,7 +15,7 @@ from featstore.stages.bench.speed import _shares
 from tests.made import write_pictures
 
 
-def test_sampled_pictures_are_reproducible_and_unreadable_ones_are_counted(tmp_path):
+def test_gather_samples_reproducibly_and_counts_unreadable_pictures(tmp_path):
     pictures = write_pictures(tmp_path / "pictures", [f"{number}.png" for number in range(9)])
     (pictures / "bad.jpg").write_bytes(b"<html>")
     for name in ("a", "b", "all"):
@@ -33,7 +33,7 @@ def test_sampled_pictures_are_reproducible_and_unreadable_ones_are_counted(tmp_p
     assert every[9:] == every[:3]
 
 
-def test_bundled_photographs_are_used_if_no_pictures_are_given(tmp_path):
+def test_bench_uses_bundled_photographs_by_default(tmp_path):
     assert gather(None, 3, tmp_path) == (2, 0)
     assert {load_rgb(file.read_bytes()).size for file in tmp_path.iterdir()} == {(640, 427)}
 

@@ -190,7 +190,7 @@ def test_box_name_writes_each_number_with_the_fewest_decimals(values, name):
     assert box_name(values) == name
 
 
-def test_wrong_boxes_are_reported_as_failures_or_clipped_with_a_note(folder, tmp_path):
+def test_wrong_boxes_become_failures_or_are_clipped(folder, tmp_path):
     rows = [
         ("0.jpg", -5, -5, 20, 20, "clipped"),
         ("0.jpg", 200, 0, 5, 5, "outside"),

@@ -114,7 +114,7 @@ def test_failure_of_one_store_ends_the_joint_run(folder: Path, tmp_path: Path):
         (["a", "./a"], ["x", "y"], "a store is named twice"),
     ],
 )
-def test_mismatched_numbers_of_stores_and_backbones_are_refused(
+def test_joint_run_refuses_unequal_numbers_of_stores_and_backbones(
     folder: Path, stores: list[str], backbones: list[str], words: str
 ):
     with pytest.raises(UsageError, match=words):
@@ -141,7 +141,7 @@ def test_supervised_joint_run_equals_separate_runs(folder: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_picture_that_crashes_the_decoder_is_recorded_as_failed_in_every_store(folder: Path, tmp_path: Path):
+def test_picture_that_kills_its_decoder_fails_in_every_store(folder: Path, tmp_path: Path):
     (folder / "a/06.png").write_bytes(b"DIE")
     options = ExtractOptions(batch=4, unit_rows=8, workers=2)
     reports = supervise(
