@@ -56,7 +56,7 @@ def test_held_out_never_splits_a_group(case, seed):
 
 @settings(deadline=None, max_examples=60)
 @given(labelled(grouped=True), st.booleans(), st.integers(2, 5), st.integers(0, 5))
-def test_folds_never_split_groups_and_every_training_part_has_all_classes(case, grouped, count, seed):
+def test_folds_keep_groups_whole_and_train_on_all_classes(case, grouped, count, seed):
     y, groups = case
     groups = groups if grouped else None
     try:

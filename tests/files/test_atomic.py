@@ -88,7 +88,7 @@ def test_file_checksum_starts_at_the_given_offset(tmp_path):
     assert atomic.checksum_file(tmp_path / "a", 1000) == xxhash.xxh3_128_hexdigest(data[1000:])
 
 
-def test_second_writer_gets_an_error_that_names_the_owner_of_the_lock(tmp_path: Path) -> None:
+def test_error_for_a_second_writer_names_the_owner_of_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "x"
     with atomic.only_writer(path, "index"), atomic.only_writer(path, "index"):
         told: list[str] = []
@@ -110,7 +110,7 @@ def test_second_writer_gets_an_error_that_names_the_owner_of_the_lock(tmp_path: 
 
 
 @pytest.mark.parametrize("locked", [False, True])
-def test_second_writer_waits_for_the_name_of_the_lock_owner_before_it_raises(tmp_path: Path, locked: bool) -> None:
+def test_second_writer_waits_until_the_lock_names_its_owner(tmp_path: Path, locked: bool) -> None:
     path, lock = tmp_path / "x", tmp_path / ".x.lock"
     handle = os.open(lock, os.O_RDWR | os.O_CREAT)
     if locked:
@@ -154,7 +154,7 @@ def test_lock_of_a_killed_writer_is_taken_over(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "fifo", "folder"])
-def test_foreign_file_at_the_path_of_the_lock_is_kept(tmp_path: Path, kind: str) -> None:
+def test_writer_keeps_a_foreign_file_at_the_lock_path(tmp_path: Path, kind: str) -> None:
     path, lock, own = tmp_path / "x", tmp_path / ".x.lock", tmp_path / "own"
     own.write_bytes(b"mine")
     {

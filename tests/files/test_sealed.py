@@ -47,7 +47,7 @@ def test_featstore_and_h5py_read_the_same_arrays(tmp_path_factory, values, meta)
             assert not file[name].flags.writeable
 
 
-def test_sealed_file_written_in_blocks_equals_the_file_written_at_once(tmp_path):
+def test_writing_a_sealed_file_in_blocks_gives_the_same_bytes(tmp_path):
     value = np.arange(3000, dtype="<f4").reshape(1000, 3)
     write(tmp_path / "a", x=value)
     write(tmp_path / "b", x=sealed.Blocks(value.shape, "<f4", (value[at : at + 7] for at in range(0, 1000, 7))))
@@ -127,7 +127,7 @@ def forged(path, **changes):
         {"offset": True},
     ],
 )
-def test_forged_array_description_is_refused_before_its_memory_is_allocated(tmp_path, changes):
+def test_forged_array_description_allocates_no_memory(tmp_path, changes):
     write(tmp_path / "a", x=np.zeros((40, 3), "<f4"))
     forged(tmp_path / "a", **changes)
     tracemalloc.start()

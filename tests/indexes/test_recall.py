@@ -69,7 +69,7 @@ def test_recall_interval_has_positive_width_at_full_recall() -> None:
     assert 0.95 < low < 0.97
 
 
-def test_recall_record_round_trips_through_json_and_damaged_json_is_refused() -> None:
+def test_recall_record_survives_json_and_refuses_damaged_json() -> None:
     label = Recall(0.95, 0.94, 0.96, 10, 2000, "held-out")
     assert Recall.from_dict(label.to_dict()) == label
     with pytest.raises(DamagedError):
@@ -89,7 +89,7 @@ def of_share(share: float, count: int) -> Recall:
     return Recall(share, *wilson_interval(share, count), 1, count, "held-out")
 
 
-def test_target_recalls_vary_from_almost_certain_to_almost_impossible_to_confirm() -> None:
+def test_target_recalls_range_from_certain_to_almost_impossible() -> None:
     """``aims`` returns target recalls, from high to low.
 
     Parameters tuned to a high target nearly always reach the goal on fresh queries too; parameters tuned to the lowest

@@ -87,7 +87,7 @@ def test_counts_in_confusion_cells_have_a_contrast_above_3():
                 assert contrast(written, behind) > 3 or cell["count"] == 0
 
 
-def test_page_with_a_large_confusion_matrix_says_which_cells_have_pictures(tmp_path):
+def test_large_confusion_matrix_page_says_which_cells_have_pictures(tmp_path):
     k = CELLS + 1
     shown = {
         (2, 3): {"id": "cell-2-3", "truth": "c2", "label": "c3", "right": False, "count": 1, "examples": []},
@@ -234,7 +234,7 @@ def test_error_cells_of_a_large_confusion_matrix_are_links():
     assert [(spot["x"], spot["y"], spot["id"]) for spot in told["spots"]] == [(3, 2, "cell-2-3")]
 
 
-def test_thumbnails_are_small_and_missing_pictures_are_replaced_by_a_note():
+def test_thumbnails_are_small_and_notes_replace_missing_pictures():
     large = thumbnail(lambda: Image.new("RGB", (4000, 100)))
     assert large.uri is not None
     assert large.uri.startswith("data:image/jpeg")

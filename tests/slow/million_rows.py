@@ -58,7 +58,10 @@ BLOCK = 4096
 LATENT = 512
 MOST_SECONDS, MOST_BYTES, MOST_GROWTH, MOST_GAP = 900.0, 2 << 30, 1.10, 1e-7
 MOST_LABELS = 1e-4
-"""Share of rows whose label may differ between streaming and training in memory, because rounding decides for rows on the boundary between two classes."""
+"""Share of rows whose label may differ between streaming and training in memory.
+
+Rounding decides the label of a row on the boundary between two classes.
+"""
 
 
 class Made:

@@ -171,7 +171,7 @@ def test_claim_that_ends_while_being_read_has_no_holder(tmp_path, monkeypatch):
         assert late.holder(0) is None
 
 
-def test_unit_can_be_claimed_if_a_competing_claim_ended_meanwhile(tmp_path, monkeypatch):
+def test_unit_can_be_claimed_after_a_competing_claim_ended(tmp_path, monkeypatch):
     write = module.atomic.write_bytes
     with Claims(tmp_path) as late, Claims(tmp_path) as early:
 
@@ -192,7 +192,7 @@ def test_half_written_heartbeat_of_a_claim_is_read_again(claims, tmp_path, monke
     assert claims.holder(0).record["pid"] == os.getpid()
 
 
-def test_holder_of_an_unreadable_claim_is_described_by_the_file_name(claims, tmp_path):
+def test_unreadable_claim_is_described_by_its_file_name(claims, tmp_path):
     path = work_folder(tmp_path, COMPACTION) / "claim.0"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"[]")
@@ -239,7 +239,7 @@ def test_notice_on_a_long_wait_for_a_claim_names_the_remedy(tmp_path):
         made.exclusive()
 
 
-def test_writer_and_compaction_that_start_together_are_never_both_admitted(tmp_path, monkeypatch):
+def test_writer_and_compaction_never_start_together(tmp_path, monkeypatch):
     with Claims(tmp_path) as writer, Claims(tmp_path) as compaction:
         take, refused = Claims.take, []
 

@@ -84,7 +84,7 @@ def test_selecting_rows_of_features_keeps_their_identity(features, stores, way):
 
 
 @pytest.mark.parametrize("way", OTHERS)
-def test_operations_that_may_change_feature_columns_drop_the_identity(features, way):
+def test_operations_that_may_change_columns_drop_the_identity(features, way):
     assert identity_of(OTHERS[way](features)) is None
 
 

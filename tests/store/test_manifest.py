@@ -89,7 +89,7 @@ def test_identity_fingerprint_depends_on_every_field():
     assert len({*fingerprints, identity().fingerprint}) == len(parts) + 1
 
 
-def test_writing_with_another_identity_is_refused_with_the_differences(tmp_path):
+def test_error_for_writing_another_identity_names_the_differences(tmp_path):
     plan(tmp_path / "s", Pictures({b"a": 1}))
     with pytest.raises(IdentityError, match=r"precision fp32, not bf16; dtype float32, not float16"):
         open_for_writing(tmp_path / "s", identity(dtype="float16", precision="bf16"), "w")

@@ -135,7 +135,7 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "s"
 
 
-def test_opening_a_store_at_a_generation_or_label_version_shows_that_state(store: Path):
+def test_store_opens_at_a_generation_or_label_version(store: Path):
     before = FeatureStore.open(store, at=(0, 1))
     assert list(before.keys) == [key.decode() for key in KEYS]
     assert before.labels.tolist() == ["x", *["z"] * 7]
@@ -145,7 +145,7 @@ def test_opening_a_store_at_a_generation_or_label_version_shows_that_state(store
         assert list(FeatureStore.open(store, at=at).keys) == list(now.keys)
 
 
-def test_opening_a_store_at_a_date_shows_the_state_of_that_time(store: Path):
+def test_store_opens_at_the_state_of_a_date(store: Path):
     began = history.states_of(FeatureStore.open(store)._plan)[0].created.astimezone()
     assert len(FeatureStore.open(store, at=began.date())) == 8
     assert len(FeatureStore.open(store, at=began.isoformat())) == 8

@@ -48,7 +48,7 @@ def test_split_store_accepts_names_for_the_training_and_the_test_split(chain):
         split_store(store, train_split="train", test_split="train")
 
 
-def test_generated_split_is_stratified_and_keeps_pictures_of_equal_bytes_together(unsplit):
+def test_generated_split_is_stratified_and_keeps_equal_pictures_together(unsplit):
     for seed in range(10):
         split = split_store(unsplit, held_out=0.25, seed=seed)
         train, test = keys_of(unsplit, split.train), keys_of(unsplit, split.test)

@@ -100,7 +100,7 @@ def test_rows_where_selects_by_keys_and_ids(store) -> None:
         ("key glob 'a' or id == '7'", "character 17: id holds numbers, and is compared with the text '7'"),
     ],
 )
-def test_rows_where_rejects_unknown_columns_and_literals_of_the_wrong_type(store, where: str, message: str) -> None:
+def test_rows_where_rejects_unknown_columns_and_wrong_types(store, where: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         rows_where(store, where)
 

@@ -86,7 +86,7 @@ def test_pairwise_decision_values_of_svc_are_not_used():
         ("svm", {}, r"as package\.module:Class; did you mean 'rbf-svm'\?$"),
     ],
 )
-def test_unsuitable_classifier_classes_are_refused_with_a_one_line_error(kind, options, message):
+def test_unsuitable_classifier_classes_are_refused_in_one_line(kind, options, message):
     X, y = blobs(30, 4, 2, seed=1)
     with pytest.raises(UsageError, match=message) as caught:
         train_head(X, y, kind=kind, folds=2, **options)

@@ -84,7 +84,7 @@ def test_take_rows_reads_the_same_rows_from_arrays_and_block_sources():
     np.testing.assert_array_equal(blocks.take_rows(array, rows), array[rows])
 
 
-def test_width_of_mapped_blocks_is_the_width_after_the_mapping():
+def test_mapped_blocks_have_the_width_of_their_mapped_rows():
     array, _ = blobs(rows=80, dimension=4)
     mapped = blocks.MappedBlocks(Streamed(array), lambda block: block[:, :2] * 2, 2)
     assert mapped.shape == (80, 2)

@@ -254,7 +254,7 @@ def test_extract_rejects_invalid_box_and_tile_options(folder, tmp_path, options,
         run(source, tmp_path / "s", **options)
 
 
-def test_table_columns_named_like_region_columns_are_renamed_with_a_note(folder, tmp_path):
+def test_extract_renames_table_columns_named_like_region_columns(folder, tmp_path):
     source = table(
         folder / "t.csv", [("0.jpg", 1, 2, 5, 6, "p"), ("1.jpg", 1, 2, 5, 6, "q")], ["path", *BOXES, "parent"]
     )
@@ -378,7 +378,7 @@ def test_regions_of_a_store_can_be_extracted_with_another_backbone(folder, tmp_p
     assert len(decoded) == 18
 
 
-def test_run_for_two_stores_decodes_each_picture_once(folder, tmp_path, decoded):
+def test_joint_run_decodes_each_picture_with_regions_once(folder, tmp_path, decoded):
     source, networks = table(folder / "t.csv", some_boxes()), [NETWORK, tiny_backbone(2, name="other")]
     options = [ExtractOptions(backbone=each, batch=4, boxes=BOXES) for each in networks]
     extract_jobs([Job(source, tmp_path / each.backbone.name, each) for each in options])
@@ -404,7 +404,7 @@ def test_older_versions_can_read_a_store_without_regions(folder, tmp_path):
     assert store.parents.tolist() == store.keys[:]
 
 
-def test_all_regions_of_a_picture_that_crashes_the_decoder_are_failures(folder, tmp_path, decoded):
+def test_crash_of_the_decoder_fails_all_regions_of_a_picture(folder, tmp_path, decoded):
     rows = [(f"{number}.jpg", at, 1, 5, 5, "a") for number in range(3) for at in range(4)]
     stop = threading.Event()
     stop.set()
@@ -508,7 +508,7 @@ def test_renaming_a_file_does_not_restore_its_removed_tiles(folder, tmp_path):
 
 
 @pytest.mark.parametrize("compacted", [False, True])
-def test_regions_deleted_from_the_table_can_be_purged_by_picture_key(folder, tmp_path, compacted):
+def test_picture_key_purges_regions_deleted_from_the_table(folder, tmp_path, compacted):
     rows = some_boxes(2)
     run(table(folder / "t.csv", rows), tmp_path / "s")
     run(table(folder / "t.csv", [row for row in rows if row[0] != "0.jpg"]), tmp_path / "s")

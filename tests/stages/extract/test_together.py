@@ -151,8 +151,8 @@ def test_picture_that_kills_its_decoder_fails_in_every_store(folder: Path, tmp_p
         decoder="tests.faults.planted:decode",
     )
     for report in reports:
-        # The worker may die before its last progress report. So ``new_vectors`` may be too small and is not checked here, and
-        # ``change`` may be empty (``added`` is 0).
+        # The worker may die before its last progress report. So ``new_vectors`` may be too small and is not checked
+        # here, and ``change`` may be empty (``added`` is 0).
         assert (report.vectors, report.failures, report.pending) == (23, 2, 0)
         assert report.change.added in (0, 25)
         reasons = {key: failure.reason for key, failure in FeatureStore.open(report.store).failures()}
