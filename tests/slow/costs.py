@@ -113,7 +113,7 @@ def featstore(*arguments: str | os.PathLike[str]) -> list[str]:
 
 
 class Costs:
-    """The measured seconds of all commands, with their bounds."""
+    """The measured seconds of all commands, and the bound of each command."""
 
     def __init__(self, rounds: int) -> None:
         self.rounds = rounds

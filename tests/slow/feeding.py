@@ -9,7 +9,7 @@ every read of a picture, to simulate a network disk.
 
 Required, in pictures per second: the extraction with the simulated engine reaches 0.95 of the smaller of ``rate`` and
 decoding alone; the extraction with EfficientNet-Lite0 reaches 0.9 of 1 / (1/decoding + 1/forward); slow reads reduce
-each rate by at most 5 %. The exit code is 1 if a requirement is missed.
+both numbers by at most 5 %. The exit code is 1 if a requirement is missed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""featstore.export: formats, default paths, and requests that are refused."""
+"""featstore.export: the formats of stores and heads, default paths, and refused requests."""
 
 from __future__ import annotations
 

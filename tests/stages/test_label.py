@@ -1,4 +1,4 @@
-"""featstore.label: how keys of a table are matched with keys of the store, notes and errors."""
+"""featstore.label: keys of a table are matched with keys of the store; notes and errors explain mismatches."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def damage(store: str) -> None:
-    """Set 16 bytes of a stored vector to zero."""
+    """Damage a store: set 16 bytes of one of its vectors to zero."""
     shard = next(Path(store, "shards").glob("*.h5"))
     data = bytearray(shard.read_bytes())
     with FeatureStore.open(store) as opened:

@@ -1,4 +1,4 @@
-"""featstore.verify on intact and damaged stores, heads and indexes."""
+"""featstore.verify: intact stores, heads and indexes pass, and damage is found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An untrusted store: no link is followed, no foreign file is deleted, and nothing blocks."""
+"""Untrusted stores: featstore follows no link, deletes no foreign file, and never waits for a pipe."""
 
 from __future__ import annotations
 
