@@ -1,4 +1,4 @@
-"""The file object for libhdf5 reports no write error to libhdf5, raises the error afterwards, and syncs early."""
+"""The file object through which libhdf5 writes: it hides write errors, raises them afterwards, and syncs early."""
 
 from __future__ import annotations
 

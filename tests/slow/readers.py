@@ -234,7 +234,10 @@ def prepare(folder: Path, seed: int) -> None:
 
 
 def run(minutes: float, seed: int) -> dict[str, Any]:
-    """Run the readers and the writer of the store concurrently; return the number of reads by kind, and the error of each that failed."""
+    """Run the readers and the writer of the store concurrently.
+
+    Return the number of reads by kind of reader, and the error of each process that failed.
+    """
     with tempfile.TemporaryDirectory(prefix="featstore-readers-") as name:
         folder = Path(name)
         code, answer = fork(lambda: [[k.hex(), *v] for k, v in vectors(folder / "versions").items()])

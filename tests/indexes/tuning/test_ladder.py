@@ -22,7 +22,7 @@ METRICS: tuple[Metric, ...] = ("cosine", "l2")
 def test_candidate_indexes_find_neighbours_and_have_the_estimated_size(
     candidate: Candidate, metric: Metric, tmp_path: Path
 ) -> None:
-    # Variances decrease over the columns, as in real features; otherwise PCA projections lose too much.
+    # Variances decrease over the columns, as in real features; otherwise PCA loses too much of the variance.
     vectors = clusters(ROWS, DIMENSION) / np.sqrt(np.arange(1, DIMENSION + 1, dtype=np.float32))
     if metric == "cosine":
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
