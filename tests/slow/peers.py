@@ -16,14 +16,14 @@ normalised vectors and search by inner product); ``--set gray``: the crops' gray
 Each index is built in its own process with all threads. Then, for each round and number of threads, a fresh process
 loads each index, and the processes run in turn (tests.slow.turns): with one call for a batch of all queries, and with
 one call per query. The result of an index is that of its best run, as in ann-benchmarks (M. Aumüller et al.,
-Information Systems 2020): other work on a shared host can only slow a run down, sometimes by half, and not all indexes equally. The
-medians are reported too.
+Information Systems 2020): other work on a shared host can only slow a run down, sometimes by half, and not all indexes
+equally. The medians are reported too.
 
 Required, in queries per second relative to the fastest other library at the same recall: at recall 0.95, 2 times as
 many in batch and 1.5 times as many for single queries; at recall 0.99, at least as many. On the gray set also: 20,000
 queries per second at recall 0.95 with two threads. A bound counts as reached if no other library reaches the recall.
-The exit code is 1 if a bound is missed, or if the recall of featstore on the queries is below the recall that it was built for. The comparison
-takes about fifteen minutes on two cores.
+The exit code is 1 if a bound is missed, or if the recall of featstore on the queries is below the recall that it was
+built for. The comparison takes about fifteen minutes on two cores.
 """
 
 from __future__ import annotations
