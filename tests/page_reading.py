@@ -71,7 +71,7 @@ class Page(HTMLParser):
 
 
 def read(path: Path) -> Page:
-    """Parse a page; require that its tags are balanced and that it loads no other file and runs no script."""
+    """Return the parsed page; require balanced tags, and that the page loads no other file and runs no script."""
     page = Page()
     page.feed(Path(path).read_text(encoding="utf-8"))
     page.close()

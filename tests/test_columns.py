@@ -36,7 +36,7 @@ VALUES = ["b.png", "a.png"]
     ],
     ids=lambda given: type(given).__name__,
 )
-def test_column_returns_the_values_of_lists_arrays_series_and_tables_in_order(given):
+def test_column_reads_lists_arrays_series_and_tables(given):
     assert [str(value) for value in column(given, "pictures")] == VALUES
 
 
@@ -53,12 +53,12 @@ def test_column_returns_the_values_of_lists_arrays_series_and_tables_in_order(gi
         (pa.table({"path": VALUES, "label": VALUES}), "this table has 2"),
     ],
 )
-def test_column_rejects_single_values_unordered_collections_and_tables_of_two_columns(given, words):
+def test_column_rejects_input_that_is_not_one_ordered_column(given, words):
     with pytest.raises(UsageError, match=words):
         column(given, "pictures")
 
 
-def test_is_missing_recognises_none_nan_and_missing_values_of_pandas():
+def test_is_missing_recognises_none_nan_and_pandas_na():
     assert all(map(is_missing, (None, float("nan"), np.float64("nan"), pd.NA, pd.NaT)))
     assert not any(map(is_missing, ("", "nan", 0, np.zeros(2), "a.png")))
 

@@ -43,7 +43,7 @@ def environment() -> dict[str, str]:
     }
 
 
-def test_first_two_readme_blocks_install_featstore_and_run_the_demo_and_the_tests():
+def test_first_two_readme_blocks_install_featstore_and_run_demo_and_tests():
     blocks = blocks_of(README)
     assert blocks[0][1].endswith("/pip install . && .venv/bin/featstore demo\n")
     assert blocks[1][1].endswith("/pip install -e '.[test]' && .venv/bin/python -m pytest\n")

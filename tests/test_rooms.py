@@ -28,7 +28,7 @@ LINES, PARAMETERS, MODULE_LINES, USUAL_LINES = 80, 12, 350, 32
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_files_for_stage_cli_page_and_tests_of_a_command_have_its_name(verb):
+def test_every_file_of_a_command_has_the_name_of_the_command(verb):
     stage = importlib.import_module(f"featstore.stages.{module_of(verb)}")
     name = FUNCTIONS.get(verb, verb)
     assert callable(getattr(stage, name))

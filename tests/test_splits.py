@@ -21,7 +21,7 @@ def labelled(draw, *, grouped):
 
 @settings(deadline=None, max_examples=60)
 @given(labelled(grouped=False), st.floats(0.1, 0.5), st.integers(0, 5))
-def test_held_out_is_a_stratified_partition(case, fraction, seed):
+def test_held_out_splits_rows_into_two_stratified_parts(case, fraction, seed):
     y, _ = case
     train, test = splits.held_out(y, fraction=fraction, seed=seed)
     assert sorted([*train, *test]) == list(range(len(y)))
@@ -56,7 +56,7 @@ def test_held_out_never_splits_a_group(case, seed):
 
 @settings(deadline=None, max_examples=60)
 @given(labelled(grouped=True), st.booleans(), st.integers(2, 5), st.integers(0, 5))
-def test_folds_never_split_groups_and_every_training_part_has_all_classes(case, grouped, count, seed):
+def test_folds_keep_groups_whole_and_train_on_all_classes(case, grouped, count, seed):
     y, groups = case
     groups = groups if grouped else None
     try:
@@ -114,7 +114,7 @@ def test_one_fold_holds_out_the_given_fraction_of_the_rows():
         (["a", "a", "b", "b"], [1, 2, 1, 2], None),
     ],
 )
-def test_rejects_unsplittable_labels_with_a_one_line_error(y, groups, message):
+def test_splits_reject_unsplittable_labels_with_a_one_line_error(y, groups, message):
     if message is None:
         train, test = splits.held_out(y, groups=groups, fraction=0.5, seed=0)
         assert len(train) == len(test) == 2
@@ -124,13 +124,13 @@ def test_rejects_unsplittable_labels_with_a_one_line_error(y, groups, message):
     assert "\n" not in str(caught.value)
 
 
-def test_equal_digests_share_a_group_and_each_none_is_a_separate_group():
+def test_equal_digests_share_a_group_and_each_none_is_separate():
     groups = splits.equal_bytes_groups([b"x", None, b"y", b"x", None])
     assert groups[0] == groups[3]
     assert len(set(groups)) == 4
 
 
-def test_group_values_may_have_mixed_types_and_each_none_is_a_separate_group():
+def test_groups_may_have_mixed_types_and_each_none_is_separate():
     y = np.array(["a", "b"] * 10)
     groups = np.array([None, "x", 3, 3, 3, "x"] + [None] * 14, object)
     train, test = splits.held_out(y, groups=groups, fraction=0.5, seed=0)

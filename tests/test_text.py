@@ -24,7 +24,7 @@ def test_natural_order_sorts_numbers_by_value(ordered: list[str]):
     assert sorted(set(ordered), key=natural) == ordered
 
 
-def test_composed_converts_decomposed_unicode():
+def test_composed_normalises_decomposed_unicode():
     assert composed("cafe\u0301") == "caf\u00e9"
     assert composed("\udcff\u00e9") == "\udcff\u00e9"
 

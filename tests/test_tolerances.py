@@ -10,7 +10,7 @@ from tests.slow.instruction_sets import TOLERANCES, reasons, table
 TOP = Path(__file__).parents[1]
 
 
-def test_every_listed_tolerance_belongs_to_a_test_and_has_an_explained_reason():
+def test_listed_tolerances_have_a_test_and_an_explained_reason():
     text = TOLERANCES.read_text()
     listed = reasons(text)
     assert len(listed) > 100
@@ -24,7 +24,7 @@ def test_every_listed_tolerance_belongs_to_a_test_and_has_an_explained_reason():
     assert not missing, f"no longer there; run python -m tests.slow.instruction_sets --tolerances: {missing}"
 
 
-def test_tolerance_table_has_the_largest_used_share_per_instruction_set_and_marks_missing_reasons(tmp_path):
+def test_tolerance_table_lists_largest_used_shares_and_missing_reasons(tmp_path):
     old, new = tmp_path / "avx2", tmp_path / "amx"
     old.write_text(
         '{"tests/a.py::test_a": {"rtol=0, atol=1": 0.25}}\n{"tests/a.py::test_a": {"rtol=0, atol=1": 0.5}}\n'

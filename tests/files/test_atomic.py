@@ -41,7 +41,7 @@ def test_require_place_rejects_a_path_whose_folder_is_missing(tmp_path):
         atomic.require_place(tmp_path / "file" / "a")
 
 
-def test_error_of_a_failed_write_names_the_final_path_not_the_temporary_file(tmp_path):
+def test_failed_write_names_the_final_path_in_its_error(tmp_path):
     with pytest.raises(OSError, match="No such file") as raised:
         atomic.write_bytes(tmp_path / "nowhere" / "a", b"")
     assert raised.value.filename == str(tmp_path / "nowhere" / "a")
@@ -70,7 +70,7 @@ def test_json_files_round_trip_with_a_checksum(tmp_path_factory, value):
     assert json.loads(path.read_text())["checksum"] == xxhash.xxh3_128_hexdigest(atomic.canonical_json(value).encode())
 
 
-def test_every_flipped_bit_of_a_json_file_is_found(tmp_path):
+def test_read_json_finds_every_flipped_bit(tmp_path):
     path = tmp_path / "a.json"
     atomic.write_json(path, {"name": "x", "numbers": [1, 2.5, True, None], "deep": {"a": "b"}})
     data = path.read_bytes()
@@ -82,13 +82,13 @@ def test_every_flipped_bit_of_a_json_file_is_found(tmp_path):
             atomic.read_json(path)
 
 
-def test_checksum_starts_at_the_given_offset(tmp_path):
+def test_file_checksum_starts_at_the_given_offset(tmp_path):
     data = os.urandom(9_000_000)
     (tmp_path / "a").write_bytes(data)
     assert atomic.checksum_file(tmp_path / "a", 1000) == xxhash.xxh3_128_hexdigest(data[1000:])
 
 
-def test_second_writer_gets_an_error_that_names_the_owner_of_the_lock(tmp_path: Path) -> None:
+def test_error_for_a_second_writer_names_the_owner_of_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "x"
     with atomic.only_writer(path, "index"), atomic.only_writer(path, "index"):
         told: list[str] = []
@@ -110,7 +110,7 @@ def test_second_writer_gets_an_error_that_names_the_owner_of_the_lock(tmp_path: 
 
 
 @pytest.mark.parametrize("locked", [False, True])
-def test_second_writer_waits_for_the_name_of_the_lock_owner_before_it_raises(tmp_path: Path, locked: bool) -> None:
+def test_second_writer_waits_until_the_lock_names_its_owner(tmp_path: Path, locked: bool) -> None:
     path, lock = tmp_path / "x", tmp_path / ".x.lock"
     handle = os.open(lock, os.O_RDWR | os.O_CREAT)
     if locked:
@@ -129,9 +129,7 @@ def test_second_writer_waits_for_the_name_of_the_lock_owner_before_it_raises(tmp
     os.close(handle)
 
 
-def test_exclusive_write_succeeds_if_the_nfs_server_executes_a_link_call_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_exclusive_write_tolerates_a_link_call_repeated_by_nfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     link = os.link
 
     def twice(*arguments: Path) -> None:
@@ -156,7 +154,7 @@ def test_lock_of_a_killed_writer_is_taken_over(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "fifo", "folder"])
-def test_foreign_file_at_the_path_of_the_lock_is_kept(tmp_path: Path, kind: str) -> None:
+def test_writer_keeps_a_foreign_file_at_the_lock_path(tmp_path: Path, kind: str) -> None:
     path, lock, own = tmp_path / "x", tmp_path / ".x.lock", tmp_path / "own"
     own.write_bytes(b"mine")
     {

@@ -1,4 +1,4 @@
-"""The file object for libhdf5 reports no write error to libhdf5, raises the error afterwards, and syncs early."""
+"""The file object through which libhdf5 writes: it hides write errors, raises them afterwards, and syncs early."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from featstore.files.hdf5_sink import Device
 from tests.made import fail_first_sync
 
 
-def test_written_bytes_are_read_back(tmp_path):
+def test_hdf5_sink_reads_back_written_bytes(tmp_path):
     one = Device(tmp_path / "a")
     assert one.write(np.arange(6, dtype=np.uint8)) == 6
     assert one.seek(-2, os.SEEK_END) == 4
@@ -30,7 +30,7 @@ def test_written_bytes_are_read_back(tmp_path):
     assert (tmp_path / "a").read_bytes() == b"\0\1\2\3\4\5\0\0x"
 
 
-def test_first_write_error_is_stored_and_raised_by_check(tmp_path, monkeypatch):
+def test_hdf5_sink_check_raises_the_first_write_error(tmp_path, monkeypatch):
     one = Device(tmp_path / "a")
 
     def full(handle, data, offset):
@@ -45,7 +45,7 @@ def test_first_write_error_is_stored_and_raised_by_check(tmp_path, monkeypatch):
         assert caught.value.filename == os.fspath(tmp_path / "a")
 
 
-def test_early_syncs_run_during_writing_and_only_one_at_a_time(tmp_path, monkeypatch):
+def test_hdf5_sink_runs_one_early_sync_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(hdf5_sink, "_SETTLED_AT_ONCE", 100)
     real, begun, go = os.fsync, [], threading.Event()
 
@@ -72,7 +72,7 @@ def test_early_syncs_run_during_writing_and_only_one_at_a_time(tmp_path, monkeyp
     assert begun[-1] == 601
 
 
-def test_error_of_an_early_sync_is_raised_at_close(tmp_path, monkeypatch):
+def test_hdf5_sink_raises_an_early_sync_error_at_close(tmp_path, monkeypatch):
     monkeypatch.setattr(hdf5_sink, "_SETTLED_AT_ONCE", 100)
     fail_first_sync(monkeypatch)
     one = Device(tmp_path / "a")

@@ -47,20 +47,20 @@ def test_featstore_and_h5py_read_the_same_arrays(tmp_path_factory, values, meta)
             assert not file[name].flags.writeable
 
 
-def test_sealed_file_written_in_blocks_equals_the_file_written_at_once(tmp_path):
+def test_writing_a_sealed_file_in_blocks_gives_the_same_bytes(tmp_path):
     value = np.arange(3000, dtype="<f4").reshape(1000, 3)
     write(tmp_path / "a", x=value)
     write(tmp_path / "b", x=sealed.Blocks(value.shape, "<f4", (value[at : at + 7] for at in range(0, 1000, 7))))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_write_with_missing_rows_leaves_no_file(tmp_path):
+def test_sealed_write_with_missing_rows_leaves_no_file(tmp_path):
     with pytest.raises(ValueError, match="6 rows were given where 7"):
         write(tmp_path / "a", x=sealed.Blocks((7,), "u1", [np.zeros(6, "u1")]))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_flipped_bit_is_detected_without_a_crash(tmp_path):
+def test_sealed_file_detects_every_flipped_bit_without_a_crash(tmp_path):
     write(tmp_path / "a", x=np.arange(12, dtype="<f4").reshape(4, 3), k=np.frombuffer(b"key", "u1"))
     data = (tmp_path / "a").read_bytes()
     for bit in [*range(0, 8 * 1100, 13), *range(8 * 1100, 8 * len(data), 97)]:
@@ -74,7 +74,7 @@ def test_every_flipped_bit_is_detected_without_a_crash(tmp_path):
         assert found, bit
 
 
-def test_verify_names_the_damaged_array(tmp_path):
+def test_verify_names_the_damaged_array_of_a_sealed_file(tmp_path):
     write(tmp_path / "a", x=np.zeros((4, 3), "<f4"), y=np.zeros(5, "u1"))
     offset = sealed.read_header(tmp_path / "a")["arrays"]["x"]["offset"]
     data = bytearray((tmp_path / "a").read_bytes())
@@ -93,7 +93,7 @@ def test_truncated_sealed_file_is_refused(tmp_path, keep):
         sealed.SealedFile(tmp_path / "a")
 
 
-def test_rejects_sealed_files_of_another_kind(tmp_path):
+def test_opening_a_shard_file_as_a_head_is_refused(tmp_path):
     write(tmp_path / "a", x=np.zeros(3))
     with pytest.raises(DamagedError, match="holds a shard, where a head is needed"):
         sealed.SealedFile(tmp_path / "a", "head")
@@ -127,7 +127,7 @@ def forged(path, **changes):
         {"offset": True},
     ],
 )
-def test_forged_array_description_is_refused_before_its_memory_is_allocated(tmp_path, changes):
+def test_forged_array_description_allocates_no_memory(tmp_path, changes):
     write(tmp_path / "a", x=np.zeros((40, 3), "<f4"))
     forged(tmp_path / "a", **changes)
     tracemalloc.start()
@@ -152,7 +152,7 @@ def test_exclusive_sealed_write_keeps_the_existing_file(tmp_path):
     assert sealed.SealedFile(tmp_path / "a")["x"].tolist() == [0, 0, 0]
 
 
-def test_disk_error_that_the_system_reports_only_once_is_raised(tmp_path, monkeypatch):
+def test_sealed_write_raises_a_disk_error_reported_only_once(tmp_path, monkeypatch):
     fail_first_sync(monkeypatch)
     with pytest.raises(OSError, match="the disk"):
         write(tmp_path / "a.h5", large=np.zeros(sealed._LARGE, np.uint8), small=np.zeros(9))

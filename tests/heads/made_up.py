@@ -19,7 +19,7 @@ def blobs(
     seed: int = 0,
     dtype: Any = np.float32,
 ) -> tuple[NDArray[Any], NDArray[np.str_]]:
-    """Return features (rows, dimension), whose columns have different scales and offsets, and labels (rows,)."""
+    """Return features (rows, dimension) and labels (rows,); scale and offset differ between the columns."""
     random = np.random.default_rng(seed)
     codes = np.arange(rows) % classes
     centres = random.standard_normal((classes, dimension)) * apart

@@ -73,7 +73,7 @@ def test_sklearn_export_rejects_nearest_neighbours():
         to_sklearn(head)
 
 
-def test_missing_onnx_error_names_the_remedy(monkeypatch):
+def test_error_for_missing_onnx_names_the_remedy(monkeypatch):
     head, _ = trained("logreg", 2)
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(UsageError, match=r"featstore\[onnx\]"):
@@ -92,7 +92,7 @@ def test_onnx_model_passes_the_full_checker():
         ("sklearn.neural_network:MLPClassifier", False),
     ],
 )
-def test_head_of_a_scikit_learn_class_is_exported_only_as_its_classifier(kind, names, tmp_path):
+def test_sklearn_export_of_a_scikit_learn_head_is_its_classifier(kind, names, tmp_path):
     pytest.importorskip("skops")
     X, y = blobs(90, 4, 3, seed=1)
     options = {} if names else {"hidden_layer_sizes": [4], "max_iter": 3000, "solver": "lbfgs", "alpha": 10.0}

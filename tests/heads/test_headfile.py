@@ -74,7 +74,7 @@ def test_predict_blocks_equals_predicting_the_whole_array(kind):
         (np.array([["x"] * 8]), "numbers"),
     ],
 )
-def test_rejects_unusable_features_with_a_one_line_error(kind, features, message):
+def test_predict_rejects_unusable_features_with_a_one_line_error(kind, features, message):
     for call in (trained(kind).predict, trained(kind).predict_proba, trained(kind).decision_function):
         with pytest.raises(DataError, match=message) as caught:
             call(features)
@@ -215,7 +215,7 @@ def test_load_head_loads_or_refuses_any_json_in_the_description(key, value, tmp_
     assert head.predict_proba(np.zeros((1, 8), np.float32)).sum() == pytest.approx(1)
 
 
-def test_load_rejects_sealed_files_of_another_kind(tmp_path):
+def test_load_head_rejects_a_shard_file(tmp_path):
     sealed.write(tmp_path / "x", "shard", {"a": np.zeros(3)}, {})
     with pytest.raises(DamagedError, match="shard, where a head is needed"):
         load_head(tmp_path / "x")
@@ -229,7 +229,7 @@ def test_class_names_may_be_any_text(tmp_path):
     assert load_head(tmp_path / "h").classes == sorted(names)
 
 
-def test_plain_h5py_reads_the_arrays(tmp_path):
+def test_plain_h5py_reads_the_arrays_of_a_head_file(tmp_path):
     head = trained("logreg")
     save_head(tmp_path / "h", head)
     with h5py.File(tmp_path / "h") as file:

@@ -25,7 +25,7 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", ["logreg", "linear-svm", "rbf-svm", "knn"])
-def test_a_trained_head_has_its_classes_in_natural_order(data, kind: str, tmp_path: Path):
+def test_train_head_sorts_classes_in_natural_order(data, kind: str, tmp_path: Path):
     X, y = data
     head = train_head(X, y, kind=kind, folds=3, **({"C": 1.0} if kind != "knn" else {}))
     assert head.classes == NAMES

@@ -72,7 +72,7 @@ def test_packing_equal_estimators_gives_equal_bytes(heads):
     np.testing.assert_array_equal(loaded.predict(X), RandomForestClassifier(5, random_state=0).fit(X, y).predict(X))
 
 
-def test_untrusted_types_in_a_head_are_listed_and_must_be_trusted_by_name(heads, tmp_path):
+def test_error_lists_the_untrusted_types_in_a_head(heads, tmp_path):
     trained, X = heads
     save_head(tmp_path / "tree.head", trained[TREE])
     loaded = load_head(tmp_path / "tree.head")
@@ -85,7 +85,7 @@ def test_untrusted_types_in_a_head_are_listed_and_must_be_trusted_by_name(heads,
     np.testing.assert_array_equal(loaded.trusting(["sklearn.tree._tree.Tree"]).predict(X), trained[TREE].predict(X))
 
 
-def test_module_named_in_a_head_file_is_imported_only_if_its_type_is_trusted(heads, tmp_path, stranger):
+def test_head_file_causes_the_import_of_trusted_modules_only(heads, tmp_path, stranger):
     def name_a_module(state):
         state["__module__"], state["__class__"] = MODULE, "Own"
 
@@ -170,13 +170,14 @@ def test_head_whose_metadata_do_not_fit_its_classifier_is_refused(heads, tmp_pat
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_unpacking_changed_bytes_succeeds_or_raises_only_featstore_errors(heads, data):
+def test_unpacking_changed_bytes_raises_only_featstore_errors(heads, data):
     payload = bytearray(heads[0][LDA].model.payload.tobytes())
     for _ in range(data.draw(st.integers(1, 4))):
         payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # Other errors fail the test. A changed number in an array raises no error here; the head's checksum detects it.
+        # Any other exception fails the test. A changed number in an array raises no error here; the checksum of the
+        # head detects it.
         with contextlib.suppress(FeatstoreError):
             unpack(bytes(payload), [], "a.head")
     for end in (0, 10, len(payload) // 2):
@@ -184,7 +185,7 @@ def test_unpacking_changed_bytes_succeeds_or_raises_only_featstore_errors(heads,
             unpack(bytes(payload[:end]), [], "a.head")
 
 
-def test_deeply_nested_classifier_description_is_refused_with_a_one_line_error(heads):
+def test_deeply_nested_classifier_description_is_refused(heads):
     data = changed(heads[0][LDA].model.payload.tobytes(), nest_deeply)
     with pytest.raises(FeatstoreError) as caught:
         unpack(data, [], "a.head")

@@ -14,7 +14,7 @@ from tests.heads.made_up import Streamed, blobs
 
 
 @pytest.mark.parametrize("kind", list(HEADS))
-def test_train_then_evaluate_on_held_out_rows(kind):
+def test_train_head_generalises_to_held_out_rows(kind):
     X, y = blobs(600, 16, 3, seed=4)
     train, test = held_out(y, fraction=0.25, seed=0)
     head = train_head(X[train], y[train], kind=kind, seed=7, folds=3)
@@ -42,7 +42,7 @@ def test_numeric_labels_and_class_weights_are_accepted():
     assert evaluate(y, head.predict_proba(X), head.classes, replicates=2).rows == 90
 
 
-def test_blocks_and_arrays_train_the_same_head():
+def test_train_head_gives_the_same_head_from_blocks_and_arrays():
     X, y = blobs(300, 6, 2)
     a, b = train_head(X, y), train_head(Streamed(X), y)
     assert a.meta["chosen"] == b.meta["chosen"]
@@ -66,7 +66,7 @@ def test_train_rejects_unusable_labels_with_a_one_line_error(kind, labels, messa
     assert "\n" not in str(caught.value)
 
 
-def test_class_whose_pictures_are_all_one_group_is_too_small_to_train():
+def test_train_rejects_a_class_whose_pictures_form_one_group():
     X, y = blobs(20, 4, 2)
     groups = np.where(y == "class 1", 0, np.arange(20) + 1)
     with pytest.raises(UsageError, match="class 1"):
@@ -81,7 +81,7 @@ def test_train_head_rejects_unknown_heads_and_options_of_other_heads():
         train_head(X, y, kind="knn", C=1.0)
 
 
-def test_importing_heads_does_not_import_scikit_learn():
+def test_importing_featstore_heads_imports_no_scikit_learn():
     code = (
         "import sys, featstore.heads, featstore.heads.headfile; "
         "print([m for m in ('sklearn', 'torch', 'pandas', 'faiss') if m in sys.modules])"

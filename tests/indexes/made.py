@@ -20,7 +20,7 @@ def clusters(rows: int, dimension: int = 16, seed: int = 0, centres: int = 20) -
 
 @dataclass
 class Source:
-    """A block source (see featstore.blocks) over an array; ``passes`` counts how often it was read."""
+    """A block source (see featstore.blocks) over an array; ``passes`` counts how often the array was read."""
 
     array: NDArray[Any]
     rows: int = 7
@@ -39,7 +39,10 @@ class Source:
 def brute_force(
     vectors: NDArray[Any], queries: NDArray[Any], metric: str, allowed: NDArray[np.bool_] | None = None
 ) -> NDArray[np.float64]:
-    """Return all scores (q, n) in float64; rows that are not allowed get -inf (inf for l2)."""
+    """Return the score (q, n) of each query with each vector in float64; rows not in ``allowed`` get the worst score.
+
+    ``vectors``: (n, d). ``queries``: (q, d). The worst score is inf for l2, -inf otherwise.
+    """
     base, asked = vectors.astype(np.float64), queries.astype(np.float64)
     if metric == "l2":
         scores = ((asked[:, None] - base[None]) ** 2).sum(axis=2)
@@ -54,7 +57,10 @@ def brute_force(
 
 
 def best_scores(scores: NDArray[np.float64], k: int, metric: str) -> NDArray[np.float64]:
-    """Return the k best scores of each query, best first, padded with -inf (inf for l2). ``scores``: (q, n)."""
+    """Return the k best of ``scores`` (q queries, n rows) for each query, best first.
+
+    With fewer than k rows the result is padded with the worst score: inf for l2, -inf otherwise.
+    """
     ordered = np.sort(scores, axis=1) if metric == "l2" else -np.sort(-scores, axis=1)
     fill = np.inf if metric == "l2" else -np.inf
     return np.pad(ordered[:, :k], ((0, 0), (0, max(0, k - scores.shape[1]))), constant_values=fill)

@@ -14,7 +14,7 @@ ROWS, QUERIES = 400, np.array([7, 3, 399, 50])
 
 
 @pytest.mark.parametrize(("metric", "name"), [("cosine", "angular"), ("l2", "euclidean")])
-def test_ann_benchmark_file_has_the_true_neighbours_and_round_trips(metric: str, name: str, tmp_path: Path) -> None:
+def test_ann_benchmark_file_keeps_vectors_and_true_neighbours(metric: str, name: str, tmp_path: Path) -> None:
     vectors = clusters(ROWS)
     vectors[8] = vectors[7]
     withheld = np.zeros(ROWS, np.bool_)
@@ -40,7 +40,7 @@ def test_ann_benchmark_file_has_the_true_neighbours_and_round_trips(metric: str,
         read.recall(found, 13)
 
 
-def test_recall_counts_neighbours_at_tied_distances_as_found(tmp_path: Path) -> None:
+def test_recall_counts_neighbours_at_equal_distance_as_found(tmp_path: Path) -> None:
     vectors = np.ones((30, 4), np.float32)
     write_ann_benchmark(tmp_path / "x", vectors, np.array([0]), k=20)
     read = read_ann_benchmark(tmp_path / "x")

@@ -28,14 +28,14 @@ def test_rows_are_normalised_for_cosine_and_zero_rows_stay_zero(rows: np.ndarray
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_prepare_names_the_first_non_finite_row(metric: blocks.Metric, bad: float) -> None:
+def test_preparing_rows_reports_the_first_non_finite_row(metric: blocks.Metric, bad: float) -> None:
     rows = np.ones((5, 3), np.float32)
     rows[3, 1] = bad
     with pytest.raises(UsageError, match="row 13 holds"):
         blocks.prepare(rows, metric, first_row=10)
 
 
-def test_prepare_does_not_change_its_input() -> None:
+def test_preparing_rows_does_not_change_the_input_array() -> None:
     rows = clusters(9)
     before = rows.copy()
     blocks.prepare(rows, "cosine")
@@ -51,7 +51,7 @@ def test_block_source_and_array_give_the_same_rows() -> None:
     np.testing.assert_array_equal(together, rows.astype(np.float32))
 
 
-def test_rejects_a_source_with_too_few_rows_a_one_dimensional_array_and_an_unknown_metric() -> None:
+def test_index_input_rejects_missing_rows_flat_arrays_and_unknown_metrics() -> None:
     class Short(Source):
         @property
         def shape(self) -> tuple[int, ...]:
@@ -105,7 +105,7 @@ def test_preparing_rows_in_chunks_equals_preparing_the_matrix() -> None:
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_rejects_a_non_finite_query(metric: blocks.Metric, bad: float) -> None:
+def test_preparing_rejects_a_non_finite_query(metric: blocks.Metric, bad: float) -> None:
     for others in (0, 1, 1e38):
         query = np.full((1, 40), others, np.float32)
         query[0, 33] = bad

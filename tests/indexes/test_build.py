@@ -101,6 +101,6 @@ def test_build_rejects_an_empty_matrix() -> None:
         build_index(np.zeros((0, 8), np.float32), np.zeros(0, np.int64), [])
 
 
-def test_importing_the_package_loads_no_faiss() -> None:
+def test_importing_featstore_indexes_loads_no_faiss() -> None:
     code = "import sys, featstore.indexes; sys.exit('faiss' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -84,7 +84,7 @@ def test_trials_table_has_the_outcome_of_every_candidate_index(vectors: np.ndarr
     assert [stage for stage in seen if stage[0].startswith("tried")][-1] == ("tried hnsw", 4, 4)
 
 
-def test_error_if_no_index_is_suitable_names_the_reason_for_each_index() -> None:
+def test_error_says_why_each_candidate_index_is_unsuitable() -> None:
     with pytest.raises(UsageError, match=r"no kind of index fits: flat needs some 4,512 bytes where 9 are allowed"):
         made(clusters(4, DIMENSION), Contract(memory=9), [flat(DIMENSION)])
     with pytest.raises(UsageError, match="a query takes"):
@@ -113,7 +113,7 @@ def test_exact_search_is_chosen_for_few_rows() -> None:
 
 
 @pytest.mark.slow
-def test_candidate_indexes_are_tried_on_a_sample_and_the_chosen_index_is_built_on_all_rows(
+def test_candidates_are_tried_on_a_sample_and_the_best_is_built_on_all_rows(
     vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(defaults, "CONTRACT_SAMPLE_BYTES", 4 * DIMENSION * 4000)
@@ -143,7 +143,7 @@ def test_exact_search_replaces_an_index_that_misses_the_recall_on_fresh_queries(
 
 
 @pytest.mark.slow
-def test_fastest_search_parameter_that_reaches_the_recall_on_fresh_queries_is_used(
+def test_contract_uses_the_fastest_parameter_confirmed_by_fresh_queries(
     vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Recall] = []

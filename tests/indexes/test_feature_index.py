@@ -125,7 +125,7 @@ def test_search_pads_missing_neighbours_and_accepts_zero_queries() -> None:
     assert len(index) == 0
 
 
-def test_search_accepts_float16_and_float64_queries_and_a_zero_query_scores_zero() -> None:
+def test_search_accepts_float16_float64_and_zero_queries() -> None:
     index = index_of()
     queries = clusters(4, 8, 3)
     expected = index.search(queries, 3)[1]
@@ -164,12 +164,12 @@ def test_refused_addition_does_not_change_the_index() -> None:
     assert index.labels_of([1, 2, 4, 3, -1]) == ["x", None, "y", None, None]
 
 
-def test_identity_of_an_index_built_without_one_is_none() -> None:
+def test_index_built_without_an_identity_has_none() -> None:
     index = index_of()
     assert (index.identity, index.fingerprint, index.info()["identity"]) == (None, "", {})
 
 
-def test_staleness_lists_rows_that_the_index_lacks_and_rows_removed_from_the_store() -> None:
+def test_staleness_lists_rows_missing_from_the_index_or_the_store() -> None:
     index = index_of(4, about=About(generation=2))
     fresh = index.staleness(2, np.array([0, 3, 6, 9], np.uint64))
     assert fresh.fresh
@@ -266,7 +266,7 @@ def test_graph_returns_k_neighbours_across_unlinked_clusters(metric: Metric, sin
 
 
 @pytest.mark.parametrize("mmap", [False, True])
-def test_purge_of_an_exact_index_deletes_removed_rows_from_the_faiss_file(tmp_path: Path, mmap: bool) -> None:
+def test_purge_deletes_removed_rows_of_an_exact_index(tmp_path: Path, mmap: bool) -> None:
     vectors = clusters(60, 8)
     build_index(vectors, np.arange(60)[::-1] * 5, [b"%d" % row for row in range(60)], kind="flat").save(tmp_path / "x")
     index = FeatureIndex.open(tmp_path / "x", mmap=mmap)
@@ -289,7 +289,7 @@ def test_purge_of_an_exact_index_deletes_removed_rows_from_the_faiss_file(tmp_pa
     assert len(back) == 59
 
 
-def test_purge_of_a_graph_keeps_its_removed_rows_and_info_tells_their_number() -> None:
+def test_info_counts_removed_rows_that_a_purge_keeps_in_a_graph() -> None:
     index = index_of(kind="hnsw")
     index.remove([0, 3])
     assert (index.purge(), index.info()["removed"]) == (0, 2)

@@ -58,7 +58,7 @@ def test_contract_is_undecided_if_the_recall_interval_contains_the_goal(
     assert judge(Recall(None, None, None, 10, 0, "not measured"), 0.95) is None
 
 
-def test_queries_after_growth_are_new_rows_that_are_no_copies_of_old_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queries_after_growth_exclude_copies_of_old_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     new = np.arange(1000) >= 500
     groups = np.arange(1000)
     groups[500:600] = np.arange(100)  # rows 500 to 599 are copies of old rows

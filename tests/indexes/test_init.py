@@ -5,7 +5,7 @@ import pytest
 import featstore.indexes
 
 
-def test_every_public_name_is_importable() -> None:
+def test_every_public_name_of_indexes_is_importable() -> None:
     for name in featstore.indexes.__all__:
         assert getattr(featstore.indexes, name).__name__ == name
     assert sorted(featstore.indexes.__all__) == sorted(featstore.indexes._HOMES)

@@ -37,7 +37,7 @@ def test_recall_with_fewer_than_k_neighbours_is_relative_to_their_number() -> No
 
 @pytest.mark.parametrize("together", [0.0, 1.0])
 def test_recall_interval_covers_the_true_recall(together: float) -> None:
-    # ``together`` = 0: each neighbour is missed independently; 1: a query finds all its neighbours or none.
+    # With ``together`` = 0 each neighbour is missed independently; with 1 a query finds all its neighbours or none.
     random = np.random.default_rng(5)
     covered, widths = 0, []
     for _ in range(400):
@@ -50,7 +50,7 @@ def test_recall_interval_covers_the_true_recall(together: float) -> None:
     assert np.mean(widths) < (0.06 if together else 0.022)
 
 
-def test_recall_interval_keeps_its_coverage_if_a_small_part_of_queries_finds_nothing() -> None:
+def test_recall_interval_keeps_its_coverage_if_a_few_queries_fail() -> None:
     random = np.random.default_rng(6)
     covered = 0
     for _ in range(400):
@@ -69,7 +69,7 @@ def test_recall_interval_has_positive_width_at_full_recall() -> None:
     assert 0.95 < low < 0.97
 
 
-def test_recall_record_round_trips_through_json_and_damaged_json_is_refused() -> None:
+def test_recall_record_survives_json_and_refuses_damaged_json() -> None:
     label = Recall(0.95, 0.94, 0.96, 10, 2000, "held-out")
     assert Recall.from_dict(label.to_dict()) == label
     with pytest.raises(DamagedError):
@@ -78,7 +78,7 @@ def test_recall_record_round_trips_through_json_and_damaged_json_is_refused() ->
         Recall.from_dict(None)
 
 
-def test_required_recall_is_not_confirmed_if_the_recall_interval_is_too_wide() -> None:
+def test_wide_recall_interval_does_not_confirm_the_required_recall() -> None:
     assert keeps(Recall(0.97, 0.96, 0.979, 10, 500, "held-out"), 0.95)
     assert not keeps(Recall(0.97, 0.955, 0.976, 10, 500, "held-out"), 0.95)
     assert not keeps(Recall(0.97, 0.949, 0.965, 10, 500, "held-out"), 0.95)
@@ -89,7 +89,7 @@ def of_share(share: float, count: int) -> Recall:
     return Recall(share, *wilson_interval(share, count), 1, count, "held-out")
 
 
-def test_target_recalls_vary_from_almost_certain_to_almost_impossible_to_confirm() -> None:
+def test_target_recalls_range_from_certain_to_almost_impossible() -> None:
     """``aims`` returns target recalls, from high to low.
 
     Parameters tuned to a high target nearly always reach the goal on fresh queries too; parameters tuned to the lowest

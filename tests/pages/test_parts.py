@@ -87,7 +87,7 @@ def test_counts_in_confusion_cells_have_a_contrast_above_3():
                 assert contrast(written, behind) > 3 or cell["count"] == 0
 
 
-def test_page_with_a_large_confusion_matrix_says_which_cells_have_pictures(tmp_path):
+def test_large_confusion_matrix_page_says_which_cells_have_pictures(tmp_path):
     k = CELLS + 1
     shown = {
         (2, 3): {"id": "cell-2-3", "truth": "c2", "label": "c3", "right": False, "count": 1, "examples": []},
@@ -127,12 +127,12 @@ def test_plot_of_accuracy_by_C_marks_the_chosen_value():
     assert "C = 1: 0.9000" in svg
     assert selection_curve(None, {}) is None
     assert selection_curve({"scoring": "accuracy"}, {}) is None
-    # A value given by the user is the only value, so there is no curve.
+    # If the user gives C, only this value is tried, so there is no curve.
     alone = {"param_C": [0.1], "mean_accuracy": [0.8], "std_accuracy": [0.1]}
     assert selection_curve(alone, {"C": 0.1}) is None
 
 
-def test_plot_of_accuracy_by_C_has_a_curve_per_gamma_and_marks_the_chosen_values():
+def test_plot_of_accuracy_by_C_has_a_curve_per_gamma():
     table = {
         "param_gamma": [0.5, 0.5, 2.0, 2.0],
         "param_C": [0.1, 1.0, 0.1, 1.0],
@@ -211,7 +211,7 @@ def test_drawing_shows_class_names_of_any_bytes_on_one_line():
         assert "<b>" not in svg
 
 
-def test_precision_recall_plot_has_a_curve_per_class_or_the_mean_of_many_classes():
+def test_precision_recall_plot_shows_each_class_or_the_mean_of_many():
     random = np.random.default_rng(0)
     for classes, lines in ((2, 1), (5, 5), (CURVES + 1, 1)):
         codes = np.arange(200) % classes
@@ -234,7 +234,7 @@ def test_error_cells_of_a_large_confusion_matrix_are_links():
     assert [(spot["x"], spot["y"], spot["id"]) for spot in told["spots"]] == [(3, 2, "cell-2-3")]
 
 
-def test_thumbnails_are_small_and_missing_pictures_are_replaced_by_a_note():
+def test_thumbnails_are_small_and_notes_replace_missing_pictures():
     large = thumbnail(lambda: Image.new("RGB", (4000, 100)))
     assert large.uri is not None
     assert large.uri.startswith("data:image/jpeg")

@@ -35,7 +35,7 @@ def test_search_page_shows_queries_with_neighbours_and_escapes_names(hostile, tm
     assert str(folder / "val/ant" / EVIL) in page.originals
     assert "ant" in page.text
     for found in report.queries[0].neighbours:
-        # There is space between label and score.
+        # The label and the score of a neighbour are separated by a space.
         assert re.search(rf"{re.escape(found.label)}\s+cosine {found.score:.3f}", page.text)
     require_shown(tmp_path / "page.html")
 

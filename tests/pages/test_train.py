@@ -61,7 +61,7 @@ def test_training_page_shows_the_worst_errors_and_the_figures(tmp_path):
     assert json.loads(written[-1].read_text()) == json.loads(json.dumps(trained.to_dict()))
 
 
-def test_training_page_says_that_parameters_were_given_by_the_user(hostile, tmp_path):
+def test_training_page_says_which_parameters_the_user_gave(hostile, tmp_path):
     _, store, _, _ = hostile
     trained = train(store, head="rbf-svm", C=1.0, gamma=0.5, folds=3, out=tmp_path / "x.head")
     write_training_page(trained, tmp_path / "page.html")

@@ -15,7 +15,7 @@ from tests.faults.flips import flips
 
 
 def main(count: int, seed: int) -> int:
-    """Print the detected flips by file; return the number of missed ones."""
+    """Print how many flips verify finds in each file; return the number of flips that it misses."""
     with tempfile.TemporaryDirectory(prefix="featstore-flips-") as name:
         folder = Path(name)
         store = small_store(folder)

@@ -180,7 +180,7 @@ class Featstore:
 
 
 def contenders(metric: str) -> dict[str, Callable[[], Contender]]:
-    """Return a constructor for each index to compare, by name; featstore has one index for each of GOALS."""
+    """Return, by name, a constructor for each index to compare; featstore has one index for each recall of GOALS."""
     ours = {f"featstore-{goal}": lambda goal=goal: Featstore(metric, goal) for goal in GOALS}
     return {
         **ours,

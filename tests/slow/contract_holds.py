@@ -43,10 +43,10 @@ FRESH_ROWS = 10_000
 
 
 class Case:
-    """Data for one index.
+    """Vectors to index and new queries, both of dimension d.
 
-    ``vectors``: (n, d), to be indexed. ``groups``: (n,) group of each vector. ``queries``: (q, d). ``asking``: (q,)
-    group of each query.
+    ``vectors``: (n, d). ``groups``: (n,) group of each vector. ``queries``: (q, d). ``asking``: (q,) group of each
+    query.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Case:
 
 
 def of_crops(file: Path, count: int, seed: int) -> Iterator[Case]:
-    """Yield ``count`` cases whose vectors are crops of photographs."""
+    """Yield ``count`` data sets whose vectors are features or pixels of crops of photographs."""
     with np.load(file) as crops:
         pictures, features, gray = crops["pictures"], crops["features"], crops["gray"]
     names = np.unique(pictures)
@@ -81,7 +81,7 @@ def of_crops(file: Path, count: int, seed: int) -> Iterator[Case]:
 
 
 def of_clusters(count: int, seed: int) -> Iterator[Case]:
-    """Yield ``count`` cases of synthetic clusters; the variance of the dimensions decreases from first to last."""
+    """Yield ``count`` data sets of synthetic clusters; the variance decreases from the first to the last dimension."""
     for number in range(count):
         random = np.random.default_rng((seed, 1, number))
         rows, dimension = int(random.integers(12_000, 30_000)), int(random.choice([32, 64, 128]))

@@ -6,8 +6,8 @@ The exit code is 1 if the minimum over the rounds exceeds one of these bounds:
 
 * ``extract`` over pictures that are all in the store: 0.5 s plus 15 us per picture;
 * ``info`` of a store, head and index, and ``search --key``: 0.6 s;
-* ``predict`` of one picture: 1.2 times the cost of a script that imports torch and torchvision, loads the same network
-  and runs it on the picture. Measured with EfficientNet-Lite0 and with a ResNet50 from a checkpoint.
+* ``predict`` of one picture: 1.2 times the processor seconds of a script that imports torch and torchvision, loads the
+  same network and runs it on the picture. Measured with EfficientNet-Lite0 and with a ResNet50 from a checkpoint.
 
 The pictures are small and their vectors random, because the measured commands do not depend on them. Processor time
 includes the child processes, and depends little on other work on the machine.
@@ -113,7 +113,7 @@ def featstore(*arguments: str | os.PathLike[str]) -> list[str]:
 
 
 class Costs:
-    """The measured seconds of all commands, with their bounds."""
+    """The measured seconds of all commands, and the bound of each command."""
 
     def __init__(self, rounds: int) -> None:
         self.rounds = rounds

@@ -48,8 +48,10 @@ BATCH = 32
 
 
 def engines(backbone: str, weights: str | None, pictures: list[bytes]) -> dict[str, dict[str, float]]:
-    """Return the drift of each fp32 engine, and of each control (wrong preprocessing), from plain torch on the same
-    pixels."""
+    """Return how far the features of each fp32 engine differ from those of plain torch on the same pixels.
+
+    The result also has the difference of each control (wrong preprocessing).
+    """
     model = load_backbone(backbone, weights)
     pixels = np.stack([decode(data, model.preprocessing) for data in pictures])
     plain = in_batches(open_engine(model, engine="torch", device="cpu"), pixels)

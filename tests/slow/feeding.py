@@ -9,7 +9,7 @@ every read of a picture, to simulate a network disk.
 
 Required, in pictures per second: the extraction with the simulated engine reaches 0.95 of the smaller of ``rate`` and
 decoding alone; the extraction with EfficientNet-Lite0 reaches 0.9 of 1 / (1/decoding + 1/forward); slow reads reduce
-each rate by at most 5 %. The exit code is 1 if a requirement is missed.
+both numbers by at most 5 %. The exit code is 1 if a requirement is missed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SLEEP = 0.02
 
 
 class PacedPending:
-    """Simulated pending result of an engine: its features become available at the time ``ready``."""
+    """Result of a batch on the simulated engine, which becomes available at the time ``ready``."""
 
     def __init__(self, ready: float, features: Any) -> None:
         self._ready, self._features = ready, features
@@ -67,7 +67,7 @@ class PacedEngine:
 
 
 def extraction(folder: str, *, rate: float | None, slow_reads: bool) -> dict[str, Any]:
-    """Extract ``folder`` with the simulated engine at ``rate``, or with EfficientNet-Lite0 if ``rate`` is None."""
+    """Extract ``folder`` with a simulated engine of ``rate`` pictures per second; None: with EfficientNet-Lite0."""
     from featstore import engines
     from featstore.backbones import load_backbone
     from featstore.embed import loader
@@ -97,7 +97,8 @@ def extraction(folder: str, *, rate: float | None, slow_reads: bool) -> dict[str
 
 
 def verdicts(measured: dict[str, Measured], rate: float) -> list[dict[str, Any]]:
-    """Return each bound with the measured value: the median over the rounds of a ratio of two rates."""
+    """Return each bound with the measured value: the median over the rounds of a ratio of two numbers of pictures per
+    second."""
 
     def median(ratio: Any) -> float:
         return statistics.median(ratio(number) for number in range(len(measured["decoding"].rates)))
@@ -134,7 +135,7 @@ def verdicts(measured: dict[str, Measured], rate: float) -> list[dict[str, Any]]
 @click.option("--rate", default=500.0, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
 def main(pictures: str, count: int, rounds: int, rate: float, as_json: bool) -> None:
-    """Measure all rates in rounds and print them; exit with 1 if a requirement is missed."""
+    """Measure all numbers of pictures per second in rounds and print them; exit with 1 if a requirement is missed."""
     place, bench = "tests.slow.feeding", "featstore.stages.bench.contenders"
     with tempfile.TemporaryDirectory(prefix="feeding-") as folder:
         gather(pictures, count, Path(folder))

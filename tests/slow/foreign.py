@@ -64,7 +64,7 @@ class Tiny(BaseModel):
 
 @dataclass
 class Native:
-    """The pictures, and the data that featstore extracted: ``keys`` (n), ``labels`` (n), ``vectors`` (n, d).
+    """A folder of n pictures, and what featstore extracted: ``keys`` (n), ``labels`` (n), ``vectors`` (n, d).
 
     ``table``: a CSV file with keys and labels.
     """
@@ -190,7 +190,7 @@ def npz(native: Native, place: Path) -> Written:
 
 
 def check(native: Native, written: Written, place: Path) -> list[str]:
-    """Import the written files; return which results (vectors, neighbours, labels, ...) are wrong."""
+    """Import the files of one layout; return which results (vectors, neighbours, labels, ...) are wrong."""
     store = place / "store"
     import_vectors(written.paths, store, identity="foreign", **written.options)
     if not written.labelled:
@@ -230,7 +230,7 @@ def check(native: Native, written: Written, place: Path) -> list[str]:
 @click.command()
 @click.argument("pictures", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def main(pictures: Path) -> None:
-    """Check each layout and print the result; exit with 1 if a requirement is missed."""
+    """Check the import of each layout and print the result; exit with 1 if a requirement is missed."""
     failed = False
     layouts: list[Callable[[Native, Path], Written]] = [img2vec, clip_retrieval, flat_index, hloc, npz]
     with tempfile.TemporaryDirectory() as folder:

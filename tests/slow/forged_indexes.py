@@ -32,7 +32,7 @@ OUTCOMES = {0: "answered", 1: "refused"}
 
 
 def use(path: Path, mmap: bool) -> None:
-    """Open and search an index, and add vectors."""
+    """Open the index, search it, and add vectors to it."""
     draw = np.random.default_rng(1)
     index = FeatureIndex.open(path, mmap=mmap)
     index.info()

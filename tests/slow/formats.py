@@ -236,7 +236,7 @@ def fresh(name: str, *arguments: Any) -> dict[str, Any]:
 
 
 def measure(place: Path, rows: int, dimension: int) -> dict[str, Any]:
-    """Run all measurements; return their results, and as "missed" the names of the missed requirements."""
+    """Run all measurements; return their results, and under "missed" the names of the requirements that are not met."""
     large, small, tiny = place / "large", place / "small", place / "tiny"
     _tell(f"writing {rows:,}, {rows // 10:,} and {rows // 50:,} rows of {dimension:,} values")
     write(large, rows, dimension, UNIT_ROWS)

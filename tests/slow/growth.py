@@ -1,4 +1,4 @@
-"""Compare cost per picture and peak memory of extractions of few and of many pictures with EfficientNet-Lite0.
+"""Compare time per picture and peak memory of extractions of few and of many pictures with EfficientNet-Lite0.
 
     python -m tests.slow.growth PICTURES [--small 2000] [--large 50000] [--rounds 3]
 

@@ -171,7 +171,7 @@ def run(chosen: InstructionSet | None, tests: tuple[str, ...], shapes: int, cach
 
 
 def reasons(text: str) -> dict[tuple[str, str], str]:
-    """Return the reason for each tolerance in ``text``, the table of tests/tolerances.md, by test and bound."""
+    """Return the reason of each tolerance, by test and bound; ``text`` is the content of tests/tolerances.md."""
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
     return {(row[0], row[1]): row[2] for row in rows if "::" in row[0]}
 

@@ -100,7 +100,10 @@ def hits(trained_on: Features, tried_on: Features, labels: NDArray[np.str_]) -> 
 
 
 def accuracy(right: NDArray[np.bool_], reference: NDArray[np.bool_]) -> dict[str, float]:
-    """Return the accuracy ``right.mean()``, and its difference from that of ``reference``, on the same pictures."""
+    """Return the accuracy of predictions and its difference from that of reference predictions, with standard errors.
+
+    ``right``, ``reference``: for each picture, whether the predicted label is right.
+    """
     differences = right.astype(float) - reference
     return {
         "accuracy": float(right.mean()),

@@ -1,4 +1,4 @@
-"""Measure peak anonymous memory and cost per picture of an extraction, for two numbers of pictures.
+"""Measure peak anonymous memory and time per picture of an extraction, for two numbers of pictures.
 
     python -m tests.slow.memory [--small 5000] [--large 50000]
 

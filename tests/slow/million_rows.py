@@ -1,4 +1,4 @@
-"""Train a logistic head on more rows than fit into memory; check time, memory, cost per row and the optimum.
+"""Train a logistic head on more rows than fit into memory; check total time, memory, time per row and the optimum.
 
     python -m tests.slow.million_rows --store-dir DIR [--rows 1000000] [--json]
 
@@ -9,7 +9,7 @@ of that (4.6 GB in all by default). Heads are trained through ``featstore.stages
 * on the small store, streamed and in memory, with a tighter tolerance than the default. If the two objectives still
   differ, the reason is different optima, not an early stop.
 
-Required for the large store: at most 15 minutes, 2 GiB of anonymous memory, and a cost per row at most 10 % above that
+Required for the large store: at most 15 minutes, 2 GiB of anonymous memory, and a time per row at most 10 % above that
 of the small store. Required for the small store: streaming gives the same objective as training in memory (to 1e-7),
 and the same labels except for one row in 10,000. The exit code is 1 if a requirement is missed. The stores are removed
 at the end unless --keep is given. It takes five to six minutes on two cores, half of this time to write the stores.
@@ -58,7 +58,10 @@ BLOCK = 4096
 LATENT = 512
 MOST_SECONDS, MOST_BYTES, MOST_GROWTH, MOST_GAP = 900.0, 2 << 30, 1.10, 1e-7
 MOST_LABELS = 1e-4
-"""Share of labels that may differ, because rounding decides for rows on the boundary between two classes."""
+"""Share of rows whose label may differ between streaming and training in memory.
+
+Rounding decides the label of a row on the boundary between two classes.
+"""
 
 
 class Made:
@@ -171,7 +174,7 @@ def objective(head_path: Path, store: FeatureStore, rows: NDArray[np.int64], C: 
 
 
 def run(store: Path, out: Path, C: float, how: str) -> dict[str, Any]:
-    """Run ``child`` in its own process and return its result."""
+    """Call the function ``child`` in a new process and return its result."""
     command = [sys.executable, "-m", "tests.slow.million_rows", "--store-dir", str(store.parent)]
     command += ["--child", str(store), str(out), str(C), how]
     result = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=os.environ)
@@ -193,9 +196,9 @@ def compare(store: Path, heads: tuple[Path, Path], C: float) -> dict[str, Any]:
 
 
 def verdicts(found: dict[str, Any], share: float) -> list[tuple[str, bool]]:
-    """Return for each bound (text with value and bound, whether the bound holds).
+    """Return for each bound a text with the measured value and the bound, and whether the bound holds.
 
-    ``share``: the share of labels that may differ.
+    ``share``: largest allowed share of rows whose labels differ between streaming and training in memory.
     """
     small, large, same = found["small"], found["large"], found["optimum"]
     growth = large["microseconds_a_row"] / small["microseconds_a_row"]

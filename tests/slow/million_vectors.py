@@ -114,7 +114,7 @@ def build(path: Path, rows: int, seed: int, memory: int, recall: float) -> dict[
 
 
 def verdicts(small: dict[str, Any], large: dict[str, Any], memory: int, recall: float) -> dict[str, dict[str, Any]]:
-    """Return for each requirement the measured value, the bound, and whether the bound is kept."""
+    """Return for each requirement the measured value, the bound, and whether the value keeps the bound."""
     found: dict[str, dict[str, Any]] = {}
     for one in (small, large):
         rows, fresh = f"{one['rows']:,} rows", one["fresh"]

@@ -1,4 +1,6 @@
-"""Compare queries per second at equal recall with other libraries: ``python -m tests.slow.peers CROPS.npz``.
+"""Compare featstore with other libraries by queries per second at equal recall.
+
+    python -m tests.slow.peers CROPS.npz
 
 CROPS.npz is written by tests.slow.crops. All crops of some pictures, drawn with the seed, are the queries; the crops of
 the other pictures are indexed. ``--set real``: the backbone's features with cosine similarity (the other libraries get
@@ -13,15 +15,15 @@ normalised vectors and search by inner product); ``--set gray``: the crops' gray
 
 Each index is built in its own process with all threads. Then, for each round and number of threads, a fresh process
 loads each index, and the processes run in turn (tests.slow.turns): with one call for a batch of all queries, and with
-one call per query. The rate of an index is that of its best run, as in ann-benchmarks (M. Aumüller et al., Information
-Systems 2020): other work on a shared host can only slow a run down, sometimes by half, and not all indexes equally. The
-medians are reported too.
+one call per query. The result of an index is that of its best run, as in ann-benchmarks (M. Aumüller et al.,
+Information Systems 2020): other work on a shared host can only slow a run down, sometimes by half, and not all indexes
+equally. The medians are reported too.
 
-Required, relative to the fastest other library at the same recall: at recall 0.95, 2 times its rate in batch and 1.5
-times its rate for single queries; at recall 0.99, at least its rate. On the gray set also: 20,000 queries per second at
-recall 0.95 with two threads. A bound counts as reached if no other library reaches the recall. The exit code is 1 if a
-bound is missed, or if the recall of featstore on the queries is below the recall that it was built for. The comparison
-takes about fifteen minutes on two cores.
+Required, in queries per second relative to the fastest other library at the same recall: at recall 0.95, 2 times as
+many in batch and 1.5 times as many for single queries; at recall 0.99, at least as many. On the gray set also: 20,000
+queries per second at recall 0.95 with two threads. A bound counts as reached if no other library reaches the recall.
+The exit code is 1 if a bound is missed, or if the recall of featstore on the queries is below the recall that it was
+built for. The comparison takes about fifteen minutes on two cores.
 """
 
 from __future__ import annotations
@@ -83,7 +85,9 @@ class Asked:
 
 
 def least(contender: Contender, asked: Asked, goal: float, threads: int) -> int | None:
-    """Return the smallest search effort with which the recall reaches ``goal``; None if MOST_EFFORT does not suffice.
+    """Return the smallest search effort with which the index reaches the recall ``goal``.
+
+    None if the index does not reach it with MOST_EFFORT.
 
     Changes ``contender.effort``.
     """
@@ -149,7 +153,8 @@ Found = dict[str, dict[str, list[Rates]]]
 
 
 def contest(place: Path, which: str, built: dict[str, Any], threads: int, turns: int, found: Found) -> None:
-    """Measure all indexes ``turns`` times in turn, each in one fresh process; append the rates to ``found``."""
+    """Measure all indexes ``turns`` times in turn, each in one fresh process; append the queries per second
+    to ``found``."""
     names = [name for name in built if name != "exact" or not found["exact"]]
     with Turns(place, metric_of(which), names, threads) as taken:
         for number in range(turns):
@@ -216,7 +221,7 @@ def verdicts(found_in: dict[str, Found], built: dict[str, Any], which: str) -> d
 
 
 def show(told: dict[str, Any]) -> None:
-    """Print the indexes, the table of rates and whether each bound is reached."""
+    """Print the indexes, a table of their queries per second, and whether each bound is reached."""
     print(f"{told['set']}: {told['rows']:,} rows, {told['queries']:,} queries, {told['dimension']} dimensions")
     for name, about in told["built"].items():
         figures = ", ".join(f"{goal}: effort {at['effort']}, recall {at['recall']}" for goal, at in about["at"].items())

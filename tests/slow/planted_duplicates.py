@@ -81,7 +81,7 @@ def plant(folder: str, place: Path, sample: int, seed: int) -> None:
 
 
 def original(key: str) -> str:
-    """Return the number of the original picture of ``key``, which is the key of an original or of a copy."""
+    """Return the number of the original picture from the key of the original or of one of its copies."""
     return Path(key).name[:6]
 
 

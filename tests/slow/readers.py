@@ -41,7 +41,7 @@ from tests.made import extract, picture, tiny_backbone
 CLASSES, EACH, VERSIONS, UNIT_ROWS = ("cat", "dog"), 14, 3, 6
 KEYS = [f"{kind}/{number:02d}.png" for kind in CLASSES for number in range(EACH)]
 State = dict[str, int]
-"""A state of the store: the version number of each existing picture, by key."""
+"""A state of the store: for the key of each existing picture, the version number of its file."""
 
 
 def write(folder: Path, key: str, version: int) -> None:
@@ -234,7 +234,10 @@ def prepare(folder: Path, seed: int) -> None:
 
 
 def run(minutes: float, seed: int) -> dict[str, Any]:
-    """Run readers and writer concurrently; return the number of reads by kind, and the error of each that failed."""
+    """Run the readers and the writer of the store concurrently.
+
+    Return the number of reads by kind of reader, and the error of each process that failed.
+    """
     with tempfile.TemporaryDirectory(prefix="featstore-readers-") as name:
         folder = Path(name)
         code, answer = fork(lambda: [[k.hex(), *v] for k, v in vectors(folder / "versions").items()])

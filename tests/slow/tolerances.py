@@ -20,7 +20,10 @@ _worst: dict[str, dict[str, float]] = {}
 
 
 def _record(actual: Any, expected: Any, rtol: float, atol: float) -> None:
-    """Record the largest difference divided by the tolerance: 0 for equal values, above 1 if the comparison fails."""
+    """Record for a comparison of arrays the largest difference divided by its tolerance.
+
+    This share is 0 for equal arrays and above 1 if the comparison fails.
+    """
     bound = f"rtol={rtol:.2g}, atol={atol:.2g}"
     try:
         if isinstance(expected, dict):

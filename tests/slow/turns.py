@@ -52,8 +52,10 @@ class Turns:
             self._answer(name)
 
     def take(self, name: str, effort: int | None, number: int) -> Rates:
-        """Let the process of the index ``name`` measure at ``effort``; return its rates. ``number``: number of the
-        turn."""
+        """Let the process of the index ``name`` search at ``effort``; return its queries per second.
+
+        ``number``: number of the turn, from 0.
+        """
         # Wait until the threads of the previous process sleep; before they sleep they use processor time for a moment.
         time.sleep(_PAUSE)
         pipe = self._processes[name].stdin
@@ -80,7 +82,7 @@ class Turns:
 
 
 def measure(contender: Contender, queries: NDArray[np.float32], threads: int, number: int) -> Rates:
-    """Return the rates of repeated runs: first with all queries in one call, then with one call per query.
+    """Return the queries per second of repeated runs: first with all queries in one call, then with one call per query.
 
     Each run with single calls uses every _PARTS-th query; the next run starts at another query. So each run has queries
     from all pictures, but few successive queries from one picture, whose neighbours would already be in the processor's
@@ -109,7 +111,7 @@ def _rate(contender: Contender, parts: Sequence[NDArray[np.float32]] | NDArray[n
 
 
 def main(task: dict[str, Any]) -> None:
-    """Load the index and print "ready"; then for each line of stdin, [effort, number], measure and print the rates."""
+    """Load the index and print "ready"; then for each line of stdin, [effort, number], print the queries per second."""
     place, threads = Path(task["place"]), task["threads"]
     queries = np.load(place / "queries.npy")
     contender = contenders(task["metric"])[task["name"]]()

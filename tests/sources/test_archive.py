@@ -39,7 +39,7 @@ def contents(source: Source) -> list[tuple[bytes, bytes]]:
     return read
 
 
-def test_reads_webdataset_samples(tmp_path: Path):
+def test_archive_source_reads_webdataset_samples(tmp_path: Path):
     files = [
         ("./000.cls", b"3\n"),
         ("./000.jpg", b"picture"),
@@ -82,7 +82,7 @@ def test_all_files_option_includes_every_member_except_label_files(tmp_path: Pat
     assert whole(source).labels == ["1", None]
 
 
-def test_archives_in_a_folder_are_read_in_sorted_order(tmp_path: Path):
+def test_archive_source_reads_a_folder_of_archives_in_sorted_order(tmp_path: Path):
     for name in ("b/1.tar", "a.tar", "b/0.tar"):
         tar(tmp_path / name, [("x.jpg", name.encode())])
     (tmp_path / "a_stats.json").write_text("{}")
@@ -142,7 +142,7 @@ def damaged(path: Path) -> str:
     return str(caught.value)
 
 
-def test_archive_truncated_anywhere_is_rejected(tmp_path: Path):
+def test_archive_source_rejects_a_truncated_archive(tmp_path: Path):
     path = tar(tmp_path / "a.tar", [(f"{i}.jpg", b"x" * 700) for i in range(3)])
     content = path.read_bytes()
     end = 3 * (512 + 1024)
@@ -153,7 +153,7 @@ def test_archive_truncated_anywhere_is_rejected(tmp_path: Path):
     assert len(keys(open_source(path))) == 3
 
 
-def test_rejects_damaged_archives_concatenated_archives_and_files_that_are_no_archive(tmp_path: Path):
+def test_archive_source_rejects_damaged_and_concatenated_archives(tmp_path: Path):
     path = tar(tmp_path / "a.tar", [(f"{i}.jpg", b"x" * 700) for i in range(3)])
     content = path.read_bytes()
     flipped = bytearray(content)
@@ -169,7 +169,7 @@ def test_rejects_damaged_archives_concatenated_archives_and_files_that_are_no_ar
 
 
 @pytest.mark.parametrize("size", [b"-1024", b"-512", b"99999999999999", b"1e3", b"x"])
-def test_malformed_size_in_an_archive_header_reads_as_0_or_gives_a_one_line_error(tmp_path: Path, size: bytes):
+def test_malformed_size_in_an_archive_header_causes_no_crash(tmp_path: Path, size: bytes):
     record = b"size=" + size + b"\n"
     record = b"%d %s" % (len(record) + 3, record)
     path = tmp_path / "a.tar"
@@ -207,7 +207,7 @@ def test_huge_size_in_an_archive_header_allocates_no_memory(tmp_path: Path):
         tracemalloc.stop()
 
 
-def test_rejects_compressed_archives(tmp_path: Path):
+def test_archive_source_rejects_compressed_archives(tmp_path: Path):
     with tarfile.open(tmp_path / "a.tar", "w:gz") as archive:
         archive.addfile(tarfile.TarInfo("a.jpg"))
     with pytest.raises(UsageError, match="is compressed; decompress it first"):
@@ -217,7 +217,7 @@ def test_rejects_compressed_archives(tmp_path: Path):
         open_source(tmp_path / "a.tar.gz")
 
 
-def test_fifo_as_archive_does_not_block(tmp_path: Path):
+def test_archive_source_does_not_block_on_a_fifo(tmp_path: Path):
     os.mkfifo(tmp_path / "a.tar")
     with pytest.raises(UsageError, match="is no file"):
         open_source(tmp_path / "a.tar")
@@ -233,7 +233,7 @@ def test_fifo_as_archive_does_not_block(tmp_path: Path):
         ([], "holds no pictures"),
     ],
 )
-def test_rejects_archives_with_unreadable_labels_or_without_pictures(
+def test_archive_source_rejects_unreadable_labels_and_missing_pictures(
     tmp_path: Path, files: list[tuple[str, bytes]], message: str
 ):
     with pytest.raises(UsageError, match=message):
@@ -247,7 +247,7 @@ def test_json_member_without_a_picture_is_not_parsed(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_label_file_in_an_archive_labels_all_10005_pictures_of_its_sample(tmp_path: Path):
+def test_archive_label_applies_to_all_10005_pictures_of_its_sample(tmp_path: Path):
     files = [("img.cls", b"7"), *((f"img.{i}.jpg", b"") for i in range(10_005))]
     chunk = whole(open_source(tar(tmp_path / "a.tar", files)))
     assert len(chunk) == 10_005
@@ -257,7 +257,7 @@ def test_label_file_in_an_archive_labels_all_10005_pictures_of_its_sample(tmp_pa
 
 
 @pytest.mark.slow
-def test_memory_of_listing_an_archive_does_not_grow_with_its_number_of_members(tmp_path: Path):
+def test_listing_an_archive_of_many_members_takes_little_memory(tmp_path: Path):
     peaks = []
     for count in (1000, 4000):
         source = open_source(
@@ -317,7 +317,7 @@ def test_archive_members_with_names_of_any_bytes_are_read_unchanged(
 
 @settings(deadline=None, max_examples=150)
 @given(st.data())
-def test_damaged_archive_is_read_completely_or_gives_a_one_line_error(data: st.DataObject):
+def test_damaged_archive_gives_all_pictures_or_a_one_line_error(data: st.DataObject):
     with tempfile.TemporaryDirectory() as directory:
         path = tar(Path(directory, "a.tar"), [("ä" * 60 + ".jpg", b"x"), ("b.jpg", b"y"), ("b.cls", b"1")])
         content = bytearray(path.read_bytes()[: 9 * 512])
@@ -333,7 +333,7 @@ def test_damaged_archive_is_read_completely_or_gives_a_one_line_error(data: st.D
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_label_files_in_an_archive_may_come_before_or_after_their_pictures(tmp_path: Path, seed: int):
+def test_archive_labels_may_come_before_or_after_their_pictures(tmp_path: Path, seed: int):
     files = [(f"{n:02}.jpg", b"x") for n in range(20)] + [(f"{n:02}.cls", str(n % 3).encode()) for n in range(20)]
     random.Random(seed).shuffle(files)
     source = TarSource(tar(tmp_path / "a.tar", files))
@@ -344,7 +344,7 @@ def test_label_files_in_an_archive_may_come_before_or_after_their_pictures(tmp_p
     assert (source.ignored, source.read_as[:9]) == (0, "3 classes")
 
 
-def test_label_files_in_an_archive_match_pictures_whose_names_contain_dots(tmp_path: Path):
+def test_archive_labels_match_pictures_whose_names_contain_dots(tmp_path: Path):
     files = [
         ("img_v1.0.jpg", b""), ("img_v1.0.cls", b"a"),
         ("img_v1.1.jpg", b""), ("img_v1.1.cls", b"b"),
@@ -385,7 +385,7 @@ def test_json_labels_in_an_archive_are_found_under_usual_column_names(tmp_path: 
     assert (chunk.labels, chunk.splits) == (["3"], ["val"])
 
 
-def test_label_files_in_an_archive_without_a_picture_are_counted_as_ignored(tmp_path: Path):
+def test_archive_labels_without_a_picture_count_as_ignored(tmp_path: Path):
     source = TarSource(tar(tmp_path / "a.tar", [("a.jpg", b""), ("a.cls", b"x"), ("b.cls", b"y")]))
     whole(source)
     assert source.ignored == 1
@@ -395,13 +395,13 @@ def test_label_files_in_an_archive_without_a_picture_are_counted_as_ignored(tmp_
 @pytest.mark.parametrize(
     ("start", "words"), [(b"PK\x03\x04", "is a zip archive; unpack it"), (b"Rar!\x1a", "is a rar archive")]
 )
-def test_zip_and_rar_archives_are_refused_instead_of_read_as_lists_of_paths(tmp_path: Path, start: bytes, words: str):
+def test_zip_and_rar_archives_are_not_read_as_lists_of_paths(tmp_path: Path, start: bytes, words: str):
     (tmp_path / "a.zip").write_bytes(start + bytes(100))
     with pytest.raises(UsageError, match=words):
         open_source(tmp_path / "a.zip")
 
 
-def test_label_files_in_an_archive_match_pictures_named_in_another_unicode_form(tmp_path: Path):
+def test_archive_labels_match_pictures_named_in_another_unicode_form(tmp_path: Path):
     files = [("caf\u00e9.jpg", b""), ("cafe\u0301.cls", b"3"), ("b.jpg", b""), ("b.cls", b"\xef\xbb\xbf3\r\n")]
     for order in (files, files[::2] + files[1::2]):
         assert whole(TarSource(tar(tmp_path / "a.tar", order))).labels == ["3", "3"]

@@ -28,7 +28,7 @@ def test_chunked_fills_all_chunks_except_the_last():
     assert list(chunked([], 3, [])) == []
 
 
-def test_chunk_has_locations_if_any_location_differs_from_its_key():
+def test_chunk_has_locations_if_any_differs_from_its_key():
     (chunk,) = chunked([Row(b"a", 1, 1), Row(b"b", 1, 1, location=b"c")], 5, [])
     assert chunk.locations == [b"a", b"c"]
 
@@ -86,7 +86,7 @@ def test_label_text_converts_scalars_to_text(value: object, expected: str | None
 
 @settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=20))
-def test_any_file_name_is_shown_as_printable_text_and_survives_a_json_round_trip(name: bytes):
+def test_any_file_name_becomes_printable_text_and_survives_json(name: bytes):
     text = shown(name)
     assert text.isprintable()
     text.encode()

@@ -45,7 +45,7 @@ def test_folder_source_reports_sizes_mtimes_and_its_description(tmp_path: Path):
     }
 
 
-def test_hidden_files_and_other_formats_are_counted_as_ignored(tmp_path: Path):
+def test_folder_source_counts_hidden_and_other_files_as_ignored(tmp_path: Path):
     write(tmp_path, ["a.jpg", "notes.txt", ".DS_Store", "._a.jpg", ".cache/b.jpg", "sub/readme"])
     source = FolderSource(tmp_path)
     assert keys(source) == [b"a.jpg"]
@@ -55,7 +55,7 @@ def test_hidden_files_and_other_formats_are_counted_as_ignored(tmp_path: Path):
     assert everything.ignored == 1
 
 
-def test_symbolic_links_are_followed_and_link_loops_end(tmp_path: Path):
+def test_folder_source_follows_symbolic_links_and_stops_at_loops(tmp_path: Path):
     root = write(tmp_path / "root", ["a/x.jpg"])
     write(tmp_path / "elsewhere", ["y.jpg"])
     (root / "a" / "up").symlink_to("..")
@@ -68,7 +68,7 @@ def test_symbolic_links_are_followed_and_link_loops_end(tmp_path: Path):
     assert source.ignored == 1
 
 
-def test_broken_links_and_special_files_with_picture_names_become_failures(tmp_path: Path):
+def test_broken_links_and_special_files_become_failures(tmp_path: Path):
     write(tmp_path, ["a.jpg", "full.jpg/b.jpg", "odd.jpg/notes.txt"])
     (tmp_path / "broken.jpg").symlink_to("nowhere")
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
@@ -95,7 +95,7 @@ def columns(root: Path, layout: str | None = None) -> tuple[str | None, list[tup
     return source.layout, list(zip(chunk.splits, chunk.labels, strict=True))
 
 
-def test_detects_layout_split_class(tmp_path: Path):
+def test_folder_source_detects_the_layout_split_class(tmp_path: Path):
     write(tmp_path, ["Train/cat/1.jpg", "Train/cat/deep/2.jpg", "val/3.jpg", "docs/readme.txt", "README.md"])
     expected = [("Train", "cat"), ("Train", "cat"), ("val", None)]
     assert columns(tmp_path) == ("split/class", expected)
@@ -103,13 +103,13 @@ def test_detects_layout_split_class(tmp_path: Path):
     assert columns(tmp_path, "class") == ("class", [(None, "Train"), (None, "Train"), (None, "val")])
 
 
-def test_detects_layout_class(tmp_path: Path):
+def test_folder_source_detects_the_layout_class(tmp_path: Path):
     write(tmp_path, ["train/1.jpg", "bus/2.jpg"])
     assert columns(tmp_path) == ("class", [(None, "bus"), (None, "train")])
     assert columns(tmp_path, "none") == ("none", [(None, None)] * 2)
 
 
-def test_detects_layout_flat(tmp_path: Path):
+def test_folder_source_detects_the_layout_flat(tmp_path: Path):
     write(tmp_path, ["1.jpg", "train/cat/2.jpg"])
     assert columns(tmp_path) == ("flat", [(None, None)] * 2)
     assert columns(tmp_path, "split/class") == ("split/class", [(None, None), ("train", "cat")])
@@ -139,7 +139,7 @@ def test_class_folder_names_may_be_any_bytes(tmp_path: Path):
         (["train/notes.txt", "ant/1.jpg"], "class", None),
     ],
 )
-def test_note_explains_why_a_layout_with_classes_or_splits_was_not_detected(
+def test_note_explains_why_classes_or_splits_were_not_detected(
     tmp_path: Path, names: list[str], layout: str, words: str | None
 ):
     source = FolderSource(write(tmp_path, names))
@@ -149,7 +149,7 @@ def test_note_explains_why_a_layout_with_classes_or_splits_was_not_detected(
     assert FolderSource(tmp_path, layout="class").notes == []
 
 
-def test_rejects_unknown_layout(tmp_path: Path):
+def test_folder_source_rejects_an_unknown_layout(tmp_path: Path):
     with pytest.raises(UsageError, match="split/class, class"):
         FolderSource(tmp_path, layout="tree")
 
@@ -160,7 +160,7 @@ def test_error_for_an_empty_folder_counts_ignored_files(tmp_path: Path):
         list(FolderSource(tmp_path).chunks())
 
 
-def test_unlistable_directory_is_an_error(tmp_path: Path):
+def test_folder_source_reports_a_folder_that_cannot_be_listed(tmp_path: Path):
     write(tmp_path, ["a/1.jpg", "b/2.jpg"])
     source = FolderSource(tmp_path)
     (tmp_path / "b").chmod(0)
@@ -244,20 +244,20 @@ def test_folder_source_finds_files_of_any_name_once_and_sorted(names: set[bytes]
         (["train/1.jpg", "test match/2.jpg"], "class", [(None, "test match"), (None, "train")]),
     ],
 )
-def test_layout_is_detected_with_unusual_split_names_and_nested_folders(
+def test_folder_layout_is_detected_with_unusual_split_names(
     tmp_path: Path, names: list[str], layout: str, labels: list[object]
 ):
     assert columns(write(tmp_path, names)) == (layout, labels)
 
 
-def test_note_suggests_the_layout_option_if_all_pictures_lie_in_one_folder(tmp_path: Path):
+def test_note_suggests_option_layout_for_pictures_in_one_folder(tmp_path: Path):
     source = FolderSource(write(tmp_path, ["x/ant/1.jpg", "x/bee/2.jpg"]))
     whole(source)
     assert any("all pictures lie in x" in note and "--layout class" in note for note in source.notes)
     assert columns(tmp_path, "class") == ("class", [(None, "x"), (None, "x")])
 
 
-def test_summary_counts_labels_and_splits(tmp_path: Path):
+def test_summary_of_a_source_counts_labels_and_splits(tmp_path: Path):
     source = FolderSource(write(tmp_path, ["train/ant/1.jpg", "train/bee/2.jpg", "val/ant/3.jpg", "val/4.jpg"]))
     whole(source)
     assert source.read_as == (
@@ -295,7 +295,7 @@ def test_error_for_a_folder_of_compressed_files_says_to_unpack_them(tmp_path: Pa
         list(FolderSource(tmp_path).chunks())
 
 
-def test_summary_and_classes_are_in_natural_order(tmp_path: Path):
+def test_summary_of_a_source_lists_classes_in_natural_order(tmp_path: Path):
     names = [f"{split}/{kind}/1.jpg" for split in ("train", "test") for kind in ("1", "2", "10", "class 2", "class 10")]
     source = FolderSource(write(tmp_path, names))
     tally = Tally()

@@ -31,7 +31,7 @@ def test_nul_separated_list_entries_keep_newlines():
     assert listed(b"a\nb.jpg\0\0 \0c\r\0d") == [(1, b"a\nb.jpg"), (3, b" "), (4, b"c\r"), (5, b"d")]
 
 
-def test_rejects_files_that_are_not_lists_of_paths():
+def test_list_source_rejects_files_that_hold_no_paths():
     with pytest.raises(UsageError, match="line 10001 holds a NUL byte"):
         listed(b"abcdefg\n" * 10_000 + b"a\0b\n")
     with pytest.raises(UsageError, match="longer than 65,536 bytes"):
@@ -127,7 +127,7 @@ def test_list_from_a_fifo_can_be_iterated_twice(tmp_path: Path):
     assert source.root == Path.cwd()
 
 
-def test_rejects_empty_missing_and_invalid_lists(tmp_path: Path):
+def test_list_source_rejects_empty_missing_and_invalid_lists(tmp_path: Path):
     path = tmp_path / "list"
     path.write_bytes(b"\n \n")
     with pytest.raises(UsageError, match="holds no pictures"):
@@ -144,7 +144,7 @@ def test_rejects_empty_missing_and_invalid_lists(tmp_path: Path):
 
 
 @pytest.mark.parametrize("separator", [" ", "\t", ",", ";"])
-def test_message_for_a_list_with_labels_after_the_paths_suggests_a_csv_table(tmp_path: Path, separator: str):
+def test_error_for_a_list_with_labels_suggests_a_csv_table(tmp_path: Path, separator: str):
     write(tmp_path, ["a.jpg", "b c.jpg"])
     (tmp_path / "l.txt").write_text(f"a.jpg{separator}cat\nb c.jpg{separator}dog\n")
     source = ListSource(tmp_path / "l.txt")
@@ -170,7 +170,7 @@ def test_list_with_backslashes_and_decomposed_unicode_finds_its_files(tmp_path: 
         ("$HOME/a.jpg", "write the whole path"),
     ],
 )
-def test_message_says_how_to_correct_list_lines_that_are_no_paths(tmp_path: Path, written: str, words: str):
+def test_error_says_how_to_correct_list_lines_that_are_no_paths(tmp_path: Path, written: str, words: str):
     write(tmp_path, ["a.jpg"])
     (tmp_path / "l.txt").write_text(f"{written}\n")
     source = ListSource(tmp_path / "l.txt")
@@ -179,7 +179,7 @@ def test_message_says_how_to_correct_list_lines_that_are_no_paths(tmp_path: Path
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
-def test_rejects_a_list_in_utf_16(tmp_path: Path, encoding: str):
+def test_list_source_rejects_utf_16(tmp_path: Path, encoding: str):
     (tmp_path / "l.txt").write_bytes(
         "\ufeffa.jpg\n".encode(encoding).removeprefix(b"\xff\xfe" * (encoding == "utf-16"))
     )

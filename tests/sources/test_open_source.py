@@ -14,7 +14,7 @@ from featstore.sources import open_source
 from .helpers import keys, write
 
 
-def test_detects_the_kind_of_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_open_source_detects_the_kind_of_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write(tmp_path, ["pictures/a.jpg"])
     for name in ("t.csv", "t.TSV", "noext"):
         (tmp_path / name).write_text("path\n")

@@ -26,7 +26,7 @@ def reason(root: Path, location: bytes, offset: int = -1, size: int = -1, limit:
     return caught.value.reason
 
 
-def test_reads_a_whole_file(tmp_path: Path):
+def test_read_picture_returns_the_whole_file(tmp_path: Path):
     data = os.urandom(300_000)
     (tmp_path / "a.jpg").write_bytes(data)
     os.utime(tmp_path / "a.jpg", ns=(1, 1_234_567_891_234_567_891))
@@ -76,7 +76,7 @@ def test_read_failure_without_permission_has_the_reason_permission(tmp_path: Pat
         assert reason(tmp_path, b"a.jpg") == "permission"
 
 
-def test_detects_a_file_that_changes_while_being_read(tmp_path: Path):
+def test_read_picture_detects_a_file_changed_during_reading(tmp_path: Path):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"x" * 1000)
     stop = threading.Event()
@@ -111,7 +111,7 @@ def test_read_failure_after_an_io_error_has_the_reason_io_error():
 
 
 @pytest.mark.parametrize("location", [b"..", b"../a.jpg", b"a/../../b.jpg", b"./../b.jpg"])
-def test_relative_paths_outside_the_root_are_not_opened(tmp_path: Path, location: bytes):
+def test_read_picture_opens_no_relative_path_outside_the_root(tmp_path: Path, location: bytes):
     root = tmp_path / "root"
     root.mkdir()
     for name in ("a.jpg", "b.jpg"):
@@ -120,7 +120,7 @@ def test_relative_paths_outside_the_root_are_not_opened(tmp_path: Path, location
     assert stat_picture(os.fsencode(root), location) == (-1, -1)
 
 
-def test_absolute_paths_and_relative_paths_with_dots_inside_the_root_are_read(tmp_path: Path):
+def test_read_picture_accepts_absolute_paths_and_dots_inside_the_root(tmp_path: Path):
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "a..b.jpg").write_bytes(b"x")
     (tmp_path / "c.jpg").write_bytes(b"yy")
@@ -156,7 +156,7 @@ def archive_of(tmp_path: Path) -> Path:
     return tmp_path / "x.tar"
 
 
-def test_archive_members_are_read_with_the_size_and_mtime_that_the_source_listed(tmp_path: Path):
+def test_archive_member_has_the_size_and_mtime_listed_by_the_source(tmp_path: Path):
     path = archive_of(tmp_path)
     (chunk,) = open_source(path).chunks()
     for index, name in enumerate((b"a.jpg", b"b.jpg")):
@@ -166,7 +166,7 @@ def test_archive_members_are_read_with_the_size_and_mtime_that_the_source_listed
         assert picture.mtime_ns == chunk.mtimes[index]
 
 
-def test_changed_archive_raises_instead_of_returning_another_picture(tmp_path: Path):
+def test_reading_from_a_changed_archive_raises(tmp_path: Path):
     path = archive_of(tmp_path)
     (chunk,) = open_source(path).chunks()
     offset, size = int(chunk.offsets[1]), int(chunk.sizes[1])
@@ -183,7 +183,7 @@ def test_changed_archive_raises_instead_of_returning_another_picture(tmp_path: P
     assert reason(tmp_path, b"x.tar", offset, size) == "missing"
 
 
-def test_web_address_is_not_opened_and_gives_a_failure_with_the_remedy(tmp_path: Path):
+def test_web_address_becomes_a_failure_with_the_remedy(tmp_path: Path):
     with pytest.raises(ReadFailure, match=r"download the pictures and name their files") as caught:
         read_picture(tmp_path, b"https://host.example/a.jpg", -1, -1, limit=LIMIT)
     assert caught.value.reason == "missing"

@@ -53,7 +53,7 @@ def test_table_columns_are_recognised_by_usual_names(tmp_path: Path):
     }
 
 
-def test_keys_come_from_the_id_column_and_locations_from_the_path_column(tmp_path: Path):
+def test_table_keys_come_from_the_id_column_and_locations_from_the_path(tmp_path: Path):
     chunk = whole(TableSource(table(tmp_path / "t.csv", "id,file\n7,./a.jpg\nseven,/b.jpg\n")))
     assert chunk.keys == [b"7", b"seven"]
     assert chunk.locations == [b"a.jpg", b"/b.jpg"]
@@ -69,13 +69,13 @@ def test_column_options_choose_the_columns_of_a_table(tmp_path: Path):
         TableSource(path, label_column="nope")
 
 
-def test_table_column_chosen_as_path_is_not_also_used_as_id(tmp_path: Path):
+def test_path_column_of_a_table_is_not_also_the_id_column(tmp_path: Path):
     path = table(tmp_path / "t.csv", "id,label\na.jpg,b\n")
     columns = find_columns(open_table(path), path_column="id")
     assert (columns.path, columns.id, columns.label, columns.split) == ("id", None, "label", None)
 
 
-def test_if_several_column_names_fit_the_most_usual_name_is_chosen(tmp_path: Path):
+def test_table_source_chooses_the_most_usual_of_several_column_names(tmp_path: Path):
     columns = find_columns(open_table(table(tmp_path / "t.csv", "image,filename,key,ID,class,Label\n")))
     assert (columns.path, columns.id, columns.label) == ("filename", "ID", "Label")
 
@@ -94,7 +94,7 @@ def test_error_for_a_missing_path_column_lists_the_columns(tmp_path: Path):
         ("id,path\n,a.jpg\n", "line 2 has no id"),
     ],
 )
-def test_rejects_tables_without_rows_and_rows_with_an_empty_path_or_id(tmp_path: Path, text: str, message: str):
+def test_table_source_rejects_empty_tables_paths_and_ids(tmp_path: Path, text: str, message: str):
     with pytest.raises(UsageError, match=message):
         keys(TableSource(table(tmp_path / "t.csv", text)))
 
@@ -112,7 +112,7 @@ def test_root_option_applies_only_to_relative_paths_of_a_table(tmp_path: Path):
     assert whole(TableSource(path)).sizes.tolist() == [-1, 1, -1]
 
 
-def test_reads_a_parquet_table(tmp_path: Path):
+def test_table_source_reads_a_parquet_table(tmp_path: Path):
     data = {
         "image_id": [3, 1],
         "path": ["b.jpg", "a.jpg"],
@@ -144,7 +144,7 @@ def test_parquet_paths_may_be_bytes(tmp_path: Path):
         ({"image": [{"bytes": b"x", "path": "a"}]}, "row 1 has a path of type dict"),
     ],
 )
-def test_rejects_unusable_parquet_columns(tmp_path: Path, data: dict[str, list[object]], message: str):
+def test_table_source_rejects_unusable_parquet_columns(tmp_path: Path, data: dict[str, list[object]], message: str):
     parquet.write_table(pa.table(data), tmp_path / "t.parquet")
     with pytest.raises(UsageError, match=message):
         keys(TableSource(tmp_path / "t.parquet"))
@@ -162,7 +162,7 @@ name = st.binary(min_size=1, max_size=8).filter(lambda text: b"\0" not in text a
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(name.map(lambda text: b"x" + text), min_size=1, max_size=4, unique=True))
-def test_csv_table_finds_files_of_any_name(names: list[bytes]):
+def test_csv_table_may_list_files_of_any_name(names: list[bytes]):
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         made = []
@@ -200,13 +200,15 @@ def one_of(data: dict[str, object], folder: Path) -> TableSource:
         ([b"cat", b"dog"], ["cat", "dog"]),
     ],
 )
-def test_keeps_parquet_labels_of_every_scalar_type(tmp_path: Path, labels: list[object], expected: list[str | None]):
+def test_table_source_keeps_parquet_labels_of_every_scalar_type(
+    tmp_path: Path, labels: list[object], expected: list[str | None]
+):
     found = whole(one_of({"label": labels}, tmp_path)).labels
     assert found == [None if text is None else label_text(Decimal(text)) if "." in text else text for text in expected]
 
 
 @pytest.mark.parametrize("labels", [[["cat"], ["dog"]], [{"name": "cat"}, {"name": "dog"}]])
-def test_rejects_lists_and_structs_as_labels(tmp_path: Path, labels: list[object]):
+def test_table_source_rejects_lists_and_structs_as_labels(tmp_path: Path, labels: list[object]):
     source = one_of({"label": labels}, tmp_path)
     with pytest.raises(UsageError, match=r"row 1 has a label that is a (list|struct).*--label-column ''"):
         whole(source)
@@ -225,7 +227,7 @@ def test_blanks_after_commas_in_a_csv_table_are_removed(tmp_path: Path):
     )
 
 
-def test_leading_blanks_of_csv_values_are_kept_if_the_header_has_no_blanks(tmp_path: Path):
+def test_csv_values_keep_leading_blanks_if_the_header_has_none(tmp_path: Path):
     write(tmp_path, [" a.jpg"])
     chunk = whole(TableSource(table(tmp_path / "t.csv", "label,path\ncat, a.jpg\n")))
     assert (chunk.keys, chunk.sizes.tolist()) == ([b" a.jpg"], [1])
@@ -245,7 +247,7 @@ def test_integer_and_float_spellings_of_a_number_are_one_class(tmp_path: Path):
         ("ant/1.jpg,ant", "its first line names a picture, where it must name the columns"),
     ],
 )
-def test_rejects_misspelt_and_missing_headers(tmp_path: Path, header: str, words: str):
+def test_table_source_rejects_misspelt_and_missing_headers(tmp_path: Path, header: str, words: str):
     with pytest.raises(UsageError) as caught:
         TableSource(table(tmp_path / "t.csv", f"{header}\na.jpg,x,y\n"))
     assert words in str(caught.value)
@@ -333,7 +335,7 @@ def test_usual_column_names_are_recognised_with_blanks_or_hyphens(tmp_path: Path
     assert whole(TableSource(table(tmp_path / "t.csv", f"{header}\na.jpg,cat\n"))).labels == ["cat"]
 
 
-def test_non_utf8_label_gets_a_note_but_labels_1_and_minus_1_get_no_note(tmp_path: Path):
+def test_notes_mention_non_utf8_labels_but_not_labels_1_and_minus_1(tmp_path: Path):
     (tmp_path / "t.csv").write_bytes("path,label\na.jpg,K\u00e4fer\nb.jpg,-1\nc.jpg,1\n".encode("latin-1"))
     source = TableSource(tmp_path / "t.csv")
     whole(source)

@@ -34,7 +34,7 @@ def records(path: Path) -> list[list[object]]:
     return [list(values) for _, values in open_table(path).records()]
 
 
-def test_reads_csv_and_tsv(tmp_path: Path):
+def test_open_table_reads_csv_and_tsv(tmp_path: Path):
     path = table(tmp_path / "t.csv", b'\xef\xbb\xbfpath,"a,b",\r\nx.jpg,"1\n""2""",\r\n\r\n y ,,3\r\n')
     opened = open_table(path)
     assert opened.columns == ["path", "a,b", "unnamed_2"]
@@ -116,7 +116,7 @@ def test_damaged_parquet_file_gives_a_one_line_error(tmp_path: Path):
         assert "\n" not in str(caught.value)
 
 
-def test_rejects_missing_and_special_files(tmp_path: Path):
+def test_open_table_rejects_missing_and_special_files(tmp_path: Path):
     with pytest.raises(FeatstoreError, match="No such file"):
         open_table(tmp_path / "none.csv")
     with pytest.raises(UsageError, match=r"is a folder; name a table \(CSV, TSV or Parquet\)"):
@@ -192,7 +192,7 @@ def test_parquet_bomb_is_rejected_within_a_memory_limit(tmp_path: Path, kind: st
     )
     told, peak = subprocess.check_output([sys.executable, "-c", code, path], text=True).splitlines()
     assert "made to do harm" in told or "drop it from the table" in told or "is this a table" in told
-    # Peak memory of the process in KiB.
+    # ru_maxrss is the peak memory of the process in KiB.
     assert int(peak) < 512 << 10
 
 

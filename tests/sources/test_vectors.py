@@ -87,7 +87,7 @@ KINDS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("write", "keys", "labels"), KINDS, ids=lambda value: getattr(value, "__name__", ""))
-def test_every_file_format_gives_its_vectors_keys_and_labels(tmp_path, write, keys, labels):
+def test_vector_files_of_every_format_give_vectors_keys_and_labels(tmp_path, write, keys, labels):
     write(tmp_path / "v.npy")
     vectors = open_vectors([tmp_path / "v.npy"])
     assert (vectors.shape, vectors.dtype) == ((N, D), np.float32)
@@ -98,7 +98,7 @@ def test_every_file_format_gives_its_vectors_keys_and_labels(tmp_path, write, ke
     assert bool(rows.notes) == (keys is None)
 
 
-def test_several_vector_files_are_concatenated_and_only_common_columns_are_kept(tmp_path):
+def test_vector_files_are_concatenated_with_their_common_columns(tmp_path):
     np.savez(tmp_path / "1.npz", x=VECTORS[:3], keys=np.array(PATHS[:3]), only=np.arange(3))
     np.savez(tmp_path / "2.npz", x=VECTORS[3:], keys=np.array(PATHS[3:]))
     vectors = open_vectors([tmp_path])
@@ -117,7 +117,7 @@ def test_imported_float16_vectors_stay_float16_and_float64_becomes_float32(tmp_p
     assert (mixed.dtype, mixed.shape) == (np.float32, (2 * N, D))
 
 
-def test_keys_and_labels_of_vectors_are_read_from_lists_arrays_and_tables(tmp_path):
+def test_vectors_take_keys_and_labels_from_lists_arrays_and_tables(tmp_path):
     write_npy(tmp_path / "v.npy")
     vectors = open_vectors([tmp_path / "v.npy"])
     (tmp_path / "k.txt").write_text("\n".join(PATHS) + "\n")
@@ -186,7 +186,7 @@ def test_vector_files_of_different_dimensions_are_refused(tmp_path):
         (b"hello, world", "holds no vectors"),
     ],
 )
-def test_files_without_readable_vectors_are_refused_with_a_one_line_error(tmp_path, content, message):
+def test_files_without_readable_vectors_are_refused_in_one_line(tmp_path, content, message):
     (tmp_path / "v").write_bytes(content)
     with pytest.raises(FeatstoreError, match=message) as caught:
         open_vectors([tmp_path / "v"])
@@ -214,7 +214,7 @@ def test_invalid_numpy_headers_are_refused(tmp_path, shape, packed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("content", [b"PAR1nonsense", b"\x89HDF\r\n\x1a\nnonsense"])
-def test_damaged_parquet_and_hdf5_vector_files_are_refused_with_a_one_line_error(tmp_path, content):
+def test_damaged_parquet_and_hdf5_vector_files_are_refused(tmp_path, content):
     (tmp_path / "v").write_bytes(content)
     with pytest.raises(FeatstoreError, match="that can be read") as caught:
         open_vectors([tmp_path / "v"])
@@ -230,7 +230,7 @@ def test_pickled_objects_in_numpy_files_are_not_loaded(tmp_path):
 
 
 @pytest.mark.slow
-def test_links_of_hdf5_to_other_files_are_not_followed(tmp_path):
+def test_hdf5_links_to_other_files_are_not_followed(tmp_path):
     write_hdf5(tmp_path / "secret.h5")
     with h5py.File(tmp_path / "v.h5", "w") as file:
         file["features"] = h5py.ExternalLink("secret.h5", "features")
@@ -243,7 +243,7 @@ def test_links_of_hdf5_to_other_files_are_not_followed(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_parquet_column_is_not_confused_with_a_field_of_a_struct(tmp_path):
+def test_parquet_columns_are_distinguished_from_fields_of_structs(tmp_path):
     structs = pa.array([{"b": 1}] * len(VECTORS))
     parquet.write_table(pa.table({"a": structs, "a.b": lists(VECTORS)}), tmp_path / "v.parquet")
     assert np.array_equal(np.concatenate(list(open_vectors([tmp_path / "v.parquet"]).blocks())), VECTORS)

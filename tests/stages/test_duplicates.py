@@ -44,7 +44,7 @@ def store(tmp_path_factory):
         return build(tmp_path_factory.mktemp("duplicates") / "s", source)
 
 
-def test_copies_are_grouped_and_pairs_across_splits_are_listed(store):
+def test_duplicates_are_grouped_and_listed_across_splits(store):
     report = find_duplicates(store.path)
     groups = [([copy.key for copy in group.copies], group.equal) for group in report.groups]
     assert sorted(groups[0][0]) == ["test/a/equal3.png", "train/a/equal1.png", "train/a/equal2.png"]
@@ -72,7 +72,7 @@ def test_copies_are_grouped_and_pairs_across_splits_are_listed(store):
     assert len({copy["sha256"] for copy in told["groups"][0]["copies"]}) == 1
 
 
-def test_high_threshold_finds_only_pictures_with_equal_bytes(store):
+def test_duplicates_at_a_high_threshold_have_equal_bytes(store):
     seen = []
     report = find_duplicates(store.path, threshold=0.99999, progress=lambda *at: seen.append(at))
     assert [group.equal for group in report.groups] == [True]
@@ -81,7 +81,7 @@ def test_high_threshold_finds_only_pictures_with_equal_bytes(store):
         find_duplicates(store.path, threshold=0)
 
 
-def test_equal_bytes_are_found_even_if_all_vectors_are_equal(tmp_path):
+def test_duplicates_of_equal_bytes_are_found_among_equal_vectors(tmp_path):
     source = Pictures({b"a": 1, b"b": 1, b"c": 1})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(building, "vector", lambda key, content: np.ones(building.D, np.float32))
@@ -92,7 +92,7 @@ def test_equal_bytes_are_found_even_if_all_vectors_are_equal(tmp_path):
     assert (report.leaks, report.leaking) == ([], {})
 
 
-def test_a_store_without_vectors_has_no_duplicates(tmp_path):
+def test_store_without_vectors_has_no_duplicates(tmp_path):
     report = find_duplicates(build(tmp_path / "s", Pictures({b"a": -1})).path)
     assert (report.groups, report.leaks, report.surplus) == ([], [], 0)
 
@@ -118,7 +118,7 @@ def mixed(tmp_path):
         yield find_duplicates(build(tmp_path / "s", Pictures(dict.fromkeys(keys, 7))).path)
 
 
-def test_report_text_and_page_mark_equal_bytes_among_near_duplicates(mixed, tmp_path):
+def test_duplicates_report_marks_pictures_of_equal_bytes(mixed, tmp_path):
     assert (mixed.equal_sets, mixed.equal_copies, mixed.near_groups, mixed.surplus) == (2, 4, 1, 3)
     told = mixed.to_dict()
     assert (told["equal_sets"], told["equal_copies"], told["near_groups"]) == (2, 4, 1)
@@ -142,7 +142,7 @@ def test_report_text_and_page_mark_equal_bytes_among_near_duplicates(mixed, tmp_
     assert f"centred cosine {copy.centred_cosine:.3f}, cosine {copy.cosine:.3f}" in text
 
 
-def test_groups_that_share_a_picture_are_merged():
+def test_duplicate_groups_that_share_a_picture_are_merged():
     groups = [np.array(rows) for rows in ([4, 7], [1, 2], [2, 4], [8, 9], [5, 6])]
     assert [rows.tolist() for rows in _joined(groups)] == [[1, 2, 4, 7], [5, 6], [8, 9]]
     assert _joined([]) == []

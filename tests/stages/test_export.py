@@ -1,4 +1,4 @@
-"""featstore.export: formats, default paths, and requests that are refused."""
+"""featstore.export: the formats of stores and heads, default paths, and refused requests."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def test_parquet_export_is_written_next_to_the_store(store):
     assert np.stack(table["vector"].to_numpy()).tobytes() == opened.features().tobytes()
 
 
-def test_npy_is_written_to_the_given_folder(store, tmp_path):
+def test_npy_export_is_written_to_the_given_folder(store, tmp_path):
     made = export(store, to="npy", out=tmp_path / "v")
     assert (made.files, made.rows, made.dimension) == (["vectors.npy", "rows.parquet"], 12, 8)
     assert np.load(tmp_path / "v/vectors.npy").shape == (12, 8)
 
 
-def test_invalid_exports_are_refused_with_a_one_line_error(store, tmp_path):
+def test_export_refuses_invalid_requests_with_a_one_line_error(store, tmp_path):
     with pytest.raises(UsageError, match="choose one of parquet, npy, csv; did you mean 'parquet'"):
         export(store, to="parqet")
     with pytest.raises(UsageError, match="does not exist"):
@@ -88,7 +88,7 @@ def test_head_is_exported_as_one_onnx_model_that_takes_decoded_pixels(head, tmp_
         np.testing.assert_allclose(probabilities[0], one.probabilities, atol=1e-4)
 
 
-def test_export_replaces_only_an_earlier_export(store, head, tmp_path):
+def test_export_replaces_no_file_except_an_earlier_export(store, head, tmp_path):
     path = Path(head[0])
     for name, data in (("picture.png", b"mine"), ("a.onnx", path.read_bytes())):
         (tmp_path / name).write_bytes(data)
@@ -105,7 +105,7 @@ def test_export_replaces_only_an_earlier_export(store, head, tmp_path):
     assert not (store / "inside").exists()
 
 
-def test_features_only_exports_an_onnx_model_that_takes_features(head, tmp_path):
+def test_option_features_only_exports_an_onnx_model_of_features(head, tmp_path):
     path, _ = head
     made = export(path, to="onnx", out=tmp_path / "m.onnx", features_only=True)
     assert made.inputs == "features (n, 8) float32, of tiny"
@@ -138,7 +138,7 @@ def swapped(head):
     return dataclasses.replace(head, model=dataclasses.replace(model, coef=-model.coef))
 
 
-def test_error_names_the_remedy_if_the_network_is_missing(head, tmp_path):
+def test_export_without_the_network_names_the_remedy(head, tmp_path):
     path, _ = head
     with pytest.raises(UsageError, match="--features-only"):
         export(path, to="onnx", out=tmp_path / "m.onnx")
@@ -146,7 +146,7 @@ def test_error_names_the_remedy_if_the_network_is_missing(head, tmp_path):
         export(path, to="parquet")
 
 
-def test_head_on_imported_features_is_exported_only_without_a_network(tmp_path):
+def test_head_on_imported_features_is_exported_without_a_network(tmp_path):
     np.save(tmp_path / "v.npy", np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32))
     np.save(tmp_path / "y.npy", np.array(["a", "b"] * 10))
     featstore.import_vectors(tmp_path / "v.npy", tmp_path / "s", identity="net", labels=tmp_path / "y.npy")

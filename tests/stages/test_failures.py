@@ -9,7 +9,7 @@ from featstore.stages.failures import list_failures
 from tests.chain import make_store, names, write_coloured
 
 
-def test_failures_are_listed_until_the_pictures_are_replaced(tmp_path):
+def test_list_failures_names_pictures_until_they_are_replaced(tmp_path):
     folder = write_coloured(tmp_path / "pictures", names("", 2))
     (folder / "ant/bad.png").write_bytes(b"<html>")
     (folder / "ant/none.png").write_bytes(b"")
@@ -21,6 +21,6 @@ def test_failures_are_listed_until_the_pictures_are_replaced(tmp_path):
     assert [key for key, _ in list_failures(store)] == ["ant/none.png"]
 
 
-def test_folder_that_is_no_store_is_a_usage_error(tmp_path):
+def test_list_failures_rejects_a_folder_that_is_no_store(tmp_path):
     with pytest.raises(UsageError, match="no feature store"):
         list_failures(tmp_path)

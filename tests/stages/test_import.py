@@ -76,7 +76,7 @@ def test_imported_store_has_vectors_keys_labels_and_metadata(made):
     assert info(folder / "s")["made_by"][0]["engine"] == "import"
 
 
-def test_imported_vectors_can_be_classified_searched_and_compared_like_extracted_ones(made):
+def test_imported_vectors_can_be_classified_and_searched(made):
     folder, vectors = made
     trained = train(folder / "s", out=folder / "h", C=1.0)
     assert trained.report.accuracy.value > 0.9
@@ -96,7 +96,7 @@ def test_imported_vectors_can_be_classified_searched_and_compared_like_extracted
         FeatureStore.open(folder / "s").path_of("000.jpg")
 
 
-def test_operations_that_need_pictures_are_refused_with_a_one_line_error(made):
+def test_imported_store_refuses_operations_that_need_pictures(made):
     folder, _ = made
     write_coloured(folder / "pictures", names("", 2))
     train(folder / "s", out=folder / "h", C=1.0)
@@ -132,7 +132,7 @@ def test_second_import_writes_only_changed_vectors(made):
     assert store.features(rows=store.index_of(["005.jpg", "x.jpg"])).tobytes() == more[[4, N - 1]].tobytes()
 
 
-def test_import_into_a_store_of_another_identity_or_dimension_is_refused(made):
+def test_import_refuses_a_store_of_another_identity_or_dimension(made):
     folder, vectors = made
     with pytest.raises(IdentityError, match="another identity: backbone their-net, not other-net"):
         import_vectors(folder / "v.npy", folder / "s", identity="other-net", keys=folder / "rows.csv")
@@ -209,7 +209,7 @@ def test_import_of_an_export_restores_regions_but_not_removed_pictures(tmp_path)
     assert [failure.reason for _, failure in FeatureStore.open(tmp_path / "u").failures()] == ["removed"]
 
 
-def test_an_unfinished_export_is_refused(tmp_path):
+def test_import_refuses_an_unfinished_export(tmp_path):
     store = make_store(write_coloured(tmp_path / "p", names("train", 2)), tmp_path / "s")
     export(store, to="npy", out=tmp_path / "out")
     found = atomic.read_json(tmp_path / "out/_featstore.json")
@@ -219,7 +219,7 @@ def test_an_unfinished_export_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_import_is_resumed(tmp_path):
+def test_next_import_resumes_a_killed_import(tmp_path):
     vectors = write(tmp_path)
     code = """
 import os, signal

@@ -58,7 +58,7 @@ def test_ids_of_an_updated_index_belong_to_the_right_keys(tmp_path):
     assert (report.added, report.removed) == (0, 0)
 
 
-def test_report_has_recall_and_identity_of_the_features(chain):
+def test_index_report_has_recall_and_identity_of_the_features(chain):
     report = index(chain.store, out=chain.place / "again.faiss", kind="hnsw").to_dict()
     assert report["rows"] == 30
     assert report["recall"]["k"] == 10
@@ -104,7 +104,7 @@ def test_new_index_does_not_replace_an_index_of_another_existing_store(chain, tm
     assert index(chain.store, out=path).added == 30
 
 
-def test_index_refuses_impossible_memory_and_reports_whether_required_recall_is_reached(chain, tmp_path):
+def test_index_refuses_impossible_memory_and_reports_reached_recall(chain, tmp_path):
     with pytest.raises(UsageError, match="memory and latency choose the kind of index"):
         index(chain.store, out=tmp_path / "x", kind="flat", memory=1 << 30)
     with pytest.raises(UsageError, match="no kind of index fits: flat needs some"):
@@ -131,7 +131,7 @@ def test_store_is_exported_as_an_ann_benchmarks_file(chain, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "left"), [("flat", 0), ("hnsw", 1)])
-def test_update_deletes_removed_pictures_from_an_exact_index(tmp_path, kind, left):
+def test_index_update_deletes_removed_pictures_from_an_exact_index(tmp_path, kind, left):
     import faiss
 
     folder = write_coloured(tmp_path / "p", names("", 6))
@@ -150,7 +150,7 @@ def test_update_deletes_removed_pictures_from_an_exact_index(tmp_path, kind, lef
     assert index(store, update=True).removed == 0
 
 
-def test_concurrent_build_of_the_same_index_is_refused_before_it_starts(chain, tmp_path, monkeypatch):
+def test_second_concurrent_build_of_an_index_is_refused(chain, tmp_path, monkeypatch):
     real, told = stage._build, []
 
     def build(*arguments):
@@ -170,14 +170,14 @@ def test_concurrent_build_of_the_same_index_is_refused_before_it_starts(chain, t
     assert len(told) == 2
 
 
-def test_too_long_file_name_is_refused_before_the_index_is_built(chain, tmp_path, monkeypatch):
+def test_index_refuses_a_too_long_file_name_before_building(chain, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "_build", lambda *_: pytest.fail("worked"))
     with pytest.raises(UsageError, match="its name has 250 bytes, where 240 fit"):
         index(chain.store, out=tmp_path / ("x" * 250))
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw"])
-def test_changed_labels_are_reported_and_copied_by_an_update(tmp_path, kind):
+def test_index_update_reports_and_copies_changed_labels(tmp_path, kind):
     store = make_store(write_coloured(tmp_path / "p", names("", 6)), tmp_path / "s")
     path = index(store, kind=kind).path
     before = open_index(path).vectors_of(FeatureStore.open(store).ids)

@@ -1,4 +1,4 @@
-"""featstore.label: how keys of a table are matched with keys of the store, notes and errors."""
+"""featstore.label: keys of a table are matched with keys of the store; notes and errors explain mismatches."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_keys_in_other_spellings_match_the_stored_keys_and_are_reported(
         ("data/images/1.png", "have other folders in front"),
     ],
 )
-def test_note_explains_why_keys_are_unknown(store: Path, tmp_path: Path, key: str, words: str):
+def test_label_note_explains_why_keys_are_unknown(store: Path, tmp_path: Path, key: str, words: str):
     report = label(store, csv(tmp_path, f"path,label\nbee/2.png,queen\n{key},x\n"))
     assert (report.matched, report.unknown) == (1, 1)
     assert any(words in note and "'ant/1.png'" in note for note in report.notes), report.notes
@@ -69,7 +69,7 @@ def test_note_explains_why_keys_are_unknown(store: Path, tmp_path: Path, key: st
         label(store, csv(tmp_path, f"path,label\n{key},x\n"))
 
 
-def test_table_with_one_key_written_in_two_forms_is_refused(store: Path, tmp_path: Path):
+def test_label_refuses_a_table_with_one_key_in_two_forms(store: Path, tmp_path: Path):
     with pytest.raises(UsageError, match="in the table in two forms"):
         label(store, csv(tmp_path, "path,label\nant/1.png,a\nant\\1.png,b\n"))
 
@@ -91,7 +91,7 @@ def test_error_names_the_unknown_key_of_a_table_with_one_row(store: Path, tmp_pa
         FeatureStore.open(store).index_of(["zzz"])
 
 
-def test_report_says_which_table_columns_were_read(store: Path, tmp_path: Path):
+def test_label_report_names_the_table_columns_that_were_read(store: Path, tmp_path: Path):
     report = label(store, csv(tmp_path, "path,label,note\nant/1.png,queen,x\nbee/2.png,,y\n"))
     assert report.read_as == (
         "1 class from the column 'label' (1 of 2 without a label), no splits, keys from the column 'path', columns note"
@@ -99,7 +99,7 @@ def test_report_says_which_table_columns_were_read(store: Path, tmp_path: Path):
     assert "1 row has an empty label: their pictures have none now" in report.notes
 
 
-def test_decimal_labels_are_accepted_and_list_labels_are_refused(store: Path, tmp_path: Path):
+def test_label_accepts_decimals_and_refuses_lists(store: Path, tmp_path: Path):
     keys = ["ant/1.png", "bee/2.png"]
     parquet.write_table(pa.table({"path": keys, "label": [Decimal("1"), Decimal("2")]}), tmp_path / "t.parquet")
     label(store, tmp_path / "t.parquet")
@@ -112,7 +112,7 @@ def test_decimal_labels_are_accepted_and_list_labels_are_refused(store: Path, tm
     assert {labels_of(store)[key] for key in keys} == {"1", "2"}
 
 
-def test_a_misspelt_column_is_refused(store: Path, tmp_path: Path):
+def test_label_refuses_a_misspelt_column(store: Path, tmp_path: Path):
     with pytest.raises(UsageError, match="did you mean 'label'"):
         label(store, csv(tmp_path, "path,lable\nant/1.png,queen\n"))
     assert label(store, csv(tmp_path, "path,lable\nant/1.png,queen\n"), label_column="lable").matched == 1
@@ -124,7 +124,7 @@ def test_error_for_an_unknown_key_suggests_a_similar_key(store: Path, given: str
         FeatureStore.open(store).index_of([given])
 
 
-def test_a_key_is_found_in_another_unicode_form(store: Path):
+def test_label_finds_a_key_in_another_unicode_form(store: Path):
     opened = FeatureStore.open(store)
     assert opened.index_of(["ant/caf\u00e9.png"]).tolist() == opened.index_of(["ant/cafe\u0301.png"]).tolist()
 

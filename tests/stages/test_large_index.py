@@ -70,7 +70,7 @@ def test_updated_index_measures_its_recall_again_including_new_rows(copied, plac
     assert (again.added, again.removed, again.standing) == (0, 0, report.standing)
 
 
-def test_update_reports_a_recall_below_the_required_if_new_vectors_differ_from_the_indexed_vectors(copied, place):
+def test_index_update_reports_a_recall_lowered_by_unusual_vectors(copied, place):
     report = grown(copied, pictures(300, "z"))
     assert report.standing.holds is False
     assert "does not hold any more: 0." in report.standing.text
@@ -83,7 +83,7 @@ def test_update_reports_a_recall_below_the_required_if_new_vectors_differ_from_t
         index(copied, update=True, recall=0.9)
 
 
-def test_update_with_few_new_pictures_keeps_the_measured_recall(copied, place):
+def test_index_update_with_few_new_pictures_keeps_the_measured_recall(copied, place):
     before = open_index(place / "s.faiss").info()
     report = grown(copied, pictures(20, "z"))
     assert report.standing.holds

@@ -56,7 +56,7 @@ def test_notebooks_show_figures_and_pictures(chain):
         assert text in shown.text
 
 
-def test_names_are_escaped_in_notebooks(hostile):
+def test_notebooks_escape_names_of_pictures_and_classes(hostile):
     _, store, trained, index = hostile
     found = featstore.search(index, like=Query(labels=["<script>alert(2)<"]), k=24)
     for thing in (found, trained, featstore.FeatureStore.open(store)):

@@ -76,7 +76,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def damage(store: str) -> None:
-    """Set 16 bytes of a stored vector to zero."""
+    """Damage a store: set 16 bytes of one of its vectors to zero."""
     shard = next(Path(store, "shards").glob("*.h5"))
     data = bytearray(shard.read_bytes())
     with FeatureStore.open(store) as opened:
@@ -106,7 +106,7 @@ def verbs(picture: str) -> dict[str, Callable[..., Any]]:
 
 
 @pytest.mark.slow
-def test_own_network_works_in_all_verbs_in_fresh_processes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_network_works_in_all_commands_in_fresh_processes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture = os.fspath(place / "pictures/ant/00.png")
     assert run_json("extract", "pictures", "s", *NAMED)["vectors"] == 8
     kept = [f"ant/{number:02d}.png" for number in range(4)]
@@ -131,7 +131,7 @@ def test_own_network_works_in_all_verbs_in_fresh_processes(place: Path, monkeypa
             work(backbone=SPEC, engine="torch")
 
 
-def test_error_of_an_own_network_is_one_line_and_a_corrected_run_continues(
+def test_run_continues_after_an_error_of_an_own_network_is_corrected(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(os.fspath(place / "modules"))
@@ -146,7 +146,7 @@ def test_error_of_an_own_network_is_one_line_and_a_corrected_run_continues(
 
 
 @pytest.mark.parametrize("claim", [("os:system", "os:system"), ("my-small", SPEC)])
-def test_an_untrusted_store_head_or_index_causes_no_import(
+def test_untrusted_store_head_or_index_causes_no_import(
     place: Path, monkeypatch: pytest.MonkeyPatch, claim: tuple[str, str]
 ) -> None:
     stranger = replace(tiny_backbone(), name=claim[0], weights=claim[1])
@@ -179,7 +179,7 @@ def test_an_untrusted_store_head_or_index_causes_no_import(
         ("resnet18", "/etc/passwd"),
     ],
 )
-def test_forged_backbone_name_in_a_store_is_neither_imported_nor_downloaded(
+def test_forged_backbone_name_causes_no_import_or_download(
     place: Path, monkeypatch: pytest.MonkeyPatch, claim: tuple[str, str]
 ) -> None:
     monkeypatch.syspath_prepend(os.fspath(place / "modules"))
@@ -189,9 +189,7 @@ def test_forged_backbone_name_in_a_store_is_neither_imported_nor_downloaded(
     assert not list(place.rglob("was-imported"))
 
 
-def test_store_made_with_a_loaded_backbone_can_be_continued_by_naming_its_function(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_next_run_may_name_the_function_of_a_loaded_backbone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(os.fspath(place / "modules"))
     loaded = replace(load_backbone(SPEC), weights="mine")
     extract_here("pictures", "s", backbone=loaded, engine="torch")

@@ -37,7 +37,7 @@ def place(tmp_path_factory):
 
 
 @pytest.mark.parametrize("precision", MADE)
-def test_lower_precision_differs_from_fp32_and_is_not_mixed_with_it(place, precision):
+def test_lower_precision_is_not_mixed_with_fp32_vectors(place, precision):
     ours, exact = FeatureStore.open(place / precision), FeatureStore.open(place / "fp32")
     assert (ours.identity.precision, exact.identity.precision) == (precision, "fp32")
     assert np.abs(ours.features() - exact.features()).max() > 1e-3 * exact.features().std(axis=0).mean()
@@ -46,7 +46,7 @@ def test_lower_precision_differs_from_fp32_and_is_not_mixed_with_it(place, preci
 
 
 @pytest.mark.parametrize("precision", MADE)
-def test_predict_and_search_use_the_precision_class_of_the_head_and_index(place, precision):
+def test_predict_and_search_use_the_precision_of_head_and_index(place, precision):
     store, given = FeatureStore.open(place / precision), {"backbone": tiny_backbone(), **LATER[precision]}
     trained = train(store.path, folds=2, out=place / f"{precision}.head")
     of_pictures = [one.probabilities for one in predict(trained.path, place / "pictures", batch=8, **given)]

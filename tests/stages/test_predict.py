@@ -23,7 +23,7 @@ def test_predictions_for_a_folder_equal_those_for_its_store(chain):
         assert one.probability == max(one.probabilities)
 
 
-def test_unreadable_pictures_are_reported_at_their_position(chain, tmp_path):
+def test_predict_reports_unreadable_pictures_at_their_position(chain, tmp_path):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"<html>")
     good = chain.folder / "val/bee/00.png"
@@ -35,7 +35,7 @@ def test_unreadable_pictures_are_reported_at_their_position(chain, tmp_path):
     assert set(found[0].to_dict(["ant", "bee"])["probabilities"]) == {"ant", "bee"}
 
 
-def test_progress_counts_every_picture_of_every_input(chain, tmp_path):
+def test_predict_progress_counts_every_picture_of_every_input(chain, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"<html>")
     told = []
     paths = [chain.folder, tmp_path / "bad.jpg"]
@@ -45,13 +45,13 @@ def test_progress_counts_every_picture_of_every_input(chain, tmp_path):
     assert len(told) == 1 + -(-len(made) // 7)
 
 
-def test_no_error_is_raised_if_all_pictures_fail(chain, tmp_path):
+def test_predict_raises_no_error_if_all_pictures_fail(chain, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"")
     (one,) = predict(chain.trained.path, tmp_path / "bad.jpg", backbone=tiny_backbone())
     assert (one.label, one.reason) == (None, "empty")
 
 
-def test_failures_of_a_store_give_predictions_with_a_reason(chain, tmp_path):
+def test_predict_gives_a_reason_for_failures_of_a_store(chain, tmp_path):
     folder = write_coloured(tmp_path / "p", ["ant/0.png", "bee/1.png"])
     (folder / "bee/2.png").write_bytes(b"no")
     found = list(predict(chain.trained.path, make_store(folder, tmp_path / "s")))
@@ -81,7 +81,7 @@ def test_predict_rejects_invalid_arguments(chain, tmp_path):
         predict(chain.trained.path, chain.folder)
 
 
-def test_store_is_read_in_blocks_instead_of_at_once(chain, monkeypatch):
+def test_predict_reads_a_store_in_blocks(chain, monkeypatch):
     monkeypatch.setattr(FeatureStore, "features", None)
     assert len(list(predict(chain.trained.path, os.fspath(chain.store)))) == 30
 
@@ -104,7 +104,7 @@ def test_stream_of_predictions_can_be_iterated_twice_in_constant_memory(chain):
 
 
 @pytest.mark.parametrize("error", [OSError("the disk"), KeyboardInterrupt()])
-def test_second_iteration_over_predictions_that_failed_raises_again(error):
+def test_failed_predictions_raise_again_at_the_second_iteration(error):
     def make():
         yield Prediction("a", None, None, "missing", "")
         raise error

@@ -1,4 +1,4 @@
-"""featstore.remove: removed pictures are in no result, and later runs do not add them again."""
+"""featstore.remove: no search or prediction returns removed pictures, and later extractions do not add them again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def store(tmp_path: Path, source: Pictures) -> Path:
     return tmp_path / "s"
 
 
-def test_removal_changes_stores_opened_later_but_not_stores_already_open(store: Path):
+def test_removal_does_not_change_stores_already_open(store: Path):
     before = FeatureStore.open(store)
     report = remove(store, ["a/1", b"a/1"], where="key == 'b/2'")
     assert (report.removed, report.vectors, report.keys, report.denied) == (2, 2, ["'a/1'", "'b/2'"], 2)
@@ -47,7 +47,7 @@ def test_removal_changes_stores_opened_later_but_not_stores_already_open(store: 
 
 
 @pytest.mark.parametrize("compacted", [False, True])
-def test_extract_leaves_removed_pictures_out_until_they_are_restored(store: Path, source: Pictures, compacted: bool):
+def test_extract_omits_removed_pictures_until_they_are_restored(store: Path, source: Pictures, compacted: bool):
     remove(store, ["a/1", "b/2"])
     if compacted:
         compact(store)
@@ -96,7 +96,7 @@ def test_error_for_unknown_keys_suggests_similar_keys_and_nothing_is_removed(sto
     assert Manifest.read(store).requires == ()
 
 
-def test_removing_twice_is_not_an_error(store: Path):
+def test_removing_a_picture_twice_is_no_error(store: Path):
     remove(store, ["a/1"])
     report = remove(store, ["a/1", "a/2"])
     assert (report.removed, report.before) == (1, 1)
@@ -104,7 +104,7 @@ def test_removing_twice_is_not_an_error(store: Path):
         restore(store, ["a/1", "b/0"])
 
 
-def test_a_dry_run_of_remove_changes_nothing(store: Path):
+def test_dry_run_of_remove_changes_nothing(store: Path):
     assert remove(store, where="label == 'a'", dry_run=True).removed == 4
     assert len(FeatureStore.open(store)) == 8
     assert Manifest.read(store).requires == ()
@@ -128,7 +128,7 @@ def test_label_for_a_removed_picture_counts_as_unknown(store: Path):
     assert set_columns(store, [b"a/0", b"a/1"], {"label": ["x", "y"]}).unknown == 1
 
 
-def test_removal_reaches_a_store_made_from_this_store_at_its_next_extraction(tmp_path: Path):
+def test_next_extraction_removes_pictures_removed_from_the_source_store(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("", 3))
     old = make_store(folder, tmp_path / "old")
     new = make_store(old, tmp_path / "new", backbone=tiny_backbone(3))

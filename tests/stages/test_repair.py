@@ -27,7 +27,7 @@ def damaged(tmp_path):
     return store
 
 
-def test_a_damaged_vector_is_extracted_again(damaged):
+def test_repair_extracts_a_damaged_vector_again(damaged):
     report = repair(damaged, backbone=tiny_backbone(), engine="torch")
     assert (report.remade, report.failed, len(report.aside)) == (1, 0, 1)
     assert verify(damaged).problems == []

@@ -28,7 +28,7 @@ def test_search_finds_the_query_picture_first_and_then_its_class(chain):
     json.dumps(report.to_dict(), allow_nan=False)
 
 
-def test_search_with_large_k_returns_all_rows_and_an_unreadable_query_becomes_a_failure(chain, tmp_path):
+def test_search_accepts_a_large_k_and_an_unreadable_query(chain, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"<html>")
     report = search(
         chain.index, [tmp_path / "bad.jpg", chain.folder / "val/ant/00.png"], k=99, backbone=tiny_backbone()
@@ -38,7 +38,7 @@ def test_search_with_large_k_returns_all_rows_and_an_unreadable_query_becomes_a_
     assert len(report.queries[1].neighbours) == 30
 
 
-def test_notes_report_a_store_that_has_grown_or_is_missing(tmp_path):
+def test_search_notes_report_a_grown_or_missing_store(tmp_path):
     folder = write_coloured(tmp_path / "p", names("", 3))
     store = make_store(folder, tmp_path / "s")
     indexed = index(store).path
@@ -176,7 +176,7 @@ def test_search_filter_keeps_only_matching_rows(chain):
         search(chain.index, like=like, where="label = 'ant'")
 
 
-def test_search_by_key_by_class_or_with_a_filter_requires_the_store(chain, tmp_path):
+def test_search_by_key_class_or_filter_requires_the_store(chain, tmp_path):
     store = shutil.copytree(chain.store, tmp_path / "s")
     indexed = index(store).path
     shutil.rmtree(store)

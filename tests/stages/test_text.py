@@ -89,7 +89,7 @@ def test_prompt_file_is_read_as_utf_8(tmp_path: Path) -> None:
             read_prompts(path)
 
 
-def test_text_vectors_of_a_class_are_averaged_after_scaling_to_length_1() -> None:
+def test_text_vectors_of_a_class_are_normalised_and_then_averaged() -> None:
     made = np.array([[1, 0], [0.6, 0.8], [0, 1]], np.float32)
     head = ZeroShotHead.of({"a": ["x", "y"], "b": ["z"]}, made, 10.0)
     mean = np.array([0.8, 0.4]) / np.hypot(0.8, 0.4)
@@ -99,7 +99,7 @@ def test_text_vectors_of_a_class_are_averaged_after_scaling_to_length_1() -> Non
     np.testing.assert_allclose(probabilities[0, 0], 1 / (1 + np.exp(-10 * mean[0])), rtol=1e-5)
 
 
-def test_a_changed_text_tower_is_refused(place: Path) -> None:
+def test_search_refuses_a_changed_text_tower(place: Path) -> None:
     words = Words()
     words.table.data += 0.1
     changed = replace(colour_backbone(), weights_digest=digest(words), text=TextTower(words))
@@ -107,7 +107,7 @@ def test_a_changed_text_tower_is_refused(place: Path) -> None:
         search(place / "s.faiss", [], like=Query(texts=["red"]), backbone=changed)
 
 
-def test_texts_that_cannot_be_used_are_refused_with_a_one_line_error(place: Path, tmp_path: Path) -> None:
+def test_unusable_texts_are_refused_with_a_one_line_error(place: Path, tmp_path: Path) -> None:
     folder = write_coloured(tmp_path / "pictures", names("", 2))
     make_store(folder, tmp_path / "s")
     refused = {

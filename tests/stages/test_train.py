@@ -43,7 +43,7 @@ def test_saved_head_predicts_the_same_as_the_trained_head(chain, tmp_path, kind)
 
 
 @pytest.mark.parametrize("kind", sorted(HEADS))
-def test_predict_refuses_features_made_with_other_weights_with_a_one_line_error(chain, tmp_path, kind):
+def test_predict_refuses_features_of_other_weights(chain, tmp_path, kind):
     trained = train(chain.store, head=kind, folds=3, out=tmp_path / "a.head")
     other = make_store(chain.folder, tmp_path / "other", backbone=tiny_backbone(1))
     with pytest.raises(IdentityError, match="weights") as error:
@@ -52,7 +52,7 @@ def test_predict_refuses_features_made_with_other_weights_with_a_one_line_error(
 
 
 @pytest.mark.parametrize("kind", sorted(HEADS))
-def test_training_with_only_one_class_is_refused(tmp_path, kind):
+def test_train_refuses_labels_of_only_one_class(tmp_path, kind):
     store = make_store(write_coloured(tmp_path / "p", names("", 4, ("ant",))), tmp_path / "s")
     with pytest.raises(UsageError, match="one class only") as error:
         train(store, head=kind)
@@ -60,7 +60,7 @@ def test_training_with_only_one_class_is_refused(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", sorted(HEADS))
-def test_class_that_occurs_only_in_the_held_out_split_is_refused(tmp_path, kind):
+def test_train_refuses_a_class_only_in_the_held_out_split(tmp_path, kind):
     folder = write_coloured(tmp_path / "p", names("train", 4) + names("val", 2, ("ant", "bee", "cow")))
     store = make_store(folder, tmp_path / "s")
     with pytest.raises(UsageError, match=r"'val' has pictures of cow, which the split 'train' lacks"):
@@ -68,7 +68,7 @@ def test_class_that_occurs_only_in_the_held_out_split_is_refused(tmp_path, kind)
 
 
 @pytest.mark.parametrize("kind", sorted(HEADS))
-def test_nan_features_are_refused(chain, monkeypatch, kind):
+def test_train_refuses_nan_features(chain, monkeypatch, kind):
     # A store never contains NaN, because extraction rejects it: put NaN into the vectors when the store is read.
     def with_nan(self, *_, **__):
         vectors = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
@@ -80,7 +80,7 @@ def test_nan_features_are_refused(chain, monkeypatch, kind):
         train(chain.store, head=kind, folds=3)
 
 
-def test_notes_report_a_class_without_held_out_pictures(tmp_path):
+def test_train_notes_report_a_class_without_held_out_pictures(tmp_path):
     folder = write_coloured(tmp_path / "p", names("train", 6, ("ant", "bee", "cow")) + names("val", 3))
     trained = train(make_store(folder, tmp_path / "s"), folds=3)
     assert trained.report.missing == ["cow"]
@@ -97,7 +97,7 @@ def test_error_for_a_class_with_one_picture_says_how_to_exclude_the_class(tmp_pa
     assert train(store, folds=2).head.classes == ["ant", "bee"]
 
 
-def test_note_reports_a_parameter_at_the_end_of_its_grid(chain, tmp_path):
+def test_train_notes_a_parameter_chosen_at_the_end_of_its_grid(chain, tmp_path):
     trained = train(chain.store, folds=3, out=tmp_path / "a.head", Cs=(1e-4, 1e-3))
     C = trained.chosen["C"]
     which, beyond = ("smallest", "1e-05") if C == 1e-4 else ("largest", "0.01")
@@ -117,7 +117,7 @@ def test_error_for_a_misspelt_option_suggests_the_right_name(chain, tmp_path):
         extract(chain.folder, tmp_path / "s", bacth=3)
 
 
-def test_unlabelled_and_pending_pictures_are_counted_and_left_out(tmp_path):
+def test_train_omits_and_counts_unlabelled_and_pending_pictures(tmp_path):
     folder = write_coloured(tmp_path / "p", names("", 8))
     store = make_store(folder, tmp_path / "s", unit_rows=4)
     set_columns(store, [b"ant/00.png", b"bee/03.png"], {tables.LABEL: [None, None]})
@@ -133,7 +133,7 @@ def test_unlabelled_and_pending_pictures_are_counted_and_left_out(tmp_path):
     assert len(trained.split.train) + len(trained.split.test) == 14
 
 
-def test_a_store_without_labels_is_refused(tmp_path):
+def test_train_refuses_a_store_without_labels(tmp_path):
     store = make_store(write_coloured(tmp_path / "p", names("", 3)), tmp_path / "s")
     keys = list(FeatureStore.open(store)._key_bytes(None))
     set_columns(store, keys, {tables.LABEL: [None] * len(keys)})
@@ -141,7 +141,7 @@ def test_a_store_without_labels_is_refused(tmp_path):
         train(store)
 
 
-def test_head_is_written_next_to_the_store_and_replaces_no_other_file(chain, tmp_path):
+def test_train_writes_the_head_next_to_the_store_or_refuses_the_path(chain, tmp_path):
     assert chain.trained.path == str(head_path(chain.store, "logreg"))
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="is no head"):
@@ -153,7 +153,7 @@ def test_head_is_written_next_to_the_store_and_replaces_no_other_file(chain, tmp
         train(chain.store, head="perceptron")
 
 
-def test_training_twice_gives_the_same_head(chain, tmp_path):
+def test_training_twice_with_equal_settings_gives_equal_heads(chain, tmp_path):
     first = train(chain.store, folds=3, out=tmp_path / "1.head")
     second = train(chain.store, folds=3, out=tmp_path / "2.head")
     np.testing.assert_array_equal(first.probabilities, second.probabilities)
@@ -170,7 +170,7 @@ def test_predict_rejects_a_damaged_head(chain, tmp_path):
         predict(copy, chain.store)
 
 
-def test_new_head_is_compared_with_the_replaced_head_on_the_same_pictures(chain, tmp_path):
+def test_train_compares_new_and_replaced_head_on_the_same_pictures(chain, tmp_path):
     path = tmp_path / "a.head"
     first = train(chain.store, C=1e-4, folds=3, out=path)
     assert first.replaced is None
@@ -197,7 +197,7 @@ def test_heads_with_different_held_out_pictures_are_not_compared(tmp_path):
     assert "of its own, so the two figures are not to be compared" in replaced.text()
 
 
-def test_existing_head_with_different_classes_or_from_another_store_is_replaced_only_with_force(chain, tmp_path):
+def test_train_needs_force_to_replace_a_head_of_other_classes_or_store(chain, tmp_path):
     folder = write_coloured(tmp_path / "p", names("", 6))
     store = make_store(folder, tmp_path / "s")
     path = train(store, folds=2).path
@@ -228,7 +228,7 @@ def test_train_replaces_a_damaged_head_and_reports_it(chain, tmp_path):
     assert load_head(path).classes == ["ant", "bee"]
 
 
-def test_too_long_file_name_is_refused_before_training(chain, tmp_path, monkeypatch):
+def test_train_refuses_a_too_long_file_name_before_training(chain, tmp_path, monkeypatch):
     monkeypatch.setattr("featstore.stages.train.stage.split_store", lambda *_, **__: pytest.fail("worked"))
     with pytest.raises(UsageError, match="its name has 256 bytes, where 255 fit"):
         train(chain.store, out=tmp_path / ("x" * 256))
@@ -279,7 +279,7 @@ def test_head_with_types_that_are_not_in_trust_is_refused(chain, named):
     assert not verify(trained.path).problems
 
 
-def test_replaced_scikit_learn_head_is_compared_only_with_a_head_of_its_class(chain, named, tmp_path):
+def test_train_compares_only_scikit_learn_heads_of_equal_class(chain, named, tmp_path):
     shutil.copy(named[TREE].path, tmp_path / "a.head")
     assert train(chain.store, head=TREE, folds=3, out=tmp_path / "a.head").replaced.better == 0
     replaced = train(chain.store, folds=3, out=tmp_path / "a.head")
@@ -287,5 +287,5 @@ def test_replaced_scikit_learn_head_is_compared_only_with_a_head_of_its_class(ch
     assert any("not compared picture by picture" in note for note in replaced.notes)
 
 
-def test_default_path_of_a_head_contains_the_name_of_its_scikit_learn_class(tmp_path):
+def test_head_file_is_named_after_its_scikit_learn_class_by_default(tmp_path):
     assert head_path(tmp_path / "s", LDA) == tmp_path / "s.LinearDiscriminantAnalysis.head"

@@ -83,7 +83,7 @@ def test_updated_head_equals_a_new_head_with_the_same_settings(tmp_path: Path):
     assert load_head(tmp_path / "a.head").meta["request"] == new.head.meta["request"]
 
 
-def test_a_head_is_not_updated_from_another_store(tmp_path: Path):
+def test_update_refuses_to_train_a_head_on_another_store(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("train", 8) + names("val", 4))
     train(make_store(folder, tmp_path / "s"), folds=2, out=tmp_path / "a.head")
     other = make_store(folder, tmp_path / "other")
@@ -182,7 +182,7 @@ def test_train_again_refuses_a_head_with_an_invalid_record_of_its_training(
     assert [path.name for path in tmp_path.iterdir()] == ["forged.head"]
 
 
-def test_a_store_opens_as_it_was_when_an_index_was_built(tmp_path: Path):
+def test_store_opens_at_the_state_when_an_index_was_built(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("", 6))
     store = make_store(folder, tmp_path / "s")
     path = index(store, out=tmp_path / "s.faiss").path
@@ -193,7 +193,7 @@ def test_a_store_opens_as_it_was_when_an_index_was_built(tmp_path: Path):
     assert len(FeatureStore.open(store, at=path)) == 13
 
 
-def test_opening_a_store_at_the_state_of_a_head_of_another_store_is_refused(chain, tmp_path: Path):
+def test_open_refuses_a_past_state_named_by_a_head_of_another_store(chain, tmp_path: Path):
     store = make_store(chain.folder, tmp_path / "other")
     with pytest.raises(UsageError, match="was not made from"):
         FeatureStore.open(store, at=chain.trained.path)

@@ -1,4 +1,4 @@
-"""featstore.verify on intact and damaged stores, heads and indexes."""
+"""featstore.verify: intact stores, heads and indexes pass, and damage is found."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "damaged"), [("s", "s/shards"), ("a.head", "a.head"), ("a.index", "a.index"), ("a.index.featstore", "a.index.featstore")])  # fmt: skip
-def test_verify_finds_one_flipped_bit(copies, name, damaged):
+def test_verify_finds_one_flipped_bit_in_a_store(copies, name, damaged):
     report = verify(copies / name)
     assert (report.problems, report.bytes > 0) == ([], True)
     path = copies / damaged
@@ -35,6 +35,6 @@ def test_verify_finds_one_flipped_bit(copies, name, damaged):
     assert len(verify(copies / name).problems) >= 1
 
 
-def test_a_path_that_does_not_exist_is_a_usage_error(tmp_path):
+def test_verify_rejects_a_path_that_does_not_exist(tmp_path):
     with pytest.raises(UsageError, match="there is no such store, head or index"):
         verify(tmp_path / "nowhere")

@@ -1,4 +1,7 @@
-"""Build stores of synthetic pictures with the real writer; a vector depends only on key and content of a picture."""
+"""Build stores of synthetic pictures with the real writer.
+
+A vector depends only on the key and content of its picture.
+"""
 
 from __future__ import annotations
 

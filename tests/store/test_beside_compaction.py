@@ -96,9 +96,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reader", READERS)
-def test_compaction_at_any_step_of_reading_does_not_change_what_is_read(
-    master: Path, tmp_path: Path, reader: str
-) -> None:
+def test_compaction_during_reading_does_not_change_the_result(master: Path, tmp_path: Path, reader: str) -> None:
     read = READERS[reader]
     expected = read(shutil.copytree(master, tmp_path / "first"))
     step = 0
@@ -126,9 +124,7 @@ def test_open_store_is_unchanged_by_compaction(master: Path, tmp_path: Path) -> 
     assert everything(store) == expected
 
 
-def test_opening_fails_if_the_store_is_compacted_again_and_again(
-    master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_open_gives_up_if_compactions_never_end(master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = shutil.copytree(master, tmp_path / "s")
     epochs = iter(range(10**6))
     manifest = Manifest.read(path)
@@ -138,7 +134,7 @@ def test_opening_fails_if_the_store_is_compacted_again_and_again(
         FeatureStore.open(path)
 
 
-def test_labels_set_between_two_compactions_are_kept(
+def test_second_compaction_keeps_labels_set_after_the_first(
     master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = shutil.copytree(master, tmp_path / "s")

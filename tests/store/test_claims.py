@@ -96,7 +96,7 @@ os._exit(9)
 
 
 @pytest.mark.parametrize("change", [{"boot": "another"}, {"started": "1"}, {"pid": 999999999}])
-def test_claim_owner_with_another_boot_id_or_a_reused_pid_counts_as_dead(claims, tmp_path, change):
+def test_claim_is_dead_after_a_reboot_or_reuse_of_its_pid(claims, tmp_path, change):
     forge(tmp_path, 0, **change)
     assert claims.take(0).number == 1
 
@@ -157,7 +157,7 @@ def test_joining_as_a_writer_removes_session_claims_of_dead_processes(claims, tm
     assert not work_folder(tmp_path, "session-0123456789abcdef").exists()
 
 
-def test_holder_is_none_if_the_claim_ends_while_it_is_read(tmp_path, monkeypatch):
+def test_claim_that_ends_while_being_read_has_no_holder(tmp_path, monkeypatch):
     with Claims(tmp_path) as late, Claims(tmp_path) as early:
         early.take(0)
         last_claim = module._last_claim
@@ -171,7 +171,7 @@ def test_holder_is_none_if_the_claim_ends_while_it_is_read(tmp_path, monkeypatch
         assert late.holder(0) is None
 
 
-def test_unit_can_be_claimed_if_a_competing_claim_ended_meanwhile(tmp_path, monkeypatch):
+def test_unit_can_be_claimed_after_a_competing_claim_ended(tmp_path, monkeypatch):
     write = module.atomic.write_bytes
     with Claims(tmp_path) as late, Claims(tmp_path) as early:
 
@@ -192,7 +192,7 @@ def test_half_written_heartbeat_of_a_claim_is_read_again(claims, tmp_path, monke
     assert claims.holder(0).record["pid"] == os.getpid()
 
 
-def test_holder_of_an_unreadable_claim_is_described_by_the_file_name(claims, tmp_path):
+def test_unreadable_claim_is_described_by_its_file_name(claims, tmp_path):
     path = work_folder(tmp_path, COMPACTION) / "claim.0"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"[]")
@@ -230,7 +230,7 @@ def test_compaction_is_refused_by_a_live_writer_on_another_host(tmp_path):
             thread.join()
 
 
-def test_notice_on_a_long_wait_for_a_claim_of_another_host_names_the_remedy(tmp_path):
+def test_notice_on_a_long_wait_for_a_claim_names_the_remedy(tmp_path):
     forge(tmp_path, "session-0123456789abcdef", host="elsewhere")
     with (
         Claims(tmp_path, lease_seconds=1.0, heartbeat_seconds=0.2) as made,
@@ -239,7 +239,7 @@ def test_notice_on_a_long_wait_for_a_claim_of_another_host_names_the_remedy(tmp_
         made.exclusive()
 
 
-def test_writer_and_compaction_that_start_together_are_never_both_admitted(tmp_path, monkeypatch):
+def test_writer_and_compaction_never_start_together(tmp_path, monkeypatch):
     with Claims(tmp_path) as writer, Claims(tmp_path) as compaction:
         take, refused = Claims.take, []
 

@@ -22,7 +22,7 @@ def sums(keys: list[bytes]) -> np.ndarray:
 
 
 @given(st.lists(st.tuples(st.booleans(), some)))
-def test_denylist_has_exactly_the_removed_pictures_after_any_removals_and_restorations(steps):
+def test_denylist_lists_exactly_the_removed_pictures(steps):
     found, keys, contents = EMPTY, set(), set()
     for add, chosen in steps:
         if add:

@@ -81,7 +81,7 @@ def test_csv_export_has_the_values_of_the_store(tmp_path, dtype):
     assert vectors.tobytes() == store.features().tobytes()
 
 
-def test_names_and_labels_that_are_not_utf8_keep_their_bytes(tmp_path):
+def test_export_keeps_the_bytes_of_non_utf8_names_and_labels(tmp_path):
     path = tmp_path / "s"
     pictures = Pictures({b"K\xe4fer/a.png": 1, b"b.png": 2}, labels={b"K\xe4fer/a.png": "K\udce4fer", b"b.png": "b"})
     pictures.metadata = {"note": {b"K\xe4fer/a.png": "\udce4"}}
@@ -143,7 +143,7 @@ def test_damaged_and_missing_export_files_are_written_again(store, tmp_path):
     assert contents(tmp_path / "out") == expected
 
 
-def test_export_refuses_foreign_folders_exports_in_another_format_and_unknown_formats(store, tmp_path):
+def test_export_refuses_foreign_folders_and_other_formats(store, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/note.txt").write_text("mine")
     with pytest.raises(UsageError, match="is no export of featstore"):

@@ -48,7 +48,7 @@ def test_features_with_a_split_name_returns_the_rows_of_that_split(store):
         store.features("val")
 
 
-def test_features_of_one_shard_are_memory_mapped_and_copies_obey_the_memory_limit(store, source, tmp_path):
+def test_features_map_one_shard_and_copy_several_within_the_memory_limit(store, source, tmp_path):
     one = build(tmp_path / "one", source, unit_rows=100)
     features = one.features()
     assert not features.flags.owndata
@@ -190,7 +190,7 @@ def test_path_of_returns_the_current_path_of_a_picture(tmp_path):
         store.path_of("a/2.png")
 
 
-def test_path_of_a_picture_in_an_archive_is_the_path_of_the_archive(tmp_path):
+def test_path_of_returns_the_archive_of_an_archived_picture(tmp_path):
     write_pictures(tmp_path / "pictures", ["1.png", "2.png"])
     with tarfile.open(tmp_path / "p.tar", "w") as archive:
         for name in ("1.png", "2.png"):

@@ -84,7 +84,7 @@ def test_selecting_rows_of_features_keeps_their_identity(features, stores, way):
 
 
 @pytest.mark.parametrize("way", OTHERS)
-def test_operations_that_may_change_feature_columns_drop_the_identity(features, way):
+def test_operations_that_may_change_columns_drop_the_identity(features, way):
     assert identity_of(OTHERS[way](features)) is None
 
 
@@ -134,7 +134,7 @@ def test_pandas_accepts_a_feature_array(features):
     assert (frame * 2).shape == features.shape
 
 
-def test_transform_blocks_and_stream_give_features_with_the_identity_of_the_store(stores, features):
+def test_transform_blocks_and_stream_keep_the_identity_of_features(stores, features):
     embedder = ImageEmbedder(tiny_backbone(), engine="torch")
     paths = [stores[0].path.parent / "p" / key for key in stores[0].keys]
     assert identity_of(embedder.transform(paths)) == stores[0].identity.to_dict()

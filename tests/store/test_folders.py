@@ -1,4 +1,4 @@
-"""An untrusted store: no link is followed, no foreign file is deleted, and nothing blocks."""
+"""Untrusted stores: featstore follows no link, deletes no foreign file, and never waits for a pipe."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_repair_moves_a_linked_shard_and_not_its_target(store: Path, tmp_path: P
         "featstore.json",
     ],
 )
-def test_pipe_in_place_of_a_file_is_refused_without_blocking(store: Path, name: str) -> None:
+def test_store_refuses_a_pipe_in_place_of_a_file(store: Path, name: str) -> None:
     (store / name).unlink()
     os.mkfifo(store / name)
     with pytest.raises(DamagedError, match="is no regular file"):
@@ -177,7 +177,7 @@ def test_pipe_in_place_of_a_file_is_refused_without_blocking(store: Path, name: 
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
-def test_work_files_that_are_not_regular_files_are_ignored(store: Path, tmp_path: Path, kind: str) -> None:
+def test_store_ignores_work_files_that_are_not_regular(store: Path, tmp_path: Path, kind: str) -> None:
     plan(store, Pictures({**SOURCE.content, b"99": 1}))
     (unit,) = FeatureStore.open(store)._pending_units()
     folder = store / "work" / f"{unit.number:016d}"
@@ -219,7 +219,7 @@ def test_manifest_linked_to_an_endless_device_is_refused(store: Path) -> None:
         FeatureStore.open(store)
 
 
-def test_foreign_files_in_a_store_are_reported_and_kept(store: Path) -> None:
+def test_compaction_reports_and_keeps_foreign_files(store: Path) -> None:
     names = [".DS_Store", "plan/.DS_Store", "plan/000000/.DS_Store", "shards/.DS_Store", "work/.DS_Store"]
     names += ["shards/@eaDir/x.h5", "plan/@eaDir/x", "tables/@eaDir/x", "work/@eaDir/x", "tables/000000/Thumbs.db"]
     for name in names:
@@ -283,7 +283,7 @@ def test_malformed_provenance_breaks_neither_info_nor_compaction(store: Path, va
     assert json.dumps(info(store))
 
 
-def test_compaction_is_refused_during_a_claim_and_removes_work_folders_afterwards(store: Path) -> None:
+def test_compaction_is_refused_until_claims_of_units_end(store: Path) -> None:
     started = time.monotonic()
     with Claims(store) as claims:
         claims.join()

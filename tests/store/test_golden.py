@@ -128,15 +128,15 @@ def check(path: Path) -> None:
     assert [(key, failure.id, failure.reason) for key, failure in store.failures()] == [("bee/3.jpg", 2, "corrupt")]
 
 
-def test_reads_the_golden_store():
+def test_featstore_reads_the_golden_store():
     check(GOLDEN)
 
 
-def test_reads_the_golden_store_without_lookup_tables():
+def test_featstore_reads_the_golden_store_without_lookup_tables():
     check(GOLDEN.with_name("without_lookup"))
 
 
-def test_writes_the_same_layout_as_the_golden_store(tmp_path):
+def test_featstore_writes_the_layout_of_the_golden_store(tmp_path):
     make(tmp_path / "s")
     check(tmp_path / "s")
     assert layout(tmp_path / "s") == layout(GOLDEN) == FILES

@@ -25,7 +25,7 @@ CONTENT = {f"{label}/{number}.jpg".encode(): number for label in ("ant", "bee") 
 
 
 def make(path: Path) -> None:
-    """Write the store: one picture purged, one removed, one removed and restored."""
+    """Write a store with one purged picture, one removed picture, and one picture removed and restored."""
     build(path, Pictures(dict(CONTENT), {key: key[:3].decode() for key in CONTENT}))
     purge(path, ["ant/1.jpg"])
     remove(path, ["ant/2.jpg", "bee/1.jpg"])
@@ -52,13 +52,13 @@ def check(path: Path) -> None:
     ]
 
 
-def test_reads_the_golden_denylist(tmp_path: Path):
+def test_featstore_reads_the_golden_denylist(tmp_path: Path):
     check(GOLDEN)
     shutil.copytree(GOLDEN, tmp_path / "s")
     assert plan(tmp_path / "s", Pictures(dict(CONTENT))).denied == 2
 
 
-def test_writes_the_same_layout_as_the_golden_denylist(tmp_path: Path):
+def test_featstore_writes_the_layout_of_the_golden_denylist(tmp_path: Path):
     make(tmp_path / "s")
     check(tmp_path / "s")
     assert layout(tmp_path / "s") == layout(GOLDEN)

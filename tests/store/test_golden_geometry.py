@@ -43,11 +43,11 @@ def check(path: Path) -> None:
     assert store.features().reshape(-1, *store.identity.shape).shape == (2, 1, 2, 2)
 
 
-def test_reads_the_golden_store_of_maps():
+def test_featstore_reads_the_golden_store_of_maps():
     check(GOLDEN)
 
 
-def test_writes_the_same_identity_as_the_golden_store_of_maps(tmp_path):
+def test_featstore_writes_the_identity_of_the_golden_store_of_maps(tmp_path):
     make(tmp_path / "s")
     check(tmp_path / "s")
     ours, golden = (json.loads((path / "featstore.json").read_text()) for path in (tmp_path / "s", GOLDEN))

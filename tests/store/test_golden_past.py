@@ -88,11 +88,11 @@ def check(place: Path) -> None:
     assert FeatureStore.open(place / "past", at=(0, 2)).ids.tolist() == [0, 1, 3, 4, 6]
 
 
-def test_reads_the_golden_stores_with_a_history():
+def test_featstore_reads_the_golden_stores_with_a_history():
     check(GOLDEN)
 
 
-def test_writes_the_same_layout_as_the_golden_stores_with_a_history(tmp_path: Path):
+def test_featstore_writes_the_layout_of_the_golden_histories(tmp_path: Path):
     make(tmp_path)
     check(tmp_path)
     for name in ("past", "following"):

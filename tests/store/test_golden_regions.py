@@ -69,11 +69,11 @@ def check(path: Path) -> None:
     assert then.column("h").tolist() == [4, 5, None, 8]
 
 
-def test_reads_the_golden_store_of_regions():
+def test_featstore_reads_the_golden_store_of_regions():
     check(GOLDEN)
 
 
-def test_writes_the_same_layout_as_the_golden_regions(tmp_path: Path):
+def test_featstore_writes_the_layout_of_the_golden_regions(tmp_path: Path):
     make(tmp_path / "s")
     check(tmp_path / "s")
     assert {name: sets for name, sets in layout(GOLDEN).items() if not name.startswith("tables")} == FILES

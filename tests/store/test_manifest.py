@@ -89,7 +89,7 @@ def test_identity_fingerprint_depends_on_every_field():
     assert len({*fingerprints, identity().fingerprint}) == len(parts) + 1
 
 
-def test_writing_with_another_identity_is_refused_with_the_differences(tmp_path):
+def test_error_for_writing_another_identity_names_the_differences(tmp_path):
     plan(tmp_path / "s", Pictures({b"a": 1}))
     with pytest.raises(IdentityError, match=r"precision fp32, not bf16; dtype float32, not float16"):
         open_for_writing(tmp_path / "s", identity(dtype="float16", precision="bf16"), "w")
@@ -107,7 +107,7 @@ def test_store_without_planned_pictures_accepts_another_identity(tmp_path):
             open_for_writing(tmp_path / "s", identity(), "w")
 
 
-def test_rows_per_unit_are_chosen_for_at_most_half_a_gibibyte_of_vectors():
+def test_units_hold_at_most_half_a_gibibyte_of_vectors():
     assert unit_rows_for(identity(dimension=2048)) == 65536
     assert unit_rows_for(identity(dimension=2048, dtype="float16")) == 131072
     assert unit_rows_for(identity(dimension=1280)) == 65536

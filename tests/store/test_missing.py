@@ -44,7 +44,7 @@ def problems(store: Path) -> str:
         ("tables/000000", "a version of the tables is missing"),
     ],
 )
-def test_missing_last_plan_segment_or_table_is_detected(store: Path, name: str, what: str) -> None:
+def test_store_detects_its_missing_last_plan_segment_or_table(store: Path, name: str, what: str) -> None:
     gone = store / name
     if gone.is_dir():
         shutil.rmtree(gone)
@@ -70,7 +70,7 @@ def test_missing_folder_of_a_compacted_store_is_reported_as_damage(store: Path) 
     assert len(FeatureStore.open(store)) == 11
 
 
-def test_compaction_with_a_manifest_of_an_earlier_epoch_deletes_nothing(store: Path) -> None:
+def test_compaction_after_a_manifest_rollback_deletes_nothing(store: Path) -> None:
     earlier = (store / "featstore.json").read_bytes()
     compact(store)
     shards = sorted(file.name for file in (store / "shards").iterdir())
@@ -81,7 +81,7 @@ def test_compaction_with_a_manifest_of_an_earlier_epoch_deletes_nothing(store: P
     assert sorted(file.name for file in (store / "shards").iterdir()) == shards
 
 
-def test_missing_shard_of_a_finished_unit_is_damage_and_repair_restores_it(store: Path) -> None:
+def test_repair_restores_the_missing_shard_of_a_finished_unit(store: Path) -> None:
     before = FeatureStore.open(store).features().tobytes()
     gone = store / "shards" / "000000-00000001.h5"
     gone.unlink()
@@ -100,7 +100,7 @@ def test_missing_shard_of_a_finished_unit_is_damage_and_repair_restores_it(store
     assert FeatureStore.open(store).features().tobytes() == before
 
 
-def test_unit_without_a_shard_is_pending(store: Path) -> None:
+def test_pictures_of_a_unit_without_a_shard_are_pending(store: Path) -> None:
     plan(store, Pictures({**LESS.content, b"99": 9}))
     opened = FeatureStore.open(store)
     assert opened.counts.pending == 1
@@ -109,7 +109,7 @@ def test_unit_without_a_shard_is_pending(store: Path) -> None:
     assert FeatureStore.open(store).counts.pending == 1
 
 
-def test_shards_that_belong_to_no_planned_unit_are_reported_and_stop_compaction(store: Path) -> None:
+def test_compaction_refuses_shards_of_no_planned_unit(store: Path) -> None:
     """Remove the marks (records of finished files) first, because stores of earlier versions have no marks."""
     more = Pictures({**LESS.content, b"98": 8, b"99": 9})
     plan(store, more)
@@ -174,7 +174,7 @@ def test_repair_replaces_a_missing_table_by_an_empty_one(store: Path) -> None:
     assert set(FeatureStore.open(store).labels.tolist()) == {None}
 
 
-def test_store_without_marks_of_finished_files_is_readable_and_compaction_adds_marks(store: Path) -> None:
+def test_compaction_adds_missing_marks_of_finished_files(store: Path) -> None:
     shutil.rmtree(store / "written")
     assert len(FeatureStore.open(store)) == 11
     assert problems(store) == ""

@@ -43,7 +43,7 @@ EXAMPLES = int(os.environ.get("FEATSTORE_PAST_EXAMPLES", "25"))
 
 
 def known_keys(path: Path, wanted: set[bytes]) -> list[bytes]:
-    """Return the keys of ``wanted`` that are in the store."""
+    """Return those of the keys ``wanted`` that are in the store."""
     some = sorted(wanted)
     return [
         key
@@ -54,7 +54,7 @@ def known_keys(path: Path, wanted: set[bytes]) -> list[bytes]:
 
 @dataclass
 class Seen:
-    """Content of a store at one time."""
+    """Content of a store in one past state."""
 
     record: dict[str, object]
     generation: tuple[int, int, int]
@@ -89,7 +89,7 @@ class Seen:
 @pytest.mark.slow
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(steps)
-def test_every_earlier_state_of_a_store_can_be_reopened(tmp_path_factory, history):
+def test_store_opens_at_each_of_its_past_states(tmp_path_factory, history):
     path = tmp_path_factory.mktemp("past") / "s"
     source = Pictures({b"first": 1}, {b"first": "z"}, {b"first": "train"})
     build(path, source)
@@ -135,7 +135,7 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "s"
 
 
-def test_opening_a_store_at_a_generation_or_label_version_shows_that_state(store: Path):
+def test_store_opens_at_a_generation_or_label_version(store: Path):
     before = FeatureStore.open(store, at=(0, 1))
     assert list(before.keys) == [key.decode() for key in KEYS]
     assert before.labels.tolist() == ["x", *["z"] * 7]
@@ -145,7 +145,7 @@ def test_opening_a_store_at_a_generation_or_label_version_shows_that_state(store
         assert list(FeatureStore.open(store, at=at).keys) == list(now.keys)
 
 
-def test_opening_a_store_at_a_date_shows_the_state_of_that_time(store: Path):
+def test_store_opens_at_the_state_of_a_date(store: Path):
     began = history.states_of(FeatureStore.open(store)._plan)[0].created.astimezone()
     assert len(FeatureStore.open(store, at=began.date())) == 8
     assert len(FeatureStore.open(store, at=began.isoformat())) == 8
@@ -164,7 +164,7 @@ def test_error_for_an_unknown_past_state_lists_the_known_states(store: Path, at,
         FeatureStore.open(store, at=at)
 
 
-def test_error_for_a_past_state_names_purged_pictures_until_their_keys_are_erased(store: Path):
+def test_error_names_purged_pictures_until_their_keys_are_erased(store: Path):
     compact(store)
     with pytest.raises(UsageError, match=r"1 picture of then is gone \(the first: 'a/3'\)"):
         FeatureStore.open(store, at=(0, 1))
@@ -185,7 +185,7 @@ def test_missing_history_file_is_reported_as_damage(store: Path):
     assert "the store's past" in str(verify_store(store).problems[0])
 
 
-def test_repair_moves_a_damaged_history_aside_and_keeps_the_required_format_features(store: Path):
+def test_repair_moves_a_damaged_history_and_keeps_format_features(store: Path):
     undo_label(store)
     compact(store)
     file = store / "history" / "000000.h5"
@@ -200,7 +200,7 @@ def test_repair_moves_a_damaged_history_aside_and_keeps_the_required_format_feat
         FeatureStore.open(store, at=(0, 1))
 
 
-def test_error_for_a_past_state_says_that_an_older_featstore_kept_no_history(store: Path):
+def test_error_says_that_older_versions_kept_no_past_states(store: Path):
     compact(store)
     (store / "history" / "000000.h5").unlink()
     (store / "written" / "history-000000").unlink()

@@ -87,7 +87,7 @@ def test_concurrent_planners_add_every_picture_once(small_segments, tmp_path):
     assert FeatureStore.open(tmp_path / "s").counts.vectors == 120
 
 
-def test_next_scan_completes_a_plan_interrupted_after_writing_the_table(tmp_path, monkeypatch):
+def test_next_scan_completes_an_interrupted_plan(tmp_path, monkeypatch):
     source = Pictures({b"a": 1, b"b": 2}, {b"a": "x", b"b": "y"})
 
     def die(*_):

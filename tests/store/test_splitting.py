@@ -48,7 +48,7 @@ def test_split_store_accepts_names_for_the_training_and_the_test_split(chain):
         split_store(store, train_split="train", test_split="train")
 
 
-def test_generated_split_is_stratified_and_keeps_pictures_of_equal_bytes_together(unsplit):
+def test_generated_split_is_stratified_and_keeps_equal_pictures_together(unsplit):
     for seed in range(10):
         split = split_store(unsplit, held_out=0.25, seed=seed)
         train, test = keys_of(unsplit, split.train), keys_of(unsplit, split.test)
@@ -74,7 +74,7 @@ def test_split_store_reports_equal_pictures_in_two_given_splits(tmp_path):
     assert any("same bytes" in note for note in split.notes())
 
 
-def test_note_on_labelled_pictures_without_a_split_names_classes_unknown_to_the_head(tmp_path):
+def test_note_names_classes_of_pictures_without_a_split(tmp_path):
     place = make_store(write_coloured(tmp_path / "p", names("train", 3) + names("val", 3)), tmp_path / "s")
     make_store(write_coloured(tmp_path / "more", names("", 2, ("ant", "cow")), seed=1), place)
     store = FeatureStore.open(place)

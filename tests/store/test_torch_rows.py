@@ -51,7 +51,7 @@ def test_torch_rows_without_a_label_have_the_code_minus_1(store):
     assert store.as_torch()[5][1] == -1
 
 
-def test_a_class_has_the_same_code_in_torch_rows_of_every_split(tmp_path):
+def test_class_codes_are_equal_in_torch_rows_of_every_split(tmp_path):
     pictures = source()
     pictures.labels = {key: "z" if split == "val" else "a" for key, split in pictures.splits.items()}
     store = build(tmp_path / "s", pictures)

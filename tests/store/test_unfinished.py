@@ -116,7 +116,7 @@ def test_partial_store_ignores_pictures_removed_from_the_source_meanwhile(runnin
     assert describe_store(running.path)["journaled"] == 2
 
 
-def test_partial_store_includes_a_unit_that_is_finished_while_the_store_is_opened(running, monkeypatch):
+def test_partial_store_includes_a_unit_finished_during_opening(running, monkeypatch):
     from featstore.store import unfinished
 
     running.write(3)

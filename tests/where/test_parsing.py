@@ -15,7 +15,7 @@ CAT, NEW = Compare("label", "==", "cat"), Compare("year", ">=", 2020)
 
 
 @given(CONDITIONS)
-def test_any_condition_written_as_text_is_parsed_to_the_same_condition(condition: Condition) -> None:
+def test_condition_survives_conversion_to_text_and_parsing(condition: Condition) -> None:
     assert parse(written(condition)) == condition
 
 

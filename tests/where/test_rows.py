@@ -100,7 +100,7 @@ def test_rows_where_selects_by_keys_and_ids(store) -> None:
         ("key glob 'a' or id == '7'", "character 17: id holds numbers, and is compared with the text '7'"),
     ],
 )
-def test_rows_where_rejects_unknown_columns_and_literals_of_the_wrong_type(store, where: str, message: str) -> None:
+def test_rows_where_rejects_unknown_columns_and_wrong_types(store, where: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         rows_where(store, where)
 
@@ -121,9 +121,7 @@ def test_rows_where_uses_labels_set_after_extraction(store) -> None:
         ("label != 'bee' and key == 'none' and label startswith 'x'", []),
     ],
 )
-def test_absent_values_reports_texts_of_a_condition_that_occur_in_no_row(
-    tmp_path, where: str, notes: list[str]
-) -> None:
+def test_absent_values_returns_filter_texts_that_match_no_row(tmp_path, where: str, notes: list[str]) -> None:
     keys = [b"a", b"b", b"c"]
     labels = {b"a": "ants", b"b": "bees"}
     store = build(tmp_path / "s", Pictures(dict.fromkeys(keys, 1), labels, dict.fromkeys(keys, "train")))

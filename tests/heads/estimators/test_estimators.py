@@ -83,7 +83,7 @@ def test_rows_of_one_group_are_in_the_same_fold(head):
     assert honest.max() < 0.65
 
 
-def test_copies_in_other_folds_inflate_the_accuracy_if_no_groups_are_given():
+def test_ungrouped_copies_in_other_folds_inflate_the_accuracy():
     random = np.random.default_rng(0)
     X = np.repeat(random.standard_normal((150, 6)), 2, axis=0).astype(np.float32)
     y = np.repeat(random.integers(0, 2, 150), 2)
@@ -92,7 +92,7 @@ def test_copies_in_other_folds_inflate_the_accuracy_if_no_groups_are_given():
 
 
 @every_head
-def test_cv_as_a_fraction_holds_out_one_part_and_refits_on_all_rows(head):
+def test_cv_fraction_holds_out_one_part_and_refits_on_all_rows(head):
     X, y = blobs(300, 8, 2, seed=5)
     fitted = clone(head).set_params(cv=0.1).fit(X, y)
     assert fitted.cv_results_["folds"] == 1
@@ -184,7 +184,7 @@ def test_class_of_zero_weight_is_never_predicted(head):
     assert weighted.score(X[rest], y[rest]) > 0.9
 
 
-def test_linear_svm_over_its_memory_limit_is_streamed_and_reaches_the_same_optimum():
+def test_streamed_linear_svm_reaches_the_in_memory_optimum():
     X, y = blobs(200, 120, 3, apart=0.4, seed=9, dtype=np.float64)
     exact = LinearSVMHead(C=0.1).fit(X, y)
     assert not hasattr(exact, "effort_")
@@ -276,7 +276,7 @@ def test_streamed_and_in_memory_training_use_sample_weights_equally():
         ("first", "those of one class are zero"),
     ],
 )
-def test_rejects_bad_sample_weights(head, weights, words):
+def test_heads_reject_bad_sample_weights(head, weights, words):
     X, y = blobs(40, 4, 2, seed=11)
     weights = (y == y[0]).astype(float) if isinstance(weights, str) else weights
     with pytest.raises(DataError, match=words):

@@ -24,7 +24,7 @@ OUTPUTS = {
 
 @pytest.mark.parametrize("kind", OUTPUTS)
 @pytest.mark.parametrize("classes", [2, 3])
-def test_head_of_a_scikit_learn_class_is_trained_calibrated_saved_and_loaded(kind, classes, tmp_path):
+def test_scikit_learn_head_can_be_trained_calibrated_saved_and_loaded(kind, classes, tmp_path):
     X, y = blobs(210, 6, classes, apart=4, seed=1)
     more, truth = X[120:], y[120:]
     head = train_head(X[:120], y[:120], kind=kind, folds=3, fingerprint="f1")
@@ -38,14 +38,14 @@ def test_head_of_a_scikit_learn_class_is_trained_calibrated_saved_and_loaded(kin
     assert head.predict(np.zeros((0, 6), np.float32)).shape == (0,)
 
 
-def test_training_a_scikit_learn_class_on_blocks_gives_the_same_model_as_on_an_array():
+def test_scikit_learn_class_learns_the_same_from_blocks_and_arrays():
     X, y = blobs(120, 6, 3, seed=1)
     kind = "sklearn.discriminant_analysis:LinearDiscriminantAnalysis"
     one, other = (train_head(given, y, kind=kind, folds=3) for given in (X, Streamed(X)))
     assert one.model.payload.tobytes() == other.model.payload.tobytes()
 
 
-def test_parameters_class_weights_and_seed_are_passed_to_the_scikit_learn_class():
+def test_scikit_learn_class_gets_parameters_class_weights_and_seed():
     X, y = blobs(60, 6, 3, seed=1)
     kind = "sklearn.tree:DecisionTreeClassifier"
     head = train_head(X, y, kind=kind, folds=2, seed=7, max_depth=1, class_weight={"class 1": 50.0})
@@ -86,7 +86,7 @@ def test_pairwise_decision_values_of_svc_are_not_used():
         ("svm", {}, r"as package\.module:Class; did you mean 'rbf-svm'\?$"),
     ],
 )
-def test_unsuitable_classifier_classes_are_refused_with_a_one_line_error(kind, options, message):
+def test_unsuitable_classifier_classes_are_refused_in_one_line(kind, options, message):
     X, y = blobs(30, 4, 2, seed=1)
     with pytest.raises(UsageError, match=message) as caught:
         train_head(X, y, kind=kind, folds=2, **options)
@@ -124,5 +124,5 @@ def test_error_raised_inside_a_classifier_is_reported_in_one_line(tmp_path, monk
 
 
 @pytest.mark.parametrize("kind", ["logreg", "a:", ":A", "a b:C", "a.b:c d", "a/b:C", "..:A", "a::B", "a:b.C"])
-def test_is_named_is_false_for_text_that_is_not_module_colon_class(kind):
+def test_is_named_accepts_only_module_colon_class(kind):
     assert not is_named(kind)

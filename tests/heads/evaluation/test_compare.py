@@ -18,7 +18,7 @@ def made(rows, strength, seed):
     return codes, np.stack([1 - positive, positive], axis=1)
 
 
-def test_compare_finds_the_better_head_and_gives_the_same_accuracies_as_evaluate():
+def test_compare_finds_the_better_head_and_agrees_with_evaluate():
     codes, weak = made(600, 0.5, 1)
     _, strong = made(600, 1.2, 2)
     accuracy, _, log_loss = compare(codes, weak, strong, [0, 1], replicates=300)
@@ -44,7 +44,7 @@ def test_comparing_a_head_with_itself_finds_no_difference():
     assert (log_loss.low, log_loss.high) == (0, 0)
 
 
-def test_paired_comparison_detects_a_difference_of_heads_whose_intervals_overlap():
+def test_paired_comparison_separates_heads_with_overlapping_intervals():
     codes, values = made(2000, 0.8, 4)
     better = values.copy()
     wrong = np.flatnonzero(values.argmax(axis=1) != codes)[:20]
@@ -55,7 +55,7 @@ def test_paired_comparison_detects_a_difference_of_heads_whose_intervals_overlap
     assert first.high > second.low
 
 
-def test_grouped_copies_of_pictures_do_not_narrow_the_interval():
+def test_grouped_copies_do_not_narrow_the_interval_of_the_difference():
     codes, a = made(60, 0.6, 5)
     _, b = made(60, 0.9, 6)
     groups = np.repeat(np.arange(60), 20)

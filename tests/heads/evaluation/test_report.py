@@ -94,7 +94,7 @@ def test_bootstrap_interval_has_its_nominal_coverage():
 
 
 @pytest.mark.parametrize(("right", "rows"), [(40, 40), (37, 40), (0, 40)])
-def test_bootstrap_interval_of_a_proportion_is_close_to_the_clopper_pearson_interval(right, rows):
+def test_bootstrap_interval_of_a_proportion_is_near_clopper_pearson(right, rows):
     """Balanced accuracy is a simple proportion here, because only one of the two classes has rows."""
     probabilities = np.eye(2)[np.r_[np.zeros(right, int), np.ones(rows - right, int)]]
     found = evaluate([0] * rows, probabilities, [0, 1], replicates=1000).estimates["balanced_accuracy"]
@@ -103,7 +103,7 @@ def test_bootstrap_interval_of_a_proportion_is_close_to_the_clopper_pearson_inte
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.012)
 
 
-def test_intervals_have_positive_width_if_all_predictions_are_right():
+def test_accuracy_intervals_have_width_if_all_predictions_are_right():
     codes = np.repeat([0, 1], 20)
     estimates = evaluate(codes, np.eye(2)[codes], [0, 1]).estimates
     for name in ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "average_precision"):

@@ -62,7 +62,7 @@ def test_iterate_names_the_first_row_with_nan_or_infinity(value):
         list(blocks.iterate(Streamed(array)))
 
 
-def test_iterate_rejects_a_source_that_yields_fewer_rows_than_its_shape_says():
+def test_iterate_rejects_a_source_with_fewer_rows_than_announced():
     class Exhausted(Streamed):
         @property
         def shape(self) -> tuple[int, int]:
@@ -84,7 +84,7 @@ def test_take_rows_reads_the_same_rows_from_arrays_and_block_sources():
     np.testing.assert_array_equal(blocks.take_rows(array, rows), array[rows])
 
 
-def test_width_of_mapped_blocks_is_the_width_after_the_mapping():
+def test_mapped_blocks_have_the_width_of_their_mapped_rows():
     array, _ = blobs(rows=80, dimension=4)
     mapped = blocks.MappedBlocks(Streamed(array), lambda block: block[:, :2] * 2, 2)
     assert mapped.shape == (80, 2)

@@ -89,7 +89,7 @@ def test_solving_classes_together_or_separately_gives_the_same_solutions(weights
             np.testing.assert_allclose(shared.decisions[:, column], one.decisions[:, 0], atol=1e-9)
 
 
-def test_looser_tolerance_needs_no_more_steps_and_keeps_the_objective():
+def test_dual_solver_needs_no_more_steps_at_a_looser_tolerance():
     features, _ = blobs(300, 20, 3, apart=0.3, dtype=np.float64)
     labels = Labels(np.arange(300) % 3, np.zeros(300, np.intp), None)
     kernel = features @ features.T

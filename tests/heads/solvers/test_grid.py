@@ -34,7 +34,7 @@ def sklearn_objective(z, codes, C, weights, intercept, classes):
 
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("shape", [(300, 12), (40, 100)], ids=["tall", "wide: rotated"])
-def test_every_grid_problem_reaches_the_optimum_of_scikit_learn(classes, shape):
+def test_grid_solver_reaches_the_optimum_of_scikit_learn(classes, shape):
     training, z, codes, fold = made(*shape, classes)
     problems = [Problem(C, f) for C in (0.01, 1.0, 100.0) for f in (0, 1, 2, None)]
     solutions = grid.solve(training, LOGISTIC, problems, tol=1e-13)
@@ -53,7 +53,7 @@ def test_every_grid_problem_reaches_the_optimum_of_scikit_learn(classes, shape):
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("loss", [LOGISTIC, SQUARED_HINGE], ids=lambda loss: loss.name)
-def test_gradient_equals_finite_differences_and_vanishes_at_the_solution(classes, loss):
+def test_loss_gradient_equals_finite_differences_and_vanishes_at_the_optimum(classes, loss):
     training, _, _, _ = made(120, 5, classes, weights=np.array([2.0, 0.5, 1.0])[:classes])
     problems = [Problem(0.7, 1), Problem(3.0, None)]
     random = np.random.default_rng(0)
@@ -71,7 +71,7 @@ def test_gradient_equals_finite_differences_and_vanishes_at_the_solution(classes
     assert np.abs(at_best).max() < 1e-4 * np.abs(gradients).max()
 
 
-def test_linear_svm_equals_linear_svc_whose_intercept_is_hardly_penalised():
+def test_linear_svm_equals_linear_svc_with_large_intercept_scaling():
     training, z, codes, _ = made(300, 10, 3)
     solution = grid.solve(training, SQUARED_HINGE, [Problem(0.1, None)], tol=1e-13)[0]
     peer = LinearSVC(C=0.1, dual=False, intercept_scaling=1e3, tol=1e-10, max_iter=100000).fit(z, codes)
@@ -79,7 +79,7 @@ def test_linear_svm_equals_linear_svc_whose_intercept_is_hardly_penalised():
     np.testing.assert_allclose(solution.intercept, peer.intercept_, atol=1e-4)
 
 
-def test_class_weights_equal_scikit_learn():
+def test_class_weights_have_the_same_effect_as_in_scikit_learn():
     weights = {0: 3.0, 1: 0.25, 2: 1.0}
     training, z, codes, _ = made(300, 8, 3, weights=np.array(list(weights.values())))
     solution = grid.solve(training, LOGISTIC, [Problem(1.0, None)], tol=1e-13)[0]
@@ -88,7 +88,7 @@ def test_class_weights_equal_scikit_learn():
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_streamed_and_in_memory_rows_reach_the_same_optimum(dtype):
+def test_solver_reaches_the_same_optimum_from_streamed_rows(dtype):
     features, _ = blobs(2000, 20, 3, dtype=dtype)
     codes = np.arange(2000) % 3
     labels = Labels(codes, np.random.default_rng(0).integers(-1, 3, 2000), None)
@@ -124,7 +124,7 @@ def test_float32_objective_is_within_five_millionths_of_the_float64_optimum():
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_held_out_scores_equal_scikit_learn(classes):
+def test_cross_validation_scores_equal_those_of_scikit_learn(classes):
     training, z, codes, fold = made(300, 6, classes)
     solutions = grid.solve(training, LOGISTIC, [Problem(1.0, f) for f in range(3)])
     scores = grid.score(training, solutions)
@@ -138,7 +138,7 @@ def test_held_out_scores_equal_scikit_learn(classes):
         assert scores.log_loss[f] == pytest.approx(log_loss(codes[out], peer.predict_proba(z[out])), rel=1e-3)
 
 
-def test_held_out_decision_of_a_row_comes_from_the_model_of_its_fold():
+def test_held_out_rows_are_scored_by_the_model_of_their_fold():
     training, z, _, fold = made(90, 4, 2)
     solutions = grid.solve(training, LOGISTIC, [Problem(1.0, f) for f in range(3)], tol=1e-12)
     decisions, numbers = grid.held_out_decisions(training, solutions)
@@ -149,7 +149,7 @@ def test_held_out_decision_of_a_row_comes_from_the_model_of_its_fold():
 
 
 @pytest.mark.parametrize("loss", [LOGISTIC, SQUARED_HINGE], ids=lambda loss: loss.name)
-def test_rescaling_curvature_pairs_to_another_C_gives_the_pairs_of_that_C(loss):
+def test_curvature_pairs_can_be_rescaled_to_another_C(loss):
     training, _, _, _ = made(200, 6, 3)
     random = np.random.default_rng(0)
     first, second = random.standard_normal((2, 1, 3, 7))
@@ -165,7 +165,7 @@ def test_rescaling_curvature_pairs_to_another_C_gives_the_pairs_of_that_C(loss):
 
 
 @pytest.mark.parametrize("loss", [LOGISTIC, SQUARED_HINGE], ids=lambda loss: loss.name)
-def test_solving_all_C_together_needs_fewer_evaluations_than_separately_and_finds_the_same_optima(loss):
+def test_solving_all_C_together_saves_evaluations_and_keeps_the_optima(loss):
     training, _, _, _ = made(600, 30, 2)
     problems = [Problem(C, f) for C in (10.0, 0.01, 0.1, 1.0) for f in (0, 1)]
     together = grid.solve(training, loss, problems, tol=1e-8)
@@ -180,7 +180,7 @@ def test_solving_all_C_together_needs_fewer_evaluations_than_separately_and_find
     )
 
 
-def test_final_fit_started_from_the_solutions_of_the_folds_needs_fewer_evaluations():
+def test_starting_the_final_fit_from_fold_solutions_saves_evaluations():
     training, _, _, _ = made(600, 30, 3)
     folds = grid.solve(training, LOGISTIC, [Problem(1.0, f) for f in range(3)], tol=1e-4)
     cold = grid.solve(training, LOGISTIC, [Problem(1.0, None)], tol=1e-9)[0]
@@ -189,7 +189,7 @@ def test_final_fit_started_from_the_solutions_of_the_folds_needs_fewer_evaluatio
     assert warm.evaluations < cold.evaluations
 
 
-def test_solver_stops_at_max_passes_and_reports_it():
+def test_grid_solver_stops_at_max_passes_and_reports_it():
     training, _, _, _ = made(300, 12, 2)
     solutions = grid.solve(training, LOGISTIC, [Problem(C, None) for C in (0.1, 1.0)], tol=1e-12, max_passes=2)
     assert [s.evaluations for s in solutions] == [2, 2]

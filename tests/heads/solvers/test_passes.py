@@ -20,7 +20,7 @@ def made(memory):
 
 @pytest.mark.parametrize("loss", [LOGISTIC, SQUARED_HINGE], ids=lambda loss: loss.name)
 @pytest.mark.parametrize("memory", [0, 1 << 30])
-def test_sums_do_not_depend_on_the_number_of_threads_and_are_reproducible(loss, memory):
+def test_losses_and_gradients_do_not_depend_on_thread_number(loss, memory):
     rows = made(memory)
     problems = [passes.Problem(C, fold) for C in (0.1, 1.0) for fold in (0, 1, 2, None)]
     points = np.random.default_rng(1).standard_normal((8, columns(3), 25))
@@ -34,7 +34,7 @@ def test_sums_do_not_depend_on_the_number_of_threads_and_are_reproducible(loss, 
             np.testing.assert_array_equal(getattr(again, name), getattr(shared[0], name))
 
 
-def test_error_in_a_worker_thread_is_raised_in_the_caller():
+def test_passes_raise_errors_of_their_worker_threads():
     def fail():
         raise RuntimeError("worker")
 
@@ -42,7 +42,7 @@ def test_error_in_a_worker_thread_is_raised_in_the_caller():
         passes.Workers([only]).run(iter([(0, fail)]))
 
 
-def test_several_worker_threads_are_used_only_for_large_data(monkeypatch):
+def test_passes_use_several_threads_only_for_large_data(monkeypatch):
     rows = made(1 << 30)
     with threadpool_limits(2), passes.workers_for(rows) as workers:
         assert workers.count == 1
@@ -53,7 +53,7 @@ def test_several_worker_threads_are_used_only_for_large_data(monkeypatch):
 
 @pytest.mark.parametrize("count", [1, 2, 18, 40])
 @pytest.mark.parametrize("rows", [1, 7, 600])
-def test_splitting_a_matrix_product_into_pieces_gives_the_same_result(count, rows):
+def test_matrix_product_in_pieces_equals_the_whole_product(count, rows):
     random = np.random.default_rng(0)
     points = random.standard_normal((count + 1, 1, 2060))
     values = random.standard_normal((rows, 2059)).astype(np.float32)

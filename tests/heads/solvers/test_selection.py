@@ -13,7 +13,7 @@ def scores(accuracy, log_loss):
     return FoldScores(np.full(len(accuracy), 10), accuracy, accuracy[::-1].copy(), np.array(log_loss, float))
 
 
-def test_choose_takes_the_best_mean_and_the_first_candidate_of_a_tie():
+def test_choose_takes_the_best_mean_or_the_first_of_equals():
     table = scores([0.8, 0.8, 0.7, 0.9, 0.6, 0.7], [3, 3, 2, 2, 1, 1])
     choice = choose({"C": [0.1, 1.0, 10.0]}, table, 2, "accuracy")
     assert choice.index == 0
@@ -25,6 +25,6 @@ def test_choose_takes_the_best_mean_and_the_first_candidate_of_a_tie():
     assert choose({"C": [0.1, 1.0, 10.0]}, table, 2, "balanced_accuracy").index == 1
 
 
-def test_an_unknown_scoring_is_refused():
+def test_unknown_scoring_for_model_selection_is_refused():
     with pytest.raises(DataError, match="scoring must be one of accuracy"):
         choose({"C": [1.0]}, scores([1], [0]), 1, "f1")

@@ -71,7 +71,7 @@ def test_structure_check_refuses_every_other_kind_of_faiss_index(tmp_path: Path,
         assert str(caught.value).isprintable()
 
 
-def test_faiss_file_that_refers_to_another_file_is_refused_and_the_other_file_is_not_opened(tmp_path: Path) -> None:
+def test_faiss_file_cannot_open_another_file(tmp_path: Path) -> None:
     """An index with valid checksums stores its inverted lists in a user's file, which FAISS would open and enlarge."""
     path, victim = tmp_path / "x", tmp_path / "victim"
     saved(path, rows=faiss_kinds.ROWS)
@@ -118,7 +118,7 @@ def test_array_longer_than_the_faiss_file_is_refused_before_allocation(tmp_path:
 
 
 @pytest.mark.parametrize("part", [0, 1])
-def test_rejects_an_untrained_index_with_rows(tmp_path: Path, part: int) -> None:
+def test_structure_check_rejects_an_untrained_index_with_rows(tmp_path: Path, part: int) -> None:
     path = tmp_path / "x"
     saved(path, rows=60)
     data = bytearray(path.read_bytes())
@@ -134,7 +134,7 @@ def test_rejects_an_untrained_index_with_rows(tmp_path: Path, part: int) -> None
 @pytest.mark.parametrize(
     "effort", [{"efSearch": 0}, {"nprobe": 1 << 40}, {"k_factor": float("nan")}, {"k_factor": 1e12}, {"nprobe": -1}]
 )
-def test_effort_fault_reports_search_parameters_out_of_range(effort: dict[str, float]) -> None:
+def test_search_parameters_out_of_range_are_reported(effort: dict[str, float]) -> None:
     assert effort_fault(effort, 1000)
     assert effort_fault({"efSearch": 1024, "nprobe": 1, "k_factor": 64.0}, 10) is None
 

@@ -16,7 +16,7 @@ from featstore.indexes.tuning.truth import Truth, find_truth
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_smallest_returns_the_first_number_for_which_the_condition_is_true(count: int) -> None:
+def test_smallest_returns_the_first_number_that_fulfils_a_condition(count: int) -> None:
     for first in range(count + 1):
         assert _smallest(count, lambda place, first=first: place >= first) == (first if first < count else None)
 
@@ -41,7 +41,7 @@ FINE = replace(LISTS, steps=tuple(range(1, 17)), depths=tuple(range(1, 65)))
 
 @pytest.mark.parametrize("candidate", [GRAPH, LISTS])
 @pytest.mark.parametrize("goal", [0.7, 0.95])
-def test_tune_sets_the_smallest_search_parameter_that_reaches_the_recall_goal(
+def test_tune_sets_the_smallest_sufficient_search_parameter(
     candidate: Candidate, goal: float, ground: tuple[np.ndarray, Truth]
 ) -> None:
     subject = subject_of(candidate, ground[0])
@@ -109,7 +109,7 @@ def test_search_parameters_are_tried_in_order_of_falling_recall(
 
 
 @pytest.mark.slow
-def test_order_of_tried_search_parameters_ignores_changes_by_the_caller(
+def test_search_order_ignores_parameter_changes_by_the_caller(
     ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Subject, "timed", lambda self, truth: 1 + sum(self.index.effort.values()))
@@ -140,13 +140,13 @@ def test_descent_keeps_the_slower_search_parameter_smaller(
     assert means[0]["k_factor"] > means[1]["k_factor"]
 
 
-def test_measured_latency_and_search_time_are_positive(ground: tuple[np.ndarray, Truth]) -> None:
+def test_latency_and_search_time_of_an_index_are_positive(ground: tuple[np.ndarray, Truth]) -> None:
     subject = subject_of(GRAPH, ground[0])
     assert 0 < subject.latency(ground[1].queries, 5) < 1
     assert 0 < subject.timed(ground[1]) < 10
 
 
-def test_rates_of_two_indexes_are_measured_alternately(
+def test_query_rates_of_two_indexes_are_measured_alternately(
     ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick, slow = subject_of(GRAPH, ground[0]), subject_of(GRAPH, ground[0])

@@ -19,10 +19,10 @@ METRICS: tuple[Metric, ...] = ("cosine", "l2")
     [(metric, one) for metric in METRICS for one in ladder(ROWS, DIMENSION, metric)],
     ids=lambda one: getattr(one, "name", one),
 )
-def test_every_candidate_index_finds_neighbours_and_has_the_estimated_file_size(
+def test_candidate_indexes_find_neighbours_and_have_the_estimated_size(
     candidate: Candidate, metric: Metric, tmp_path: Path
 ) -> None:
-    # Variances decrease over the columns, as in real features; otherwise PCA projections lose too much.
+    # Variances decrease over the columns, as in real features; otherwise PCA loses too much of the variance.
     vectors = clusters(ROWS, DIMENSION) / np.sqrt(np.arange(1, DIMENSION + 1, dtype=np.float32))
     if metric == "cosine":
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -43,7 +43,7 @@ def test_number_of_inverted_lists_grows_with_the_square_root_of_rows() -> None:
     assert [lists_for(rows) for rows in (1, 10_000, 60_000, 1_000_000)] == [4, 128, 256, 1024]
 
 
-def test_candidate_indexes_exclude_product_codes_that_do_not_divide_the_dimension() -> None:
+def test_candidate_indexes_use_product_codes_that_divide_the_dimension() -> None:
     names = [one.name for one in ladder(ROWS, 63, "cosine")]
     assert names == ["flat", "pca8-ivf-pq2-fp16", "pca8-ivf-pq2-8", "hnsw-fp16", "hnsw-8"]
 

@@ -11,7 +11,7 @@ from tests.indexes.made import clusters
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
-def test_recall_accepts_any_rows_at_tied_distances(metric: str) -> None:
+def test_recall_accepts_any_of_several_rows_at_equal_distance(metric: str) -> None:
     vectors = np.concatenate([clusters(50, 8), np.repeat(clusters(1, 8, seed=9), 300, axis=0)])
     queries = prepare(vectors[[60, 3]], metric)
     truth = find_truth(vectors, queries, 10, metric=metric)
@@ -32,7 +32,7 @@ def test_hold_out_withholds_at_most_a_tenth_of_the_rows() -> None:
     np.testing.assert_array_equal(held_out.queries, hold_out(1000, 3000, seed=0).queries)
 
 
-def test_hold_out_with_one_row_per_group_withholds_as_many_rows_as_without_groups() -> None:
+def test_hold_out_counts_groups_of_one_row_like_single_rows() -> None:
     assert hold_out(1000, 3000, seed=0, groups=np.arange(1000)).withheld.sum() == 100
     assert 100 < hold_out(1000, 3000, seed=0, groups=np.arange(1000) // 2).withheld.sum() <= 200
 

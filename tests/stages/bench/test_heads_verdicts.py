@@ -13,7 +13,7 @@ def row(contender, seconds, accuracy, classes=10, difficulty="hard"):
     }
 
 
-def test_verdicts_require_accuracy_always_and_speed_only_with_many_classes():
+def test_bench_requires_speed_only_with_many_classes():
     table = [row("featstore-logreg", 1.0, 0.8), row("sklearn-logreg", 19.0, 0.8005), row("featstore-svm", 1.0, 0.7)]
     speed, accuracy = fit_verdicts(table)
     assert not speed.holds
@@ -24,6 +24,6 @@ def test_verdicts_require_accuracy_always_and_speed_only_with_many_classes():
     assert [v.holds for v in fit_verdicts(table)] == [True, False]
 
 
-def test_verdict_fails_if_objective_is_above_that_of_another_library():
+def test_bench_fails_if_another_library_reaches_a_lower_objective():
     at = {"classes": 2, "difficulty": "easy", "C": 1.0, "peer_objective": 2.0}
     assert [v.holds for v in objective_verdicts([at | {"objective": o} for o in (2.0, 2.1)])] == [True, False]

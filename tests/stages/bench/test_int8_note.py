@@ -7,7 +7,7 @@ from featstore.stages.bench.speed import _notes
 
 
 @pytest.mark.parametrize(("rate", "gains"), [(10.4, False), (11.9, False), (25.0, True)])
-def test_note_is_given_if_int8_is_not_faster_than_fp32(rate, gains):
+def test_bench_notes_that_int8_is_not_faster_than_fp32(rate, gains):
     measured = [
         Measured("forward, openvino", [10.0, 10.0, 10.0], {"engine": "openvino", "precision": "fp32"}),
         Measured("forward, openvino-int8", [rate] * 3, {"engine": "openvino-int8", "precision": "int8-s16"}),

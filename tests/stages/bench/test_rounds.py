@@ -15,7 +15,7 @@ FAKES = "tests.stages.bench.fakes"
 
 
 @pytest.mark.slow
-def test_contenders_run_once_per_round_in_separate_processes_in_rotating_order():
+def test_contenders_run_once_per_round_in_rotating_order():
     told = []
     contenders = [Contender(name, f"{FAKES}:answer", {"rate": rate}) for name, rate in (("a", 2.0), ("b", 3.0))]
     found = alternate(contenders, 3, lambda *each: told.append(each))
@@ -24,7 +24,7 @@ def test_contenders_run_once_per_round_in_separate_processes_in_rotating_order()
     assert len({os.getpid(), *(each.said["process"] for each in found)}) == 3
 
 
-def test_share_of_is_the_median_of_the_ratios_of_two_rates_per_round():
+def test_share_of_returns_the_median_ratio_of_two_rates():
     one, other = Measured("one", [1, 4, 9], {"engine": "x"}), Measured("other", [2, 4, 3], {})
     assert one.to_dict() == {"name": "one", "median": 4, "least": 1, "greatest": 9, "rates": [1, 4, 9], "engine": "x"}
     # 1 is the median of the ratios per round, 1/2, 4/4 and 9/3; the ratio of the medians would be 4/3.

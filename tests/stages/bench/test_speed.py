@@ -15,7 +15,7 @@ from featstore.stages.bench.speed import _shares
 from tests.made import write_pictures
 
 
-def test_sampled_pictures_are_reproducible_and_unreadable_ones_are_counted(tmp_path):
+def test_gather_samples_reproducibly_and_counts_unreadable_pictures(tmp_path):
     pictures = write_pictures(tmp_path / "pictures", [f"{number}.png" for number in range(9)])
     (pictures / "bad.jpg").write_bytes(b"<html>")
     for name in ("a", "b", "all"):
@@ -33,7 +33,7 @@ def test_sampled_pictures_are_reproducible_and_unreadable_ones_are_counted(tmp_p
     assert every[9:] == every[:3]
 
 
-def test_bundled_photographs_are_used_if_no_pictures_are_given(tmp_path):
+def test_bench_uses_bundled_photographs_by_default(tmp_path):
     assert gather(None, 3, tmp_path) == (2, 0)
     assert {load_rgb(file.read_bytes()).size for file in tmp_path.iterdir()} == {(640, 427)}
 
@@ -45,7 +45,7 @@ def test_source_without_a_readable_picture_is_a_usage_error(tmp_path):
         gather(tmp_path / "bad.jpg", 2, tmp_path / "out")
 
 
-def test_extraction_rate_is_compared_with_the_limit_measured_in_the_same_round():
+def test_bench_compares_extraction_with_the_limit_of_its_round():
     rates = {
         "forward, torch": [10, 20, 30],
         "decoding, exact": [40, 20, 30],
@@ -108,7 +108,7 @@ def test_bench_report_contains_every_measured_part(in_this_process, tmp_path, mo
     assert not list(tmp_path.glob("featstore-*"))
 
 
-def test_unknown_engine_and_zero_rounds_are_usage_errors(in_this_process):
+def test_bench_rejects_an_unknown_engine_and_zero_rounds(in_this_process):
     with pytest.raises(UsageError, match="no engine 'abacus' here; there are torch, torch-folded"):
         bench(engines=["abacus"], device="cpu")
     with pytest.raises(UsageError, match="at least 1"):

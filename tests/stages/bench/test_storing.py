@@ -11,7 +11,7 @@ from featstore.stages.bench import bench_store
 
 
 @pytest.mark.slow
-def test_speed_of_store_shards_is_compared_with_that_of_plain_files(in_this_process, tmp_path):
+def test_bench_compares_store_shards_with_plain_files(in_this_process, tmp_path):
     report = bench_store(tmp_path, megabytes=1, dimension=64, rounds=2).to_dict()
     names = [
         f"{what} {dtype}, {kind}"

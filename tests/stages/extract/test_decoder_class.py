@@ -60,13 +60,13 @@ def test_decoder_is_part_of_the_feature_identity_and_changes_the_vectors(place):
 
 
 @pytest.mark.parametrize(("made", "asked", "words"), [("exact", "fast", "pillow, not pillow-torch"), ("fast", "exact", "pillow-torch, not pillow")])  # fmt: skip
-def test_another_decoder_is_refused_with_a_one_line_error(place, made, asked, words):
+def test_next_run_refuses_another_decoder(place, made, asked, words):
     with pytest.raises(IdentityError, match=f"decoder {words}") as raised:
         make_store(place / "pictures", place / made, decode=asked)
     assert "\n" not in str(raised.value)
 
 
-def test_an_unknown_decoder_is_a_usage_error(place, tmp_path):
+def test_extract_rejects_an_unknown_decoder(place, tmp_path):
     with pytest.raises(UsageError, match="'best' is not exact or fast"):
         make_store(place / "pictures", tmp_path / "s", decode="best")
     assert not (tmp_path / "s").exists()
@@ -116,7 +116,7 @@ def test_predict_and_search_use_the_decoder_of_the_head_and_index(place, tmp_pat
 
 
 @pytest.mark.slow
-def test_picture_suspected_of_killing_the_decoder_is_tested_with_the_decoder_of_its_store(tmp_path, monkeypatch):
+def test_suspected_picture_is_decoded_alone_by_the_decoder_of_its_store(tmp_path, monkeypatch):
     pictures = write_pictures(tmp_path / "pictures", ["a.png", "b.jpg"])
     stop = threading.Event()
     stop.set()

@@ -55,7 +55,7 @@ def test_engines_give_the_same_feature_maps_as_torch(engine, tmp_path):
     np.testing.assert_allclose(ours, reference, atol=1e-4)
 
 
-def test_changed_size_fit_or_layer_is_refused_and_unchanged_options_add_pictures(tmp_path):
+def test_next_run_refuses_another_size_fit_or_layer(tmp_path):
     folder = write_pictures(tmp_path / "p", NAMES[:2])
     asked = {"backbone": tiny_backbone(), "engine": "torch"}
     extract(folder, tmp_path / "s", size=24, fit="pad", **asked)
@@ -101,7 +101,7 @@ def scene(brightness: int, with_object: bool) -> Image.Image:
 
 
 @pytest.mark.slow
-def test_an_object_at_the_edge_is_found_with_fit_pad_but_not_with_fit_crop(tmp_path):
+def test_fit_pad_keeps_an_object_at_the_edge_and_fit_crop_loses_it(tmp_path):
     folder = tmp_path / "p"
     folder.mkdir()
     for number in range(8):
@@ -149,7 +149,7 @@ def test_image_embedder_accepts_size_fit_layer_and_pool(tmp_path):
         ({"pool": "avg"}, "needs the layer"),
     ],
 )
-def test_invalid_options_are_refused_and_make_no_store(options, words, tmp_path):
+def test_extract_with_invalid_geometry_options_makes_no_store(options, words, tmp_path):
     folder = write_pictures(tmp_path / "p", NAMES[:1])
     with pytest.raises(UsageError, match=words) as error:
         extract(folder, tmp_path / "s", backbone=tiny_backbone(), engine="torch", **options)

@@ -20,7 +20,7 @@ def run(source, store, **options):
     return extract(source, store, **{"backbone": tiny_backbone(), "engine": "torch", "batch": 2, **options})
 
 
-def test_report_has_the_folder_layout_the_number_of_classes_and_the_splits(folder, tmp_path):
+def test_report_names_layout_number_of_classes_and_splits(folder, tmp_path):
     report = run(folder, tmp_path / "s")
     assert (report.layout, report.classes, report.splits, report.notes) == ("class", 2, [], [])
     write_pictures(folder, ["top.png"])
@@ -40,7 +40,7 @@ def test_notes_explain_why_no_picture_could_be_read(folder, tmp_path):
     assert (report.fruitless, report.vectors, report.notes) == (False, 2, [])
 
 
-def test_note_reports_vectors_that_a_stopped_run_has_kept(folder, tmp_path):
+def test_note_counts_the_vectors_kept_by_a_stopped_run(folder, tmp_path):
     stop = threading.Event()
     late = {path.read_bytes() for path in (folder / "bee").iterdir()}
 
@@ -59,7 +59,7 @@ def test_note_reports_vectors_that_a_stopped_run_has_kept(folder, tmp_path):
     assert run(folder, tmp_path / "s", batch=1).notes == []
 
 
-def test_pending_pictures_that_were_deleted_do_not_count_as_failures(folder, tmp_path):
+def test_deleted_pending_pictures_are_no_failures(folder, tmp_path):
     stopped = threading.Event()
     stopped.set()
     run(folder, tmp_path / "s", stop=stopped)
@@ -78,7 +78,7 @@ def test_notes_report_a_missing_source(folder, tmp_path):
     assert run(open_source(folder, root=tmp_path / "moved"), tmp_path / "s").notes == []
 
 
-def test_note_says_that_pending_pictures_of_another_source_were_extracted(folder, tmp_path):
+def test_note_mentions_extracted_pictures_of_another_source(folder, tmp_path):
     stopped = threading.Event()
     stopped.set()
     run(folder, tmp_path / "s", stop=stopped)
@@ -90,7 +90,7 @@ def test_note_says_that_pending_pictures_of_another_source_were_extracted(folder
     )
 
 
-def test_note_reports_that_a_store_has_fewer_units_of_pictures_than_processes(folder, tmp_path):
+def test_note_warns_of_fewer_units_than_processes(folder, tmp_path):
     (note,) = run(folder, tmp_path / "s", units=(1, 3)).notes
     assert note.startswith("the store has 1 unit to share among 3 processes")
     assert run(folder, tmp_path / "t", units=(1, 3), unit_rows=2).notes == []

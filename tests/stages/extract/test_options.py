@@ -18,12 +18,12 @@ from tests.made import tiny_backbone, write_pictures
 
 
 @pytest.mark.parametrize(("keywords", "options"), [(ExtractKeywords, ExtractOptions), (EmbedKeywords, EmbedOptions)])
-def test_types_of_keyword_arguments_have_the_fields_of_the_option_classes(keywords, options):
+def test_keyword_types_have_the_fields_of_the_option_classes(keywords, options):
     declared = {name: hint.__forward_arg__ for name, hint in keywords.__annotations__.items()}
     assert declared == {each.name: each.type for each in dataclasses.fields(options)}
 
 
-def test_the_extract_command_has_the_defaults_of_the_library():
+def test_extract_command_has_the_defaults_of_the_library():
     defaults = {each.name: each.default for each in dataclasses.fields(ExtractOptions)}
     context = command.make_context("extract", ["pictures", "s"])
     given = {name: value for name, value in context.params.items() if name in defaults}
@@ -44,7 +44,7 @@ def test_the_extract_command_has_the_defaults_of_the_library():
         ({"unit_rows": 1 << 40}, "unit_rows: 1,099,511,627,776 is more than"),
     ],
 )
-def test_an_extract_option_with_a_number_out_of_range_is_a_usage_error(options, words, tmp_path):
+def test_extract_rejects_option_values_out_of_range(options, words, tmp_path):
     with pytest.raises(UsageError, match=words):
         extract(tmp_path, tmp_path / "s", **options)
 
@@ -76,7 +76,7 @@ def test_extraction_runs_in_a_supervised_worker_process_by_default(tmp_path, mon
     assert (report.vectors, len(started)) == (1, 1)
 
 
-def test_loaded_backbone_and_opened_source_are_refused_for_the_worker_process(tmp_path):
+def test_worker_process_accepts_no_loaded_backbone_or_opened_source(tmp_path):
     pictures = write_pictures(tmp_path / "pictures", ["a.png"])
     with pytest.raises(UsageError, match="a loaded backbone cannot be passed.*supervised=False"):
         extract(pictures, tmp_path / "s", backbone=tiny_backbone())

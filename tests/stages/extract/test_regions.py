@@ -98,7 +98,7 @@ def features(store: Path) -> bytes:
 
 
 @pytest.mark.parametrize("decode", ["exact", "fast"])
-def test_vectors_equal_those_of_saved_crops_and_each_picture_is_decoded_once(folder, tmp_path, decoded, decode):
+def test_regions_have_the_vectors_of_crops_and_need_one_decoding(folder, tmp_path, decoded, decode):
     source = table(folder / "t.csv", some_boxes())
     report = run(source, tmp_path / "s", decode=decode)
     assert (report.vectors, report.failures, len(decoded)) == (24, 0, 6)
@@ -112,7 +112,7 @@ def test_vectors_equal_those_of_saved_crops_and_each_picture_is_decoded_once(fol
     assert verify_store(tmp_path / "s").problems == []
 
 
-def test_a_picture_with_more_regions_than_a_batch_is_decoded_once(folder, tmp_path, decoded):
+def test_picture_with_more_regions_than_a_batch_is_decoded_once(folder, tmp_path, decoded):
     rows = [("0.jpg", number % 30, 0, 10, 10, "a") for number in range(23)]
     assert run(table(folder / "t.csv", rows), tmp_path / "s", batch=4).vectors == 23
     assert len(decoded) == 1
@@ -144,7 +144,7 @@ def test_only_changed_boxes_and_pictures_are_extracted_again(folder, tmp_path):
     assert run(source, tmp_path / "s").change.unchanged == 23
 
 
-def test_unnamed_boxes_keep_their_keys_if_table_lines_are_added_and_removed(folder, tmp_path):
+def test_unnamed_boxes_keep_their_keys_if_table_lines_change(folder, tmp_path):
     rows = some_boxes()
     source = table(folder / "t.csv", rows)
     run(source, tmp_path / "s")
@@ -190,7 +190,7 @@ def test_box_name_writes_each_number_with_the_fewest_decimals(values, name):
     assert box_name(values) == name
 
 
-def test_wrong_boxes_are_reported_as_failures_or_clipped_with_a_note(folder, tmp_path):
+def test_wrong_boxes_become_failures_or_are_clipped(folder, tmp_path):
     rows = [
         ("0.jpg", -5, -5, 20, 20, "clipped"),
         ("0.jpg", 200, 0, 5, 5, "outside"),
@@ -248,13 +248,13 @@ def test_boxes_in_fractions_are_recognised_unless_box_unit_is_given(folder, tmp_
         ({"region_column": "label"}, HEADER, "line 2 has no name of its region"),
     ],
 )
-def test_rejects_invalid_options_for_boxes_and_tiles(folder, tmp_path, options, header, message):
+def test_extract_rejects_invalid_box_and_tile_options(folder, tmp_path, options, header, message):
     source = table(folder / "t.csv", [("0.jpg", 1, 1, 5, 5, "")], header)
     with pytest.raises(UsageError, match=message):
         run(source, tmp_path / "s", **options)
 
 
-def test_table_columns_named_like_region_columns_are_renamed_with_a_note(folder, tmp_path):
+def test_extract_renames_table_columns_named_like_region_columns(folder, tmp_path):
     source = table(
         folder / "t.csv", [("0.jpg", 1, 2, 5, 6, "p"), ("1.jpg", 1, 2, 5, 6, "q")], ["path", *BOXES, "parent"]
     )
@@ -274,19 +274,19 @@ def test_table_columns_named_like_region_columns_are_renamed_with_a_note(folder,
     ]
 
 
-def test_refuses_text_as_a_number_of_a_box(folder, tmp_path):
+def test_extract_rejects_text_as_a_number_of_a_box(folder, tmp_path):
     with pytest.raises(UsageError, match="line 3 has 'wide' as w, which is no number"):
         run(table(folder / "t.csv", [("0.jpg", 1, 1, 5, 5, ""), ("0.jpg", 1, 1, "wide", 5, "")]), tmp_path / "s")
 
 
-def test_a_store_of_tiles_refuses_the_same_source_with_other_tile_options(folder, tmp_path):
+def test_store_of_tiles_refuses_other_tile_options(folder, tmp_path):
     extract(folder, tmp_path / "s", backbone=NETWORK, tiles=16)
     for options in ({}, {"tiles": 17}, {"tiles": 16, "overlap": 4}):
         with pytest.raises(UsageError, match=r"has tiles of 16 pixels \(overlap 0\) of .* use the same options"):
             extract(folder, tmp_path / "s", backbone=NETWORK, **options)
 
 
-def test_tiles_cover_each_picture_and_have_the_requested_size(folder, tmp_path, decoded):
+def test_tiles_cover_each_picture_and_have_the_size_of_the_option(folder, tmp_path, decoded):
     (folder / "damaged.jpg").write_bytes((folder / "0.jpg").read_bytes()[:-200])
     (folder / "text.jpg").write_bytes(b"no picture")
     picture(3, (10, 40)).save(folder / "thin.png")
@@ -309,7 +309,7 @@ def test_tiles_cover_each_picture_and_have_the_requested_size(folder, tmp_path, 
     assert "thin.png#0,12,10,16" in list(store.keys)
 
 
-def test_reads_boxes_from_a_coco_file(folder, tmp_path):
+def test_extract_reads_boxes_from_a_coco_file(folder, tmp_path):
     data = {
         "images": [
             {"id": 7, "file_name": "0.jpg"},
@@ -361,7 +361,7 @@ def test_reads_boxes_from_a_coco_file(folder, tmp_path):
         ('{"images": [{"id": [1]}], "annotations": []}', "has images whose id is no number or text"),
     ],
 )
-def test_rejects_json_that_is_not_coco(tmp_path, text, message):
+def test_extract_rejects_json_that_is_not_coco(tmp_path, text, message):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(UsageError, match=message):
         run(tmp_path / "a.json", tmp_path / "s", boxes=None)
@@ -378,7 +378,7 @@ def test_regions_of_a_store_can_be_extracted_with_another_backbone(folder, tmp_p
     assert len(decoded) == 18
 
 
-def test_run_for_two_stores_decodes_each_picture_once(folder, tmp_path, decoded):
+def test_joint_run_decodes_each_picture_with_regions_once(folder, tmp_path, decoded):
     source, networks = table(folder / "t.csv", some_boxes()), [NETWORK, tiny_backbone(2, name="other")]
     options = [ExtractOptions(backbone=each, batch=4, boxes=BOXES) for each in networks]
     extract_jobs([Job(source, tmp_path / each.backbone.name, each) for each in options])
@@ -396,7 +396,7 @@ def test_html_pages_show_the_region_instead_of_the_whole_picture(folder, tmp_pat
     assert pictures.address("1.jpg#3,4,10,20").endswith("/1.jpg")
 
 
-def test_store_without_regions_can_be_read_by_versions_that_do_not_know_regions(folder, tmp_path):
+def test_older_versions_can_read_a_store_without_regions(folder, tmp_path):
     extract_in_process(folder, tmp_path / "s", ExtractOptions(backbone=NETWORK))
     store = FeatureStore.open(tmp_path / "s")
     assert (Manifest.read(tmp_path / "s").requires, store.has_regions) == ((), False)
@@ -404,7 +404,7 @@ def test_store_without_regions_can_be_read_by_versions_that_do_not_know_regions(
     assert store.parents.tolist() == store.keys[:]
 
 
-def test_all_regions_of_a_picture_that_crashes_the_decoder_are_failures(folder, tmp_path, decoded):
+def test_crash_of_the_decoder_fails_all_regions_of_a_picture(folder, tmp_path, decoded):
     rows = [(f"{number}.jpg", at, 1, 5, 5, "a") for number in range(3) for at in range(4)]
     stop = threading.Event()
     stop.set()
@@ -417,9 +417,7 @@ def test_all_regions_of_a_picture_that_crashes_the_decoder_are_failures(folder, 
 
 
 @pytest.mark.parametrize(("region", "reason"), [([1, 1, 5, 5, 5], ""), ([], ""), ([99, 1, 5, 5, 5], "bad-box")])
-def test_region_suspected_of_killing_the_decoder_is_tested_with_its_own_box_and_decoder(
-    folder, decoded, region, reason
-):
+def test_suspected_region_is_decoded_alone_with_its_box_and_decoder(folder, decoded, region, reason):
     limits = {"preprocessing": NETWORK.preprocessing.to_dict(), "max_pixels": 1 << 20, "max_bytes": 1 << 20}
     for decoder in DECODERS.values():
         assert try_picture(str(folder), "0.jpg", -1, -1, **limits, decoder=decoder, region=region) == reason
@@ -454,7 +452,7 @@ def test_tiles_of_a_large_tiff_are_read_in_parts(folder, tmp_path, monkeypatch, 
 
 
 @pytest.mark.slow
-def test_second_supervised_run_over_a_table_of_boxes_finds_nothing_new(folder, tmp_path):
+def test_second_supervised_run_extracts_no_unchanged_box(folder, tmp_path):
     source = table(folder / "t.csv", some_boxes(2))
     options = {"backbone": "efficientnet_lite0", "boxes": BOXES}
     report = extract_supervised(source, tmp_path / "s", ExtractOptions(**options))
@@ -463,7 +461,7 @@ def test_second_supervised_run_over_a_table_of_boxes_finds_nothing_new(folder, t
     assert (again.change.unchanged, again.new_vectors) == (12, 0)
 
 
-def test_removing_a_region_keeps_other_regions_but_removing_a_picture_removes_all(folder, tmp_path):
+def test_remove_takes_one_region_or_all_regions_of_a_picture(folder, tmp_path):
     source = table(folder / "t.csv", some_boxes())
     run(source, tmp_path / "s")
     own = [key for key in FeatureStore.open(tmp_path / "s").keys if key.startswith("1.jpg")]
@@ -486,7 +484,7 @@ def test_remaining_regions_keep_their_boxes_after_a_removal(folder, tmp_path):
     assert after.equals(before.loc[after.index])
 
 
-def test_removal_purge_and_restore_by_picture_key_apply_to_all_its_regions(folder, tmp_path):
+def test_picture_key_removes_restores_and_purges_all_its_regions(folder, tmp_path):
     rows = [*some_boxes(2), ("0.jpg", "", "", "", "", "whole")]
     source, store = table(folder / "t.csv", rows), tmp_path / "s"
     run(source, store)
@@ -499,7 +497,7 @@ def test_removal_purge_and_restore_by_picture_key_apply_to_all_its_regions(folde
     assert run(source, store).change.added == 3
 
 
-def test_tiles_of_a_removed_picture_are_not_extracted_from_a_renamed_file(folder, tmp_path):
+def test_renaming_a_file_does_not_restore_its_removed_tiles(folder, tmp_path):
     options = {"backbone": NETWORK, "tiles": 30}
     extract(folder, tmp_path / "s", **options)
     remove(tmp_path / "s", ["0.jpg", "1.jpg#0,0,30,30"])
@@ -510,7 +508,7 @@ def test_tiles_of_a_removed_picture_are_not_extracted_from_a_renamed_file(folder
 
 
 @pytest.mark.parametrize("compacted", [False, True])
-def test_regions_deleted_from_the_table_can_be_purged_by_picture_key(folder, tmp_path, compacted):
+def test_picture_key_purges_regions_deleted_from_the_table(folder, tmp_path, compacted):
     rows = some_boxes(2)
     run(table(folder / "t.csv", rows), tmp_path / "s")
     run(table(folder / "t.csv", [row for row in rows if row[0] != "0.jpg"]), tmp_path / "s")
@@ -525,7 +523,7 @@ def test_regions_deleted_from_the_table_can_be_purged_by_picture_key(folder, tmp
         remove(tmp_path / "s", ["9.jpg"])
 
 
-def test_label_for_a_picture_key_is_refused_and_the_note_names_region_keys(folder, tmp_path):
+def test_label_refuses_a_picture_key_and_names_the_region_keys(folder, tmp_path):
     source = table(folder / "t.csv", [(f"{at // 2}.jpg", at, 1, 5, 5, "c") for at in range(4)])
     run(source, tmp_path / "s")
     report = set_columns(tmp_path / "s", [b"0.jpg#1,1,5,5", b"0.jpg", b"none.jpg"], {"label": ["a", "b", "c"]})

@@ -72,7 +72,7 @@ def test_second_run_makes_no_forward_pass_and_changes_no_file(folder, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "s").rglob("*.h5")} == before
 
 
-def test_next_run_extracts_only_new_or_changed_pictures_and_removes_deleted_pictures(folder, tmp_path):
+def test_next_run_extracts_changes_and_removes_deleted_pictures(folder, tmp_path):
     run(folder, tmp_path / "s")
     write_pictures(folder, ["ant/x.jpg", "bee/y.png"], seed=90)
     picture(77).save(folder / "ant/00.jpg")
@@ -91,7 +91,7 @@ def test_next_run_extracts_only_new_or_changed_pictures_and_removes_deleted_pict
     assert verify_store(tmp_path / "s").problems == []
 
 
-def test_failures_are_stored_with_a_reason_and_retried_on_request(folder, tmp_path):
+def test_failures_have_a_reason_and_are_retried_on_request(folder, tmp_path):
     (folder / "ant/02.jpg").write_bytes((folder / "ant/02.jpg").read_bytes()[:300])
     (folder / "bee/bad.png").write_bytes(b"<html>")
     (folder / "bee/empty.png").write_bytes(b"")
@@ -111,7 +111,7 @@ def test_failures_are_stored_with_a_reason_and_retried_on_request(folder, tmp_pa
     assert (report.vectors, report.failures, report.images) == (20, 2, 22)
 
 
-def test_table_columns_are_stored_and_missing_files_become_failures(folder, tmp_path):
+def test_extract_stores_table_columns_and_counts_missing_files(folder, tmp_path):
     table = tmp_path / "table.csv"
     table.write_text(
         "id,file,species,age,note\nA,pictures/ant/00.jpg,ant,3,x\nB,pictures/nowhere.jpg,bee,4,\nC,pictures/bee/00.jpg,bee,,y\n"
@@ -144,7 +144,7 @@ def test_option_root_finds_pictures_that_were_moved(folder, tmp_path):
     assert (report.change.unchanged, report.change.added, report.new_vectors, report.change.removed) == (20, 1, 1, 0)
 
 
-def test_second_source_adds_pictures_but_is_refused_if_it_repeats_keys(folder, tmp_path):
+def test_second_source_adds_pictures_with_new_keys_only(folder, tmp_path):
     run(folder, tmp_path / "s")
     more = write_pictures(tmp_path / "more", ["cat/1.jpg", "cat/2.jpg"], seed=40)
     report = run(more, tmp_path / "s")
@@ -196,7 +196,7 @@ def test_stopped_and_continued_run_gives_bit_identical_vectors(folder, tmp_path)
     assert os.listdir(tmp_path / "s" / "work") == []
 
 
-def test_two_runs_that_each_extract_half_of_the_units_give_the_same_store_as_one_run(folder, tmp_path):
+def test_two_runs_of_half_the_units_make_the_same_store_as_one(folder, tmp_path):
     run(folder, tmp_path / "whole")
     first = run(folder, tmp_path / "s", units=(0, 2))
     assert (first.vectors, first.pending) == (13, 7)
@@ -229,7 +229,7 @@ def test_two_concurrent_runs_extract_each_picture_once(folder, tmp_path):
         ({"dtype": "float16"}, "dtype float32, not float16"),
     ],
 )
-def test_run_with_another_backbone_or_dtype_is_refused_with_a_one_line_error(folder, tmp_path, options, difference):
+def test_run_with_another_backbone_or_dtype_is_refused(folder, tmp_path, options, difference):
     run(folder, tmp_path / "s")
     with pytest.raises(IdentityError, match=difference) as raised:
         run(folder, tmp_path / "s", **options)
@@ -237,7 +237,7 @@ def test_run_with_another_backbone_or_dtype_is_refused_with_a_one_line_error(fol
     assert FeatureStore.open(tmp_path / "s").counts.images == 20
 
 
-def test_run_with_a_changed_version_of_torch_is_accepted_and_recorded(folder, tmp_path, monkeypatch):
+def test_store_records_the_torch_versions_of_its_runs(folder, tmp_path, monkeypatch):
     run(folder, tmp_path / "s")
     write_pictures(folder, ["ant/new.jpg"], seed=50)
     monkeypatch.setattr(torch, "__version__", "99.0")
@@ -247,7 +247,7 @@ def test_run_with_a_changed_version_of_torch_is_accepted_and_recorded(folder, tm
     assert made[0] != "99.0"
 
 
-def test_float16_is_stored_if_requested(folder, tmp_path):
+def test_extract_stores_float16_vectors_with_option_dtype(folder, tmp_path):
     run(folder, tmp_path / "s", dtype="float16")
     run(folder, tmp_path / "f4")
     half, full = FeatureStore.open(tmp_path / "s"), FeatureStore.open(tmp_path / "f4")
@@ -255,7 +255,7 @@ def test_float16_is_stored_if_requested(folder, tmp_path):
     np.testing.assert_array_equal(half.features(), full.features().astype(np.float16))
 
 
-def test_a_folder_that_is_not_a_store_is_not_changed(folder, tmp_path):
+def test_extract_does_not_change_a_folder_that_is_no_store(folder, tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("x")
     with pytest.raises(UsageError, match="exists and is no feature store"):
@@ -263,7 +263,7 @@ def test_a_folder_that_is_not_a_store_is_not_changed(folder, tmp_path):
     assert os.listdir(tmp_path / "home") == ["thesis.txt"]
 
 
-def test_duplicate_keys_and_empty_sources_are_refused_before_planning(folder, tmp_path):
+def test_extract_refuses_duplicate_keys_and_empty_sources(folder, tmp_path):
     table = tmp_path / "t.csv"
     table.write_text("path\n" + "pictures/ant/00.jpg\n" * 2)
     with pytest.raises(UsageError, match="the key 'pictures/ant/00.jpg' is there more than once"):
@@ -301,7 +301,7 @@ def test_next_run_uses_the_precision_of_the_store_by_default(folder, tmp_path):
         run(folder, tmp_path / "s", precision="fp32")
 
 
-def test_more_threads_read_pictures_than_decode_pictures(folder, tmp_path, monkeypatch):
+def test_run_uses_more_threads_to_read_than_to_decode(folder, tmp_path, monkeypatch):
     """Make each of the first eight reads wait for the other seven: the run ends only if eight threads read at once."""
     real, together, lock = loader.read_picture, threading.Barrier(8), threading.Lock()
     reads, decoding, most = itertools.count(), 0, 0
@@ -326,7 +326,7 @@ def test_more_threads_read_pictures_than_decode_pictures(folder, tmp_path, monke
     assert most == 1
 
 
-def test_the_timings_add_up_to_the_duration_of_the_run(folder, tmp_path):
+def test_timings_add_up_to_the_duration_of_the_run(folder, tmp_path):
     report = run(folder, tmp_path / "s")
     timings = report.timings
     threads = {"read", "decode", "write", "load_processor", "processor", "forwarded"}
@@ -337,7 +337,7 @@ def test_the_timings_add_up_to_the_duration_of_the_run(folder, tmp_path):
     assert report.advice == ""
 
 
-def test_timings_include_the_engine_check_and_waiting_for_other_processes(folder, tmp_path, monkeypatch):
+def test_timings_include_engine_check_and_waiting_for_processes(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(defaults, "DRIFT_RUN", 1)
     stop = threading.Event()
     stop.set()
@@ -358,7 +358,7 @@ def without_networks(monkeypatch):
 
 
 @pytest.mark.parametrize("options", [{}, {"backbone": "SqueezeNet1_1", "weights": "random:3", "dtype": "float32", "decode": "exact", "precision": "fp32", "engine": "compile", "device": "cuda"}])  # fmt: skip
-def test_a_run_without_new_pictures_loads_no_network(folder, tmp_path, monkeypatch, options):
+def test_run_without_new_pictures_loads_no_network(folder, tmp_path, monkeypatch, options):
     extract(folder, tmp_path / "s", backbone="squeezenet1_1", weights="random:3")
     without_networks(monkeypatch)
     report = extract(folder, tmp_path / "s", **options)
@@ -382,7 +382,7 @@ def test_a_run_without_new_pictures_loads_no_network(folder, tmp_path, monkeypat
     ],
 )
 @pytest.mark.slow
-def test_rejects_options_that_differ_from_the_store(folder, tmp_path, options):
+def test_extract_rejects_options_that_differ_from_the_store(folder, tmp_path, options):
     extract(folder, tmp_path / "s", backbone="squeezenet1_1", weights="random:3")
     write_pictures(tmp_path / "other", ["ant/x.jpg"], seed=90)
     with pytest.raises(UsageError):
@@ -404,7 +404,7 @@ def test_store_left_empty_by_a_failed_run_accepts_another_backbone(folder, tmp_p
 
 
 @pytest.mark.slow
-def test_next_run_uses_the_backbone_of_the_store_and_refuses_another_before_loading(folder, tmp_path):
+def test_next_run_refuses_another_backbone_before_loading(folder, tmp_path):
     extract(folder, tmp_path / "s", backbone="squeezenet1_1", weights="random:3", dtype="float16")
     write_pictures(folder, ["ant/new.jpg"], seed=50)
     report = extract(folder, tmp_path / "s")

@@ -28,9 +28,7 @@ BACKBONE, DECODER = "tests.faults.planted:backbone", "tests.faults.planted:decod
 
 
 @pytest.mark.slow
-def test_pictures_that_kill_a_decoder_become_failures_and_others_get_vectors(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_pictures_that_kill_a_decoder_become_failures(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pictures = write_pictures(tmp_path / "pictures", [f"{number:02d}.png" for number in range(12)])
     for name, mark in (("00x", b"DIE"), ("00z", b"EAT")):
         (pictures / f"{name}.jpg").write_bytes(mark)
@@ -53,7 +51,7 @@ def test_pictures_that_kill_a_decoder_become_failures_and_others_get_vectors(
     assert (report.new_vectors, report.new_failures, report.change.added) == (12, 2, 14)
     assert sum(report.reasons.values()) == 2
     assert report.restarts == 1
-    # The timings include those of the worker processes that died.
+    # The timings of the run include the time of worker processes that died.
     assert sum(report.timings[name] for name in CLOCK) == pytest.approx(report.seconds, abs=0.02)
     assert min(report.timings["restarts"], report.timings["startup"]) > 0
     assert told[-1].done == told[-1].total == 14
@@ -68,9 +66,7 @@ def test_pictures_that_kill_a_decoder_become_failures_and_others_get_vectors(
     ("mark", "reason"),
     [(b"LOOP", "decoder-stalled"), (b"EXIT", "decoder-died"), (b"EAT", "out-of-memory"), (b"no picture", None)],
 )
-def test_picture_suspected_of_killing_the_decoder_is_decoded_alone_to_find_the_reason(
-    tmp_path: Path, mark: bytes, reason: str | None
-) -> None:
+def test_suspected_picture_is_decoded_alone_to_find_the_reason(tmp_path: Path, mark: bytes, reason: str | None) -> None:
     (tmp_path / "x.jpg").write_bytes(mark)
     picture = {
         "root": str(tmp_path),
@@ -87,13 +83,13 @@ def test_picture_suspected_of_killing_the_decoder_is_decoded_alone_to_find_the_r
 
 
 @pytest.mark.slow
-def test_worker_that_dies_is_restarted_once_if_no_picture_explains_its_death(tmp_path: Path) -> None:
+def test_supervisor_restarts_a_dead_worker_once_without_a_suspected_picture(tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "pictures", ["a.png"])
     with pytest.raises(FeatstoreError, match=r"SIGKILL.*twice without progress, and no picture explains it"):
         extract_supervised(pictures, tmp_path / "store", backbone_from="tests.faults.planted:die_always")
 
 
-def test_errors_of_the_worker_are_raised_unchanged(tmp_path: Path) -> None:
+def test_supervisor_raises_errors_of_the_worker_unchanged(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be opened"):
         extract_supervised(tmp_path / "missing", tmp_path / "store")
     with pytest.raises(FeatstoreError, match="not of the form"):
@@ -187,7 +183,7 @@ def test_supervisor_sees_which_rows_are_being_read_and_decoded() -> None:
     watcher.close()
 
 
-def test_worker_counts_as_stalled_if_one_picture_is_slow_or_progress_stops() -> None:
+def test_worker_counts_as_stalled_without_progress_or_with_a_slow_picture() -> None:
     memory = InHand.create(1)
     stall = _Stall(memory, 0.05)
     assert not stall.seen()
@@ -207,7 +203,7 @@ def test_worker_counts_as_stalled_if_one_picture_is_slow_or_progress_stops() -> 
     memory.close()
 
 
-def test_read_culprits_skips_damaged_records_of_pictures_that_killed_a_decoder(tmp_path: Path) -> None:
+def test_read_culprits_skips_damaged_records(tmp_path: Path) -> None:
     write_culprit(tmp_path, 3, 5, "decoder-died", "lost")
     folder = tmp_path / "work" / f"{3:016d}"
     assert not folder.exists()

@@ -62,9 +62,7 @@ def same(one: Path, other: Path) -> bool:
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_each_picture_is_decoded_once_and_stores_equal_those_of_separate_runs(
-    folder: Path, tmp_path: Path, decoded, count
-):
+def test_joint_run_decodes_once_and_equals_separate_runs(folder: Path, tmp_path: Path, decoded, count):
     reports = extract_jobs(jobs(folder, tmp_path, count))
     assert [(report.vectors, report.failures, report.pending) for report in reports] == [(24, 1, 0)] * count
     assert len(decoded) == 25
@@ -74,7 +72,7 @@ def test_each_picture_is_decoded_once_and_stores_equal_those_of_separate_runs(
         assert same(tmp_path / f"{number}.store", own)
 
 
-def test_stores_may_have_different_unit_sizes_and_decoders(folder: Path, tmp_path: Path, decoded):
+def test_joint_run_accepts_different_unit_sizes_and_decoders(folder: Path, tmp_path: Path, decoded):
     first, second = jobs(folder, tmp_path)
     options = [
         ExtractOptions(backbone=NETWORKS[0], batch=4, unit_rows=5),
@@ -88,7 +86,7 @@ def test_stores_may_have_different_unit_sizes_and_decoders(folder: Path, tmp_pat
     assert same(second.store, tmp_path / "b")
 
 
-def test_store_that_already_has_the_pictures_does_not_block_the_other_store(folder: Path, tmp_path: Path, monkeypatch):
+def test_joint_run_skips_a_store_that_is_up_to_date(folder: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(sharing, "_PATIENCE_SECONDS", 0.01)
     monkeypatch.setattr("featstore.defaults.SHARED_BYTES", 1)
     first, second = jobs(folder, tmp_path)
@@ -100,7 +98,7 @@ def test_store_that_already_has_the_pictures_does_not_block_the_other_store(fold
     assert same(second.store, tmp_path / "b")
 
 
-def test_failure_of_one_store_ends_the_whole_run(folder: Path, tmp_path: Path):
+def test_failure_of_one_store_ends_the_joint_run(folder: Path, tmp_path: Path):
     first, second = jobs(folder, tmp_path)
     extract(folder, second.store, backbone=NETWORKS[2], batch=4)
     with pytest.raises(FeatstoreError, match="features of another identity"):
@@ -116,7 +114,7 @@ def test_failure_of_one_store_ends_the_whole_run(folder: Path, tmp_path: Path):
         (["a", "./a"], ["x", "y"], "a store is named twice"),
     ],
 )
-def test_mismatched_numbers_of_stores_and_backbones_are_refused(
+def test_joint_run_refuses_unequal_numbers_of_stores_and_backbones(
     folder: Path, stores: list[str], backbones: list[str], words: str
 ):
     with pytest.raises(UsageError, match=words):
@@ -124,7 +122,7 @@ def test_mismatched_numbers_of_stores_and_backbones_are_refused(
 
 
 @pytest.mark.slow
-def test_supervised_run_for_two_stores_gives_the_same_stores_as_separate_runs(folder: Path, tmp_path: Path):
+def test_supervised_joint_run_equals_separate_runs(folder: Path, tmp_path: Path):
     given = {"backbones": ["squeezenet1_1", "efficientnet_lite0"], "weights": ["random:0", "random:1"], "batch": 8}
     stores = [tmp_path / "a.store", tmp_path / "b.store"]
     seen = []
@@ -143,7 +141,7 @@ def test_supervised_run_for_two_stores_gives_the_same_stores_as_separate_runs(fo
 
 
 @pytest.mark.slow
-def test_picture_that_crashes_the_decoder_is_recorded_as_failed_in_every_store(folder: Path, tmp_path: Path):
+def test_picture_that_kills_its_decoder_fails_in_every_store(folder: Path, tmp_path: Path):
     (folder / "a/06.png").write_bytes(b"DIE")
     options = ExtractOptions(batch=4, unit_rows=8, workers=2)
     reports = supervise(
@@ -153,8 +151,8 @@ def test_picture_that_crashes_the_decoder_is_recorded_as_failed_in_every_store(f
         decoder="tests.faults.planted:decode",
     )
     for report in reports:
-        # The worker may die before its last report. So ``new_vectors`` may be too small and is not checked here, and
-        # ``change`` may be empty (``added`` is 0).
+        # The worker may die before its last progress report. So ``new_vectors`` may be too small and is not checked
+        # here, and ``change`` may be empty (``added`` is 0).
         assert (report.vectors, report.failures, report.pending) == (23, 2, 0)
         assert report.change.added in (0, 25)
         reasons = {key: failure.reason for key, failure in FeatureStore.open(report.store).failures()}
