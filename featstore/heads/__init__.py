@@ -1,7 +1,7 @@
 """Heads: classifiers on feature vectors, given as arrays or block by block (see solvers/blocks.py).
 
-Estimators (scikit-learn classifiers): LogisticHead, LinearSVMHead, KernelSVMHead, KNNHead. ``train_head`` returns a
-TrainedHead, which predicts with numpy alone; ``save_head`` and ``load_head`` store it in a file without pickle. Names
+Estimators (scikit-learn classifiers): LogisticHead, LinearSVMHead, KernelSVMHead, KNNHead, MLPHead. ``train_head``
+returns a TrainedHead, which predicts with numpy alone; ``save_head`` and ``load_head`` store it in a file without pickle. Names
 are imported lazily, so that importing this package is fast.
 """
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from featstore.heads.estimators.kernel import KernelSVMHead
     from featstore.heads.estimators.linear import LinearSVMHead, LogisticHead
+    from featstore.heads.estimators.mlp import MLPHead
     from featstore.heads.estimators.neighbours import KNNHead
     from featstore.heads.evaluation.report import Report, evaluate
     from featstore.heads.headfile import TrainedHead, load_head, save_head
@@ -23,6 +24,7 @@ _HOMES: Final = {
     "KernelSVMHead": "estimators.kernel",
     "LinearSVMHead": "estimators.linear",
     "LogisticHead": "estimators.linear",
+    "MLPHead": "estimators.mlp",
     "HEADS": "trainer",
     "train_head": "trainer",
     "TrainedHead": "headfile",
@@ -38,6 +40,7 @@ __all__ = [
     "KernelSVMHead",
     "LinearSVMHead",
     "LogisticHead",
+    "MLPHead",
     "Report",
     "TrainedHead",
     "evaluate",

@@ -16,6 +16,7 @@ from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic
 from featstore.heads.headfile import TrainedHead
 from featstore.heads.models import KernelModel, LinearModel, NeighboursModel
+from featstore.heads.network import NetworkModel
 from featstore.heads.wrapped import EstimatorModel
 from featstore.text import printable
 
@@ -49,6 +50,9 @@ def to_onnx(head: TrainedHead) -> bytes:
         graph.finish(decisions, graph.softmax(decisions, model.scale))
     elif isinstance(model, KernelModel):
         decisions = graph.gemm(graph.rbf(model), model.coef, model.intercept)
+        graph.finish(decisions, graph.softmax(decisions, model.scale))
+    elif isinstance(model, NetworkModel):
+        decisions = graph.layers(model)
         graph.finish(decisions, graph.softmax(decisions, model.scale))
     elif isinstance(model, NeighboursModel):
         shares = graph.vote(model)
@@ -108,6 +112,15 @@ class _Graph:
         distance = self._add("Add", self._add("Add", product, squares), landmarks)
         distance = self._add("Max", distance, self._constant(0.0))
         return self._add("Exp", self._add("Mul", distance, self._constant(-model.gamma)))
+
+    def layers(self, model: NetworkModel) -> str:
+        """Add the decision values (n, c) of a multilayer perceptron."""
+        values = self._add(
+            "Mul", self._add("Sub", "features", self._constant(model.mean)), self._constant(1 / model.spread)
+        )
+        for number, (weight, bias) in enumerate(zip(model.weights, model.biases, strict=True)):
+            values = self.gemm(self._add("Relu", values) if number else values, weight, bias)
+        return values
 
     def vote(self, model: NeighboursModel) -> str:
         """Add the nodes that compute each class's share (n, k) of the votes of the nearest training rows."""
@@ -214,7 +227,8 @@ def to_sklearn(head: TrainedHead) -> Any:
 
     A linear head becomes a LogisticRegression whose coefficients include the factor of temperature scaling. This is so
     for a linear SVM too, because scikit-learn's LinearSVC has no ``predict_proba``. An RBF head becomes a pipeline of
-    StandardScaler, Nystroem and LogisticRegression. For a head that is a classifier of another package, the classifier
+    StandardScaler, Nystroem and LogisticRegression. A multilayer perceptron becomes a pipeline of StandardScaler and
+    MLPClassifier. For a head that is a classifier of another package, the classifier
     itself is returned, without temperature scaling; it predicts class numbers if its labels cannot be replaced. Raises
     UsageError for nearest neighbours, because scikit-learn does not have the weighted vote.
     """
@@ -223,7 +237,7 @@ def to_sklearn(head: TrainedHead) -> Any:
         return _logistic(head.classes, model.coef * model.scale, model.intercept * model.scale)
     if isinstance(model, EstimatorModel):
         return _named(head, model)
-    if not isinstance(model, KernelModel):
+    if not isinstance(model, KernelModel | NetworkModel):
         raise UsageError(f"a {head.kind} head has no plain scikit-learn counterpart; export it to ONNX instead")
     from sklearn.kernel_approximation import Nystroem
     from sklearn.pipeline import Pipeline
@@ -231,7 +245,10 @@ def to_sklearn(head: TrainedHead) -> Any:
 
     scaler = StandardScaler()
     scaler.mean_, scaler.scale_, scaler.var_ = model.mean, model.spread, model.spread**2
-    scaler.n_features_in_, scaler.n_samples_seen_ = model.dimension, len(model.landmarks)
+    scaler.n_features_in_ = model.dimension
+    scaler.n_samples_seen_ = len(model.landmarks) if isinstance(model, KernelModel) else 1
+    if isinstance(model, NetworkModel):
+        return Pipeline([("standardscaler", scaler), ("mlpclassifier", _perceptron(head.classes, model))])
     kernel = Nystroem(kernel="rbf", gamma=model.gamma, n_components=len(model.coef))
     kernel.components_ = model.landmarks.astype(np.float64)
     # scikit-learn's Nystroem multiplies the kernel by ``normalization_``. With the coefficients of the head in this
@@ -241,6 +258,25 @@ def to_sklearn(head: TrainedHead) -> Any:
     kernel.n_features_in_ = model.dimension
     last = _logistic(head.classes, np.eye(len(model.coef)) * model.scale, model.intercept * model.scale)
     return Pipeline([("standardscaler", scaler), ("nystroem", kernel), ("logisticregression", last)])
+
+
+def _perceptron(classes: list[str], model: NetworkModel) -> Any:
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.preprocessing import LabelBinarizer
+
+    estimator = MLPClassifier([len(bias) for bias in model.biases[:-1]], activation="relu")
+    estimator.classes_ = np.array(classes)
+    estimator._label_binarizer = LabelBinarizer().fit(estimator.classes_)
+    # Fitting sorts the classes as text; the columns are in natural order.
+    estimator._label_binarizer.classes_ = estimator.classes_
+    estimator.coefs_ = [weight.T.astype(np.float64) for weight in model.weights]
+    estimator.intercepts_ = [bias.astype(np.float64) for bias in model.biases]
+    estimator.coefs_[-1] *= model.scale
+    estimator.intercepts_[-1] *= model.scale
+    estimator.n_features_in_, estimator.n_outputs_ = model.dimension, len(model.biases[-1])
+    estimator.n_layers_ = len(model.weights) + 1
+    estimator.out_activation_ = "logistic" if estimator.n_outputs_ == 1 else "softmax"
+    return estimator
 
 
 def _logistic(classes: list[str], coef: NDArray[np.float64], intercept: NDArray[np.float64]) -> Any:

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from featstore.blocks import Features
 from featstore.errors import DamagedError
 from featstore.heads.calibration import softmax
-from featstore.heads.rowwise import nearest, rbf_of_products, row_products, unit_rows
+from featstore.heads.checking import Checker
+from featstore.heads.network import NetworkModel
+from featstore.heads.rowwise import margins, nearest, rbf_of_products, require_finite, row_products, unit_rows
 from featstore.heads.solvers.blocks import Scaler, iterate
 from featstore.heads.wrapped import EstimatorModel
 
-_LARGEST_NUMBER: Final = 1e30
 _CLOSE: Final = 1e-9
 """For kernel models: two decision values of a row count as equal if their difference, divided by the largest possible
 decision value of the model, is below this number. Rounding errors are far smaller: below 1e-11 for 10,000 features."""
@@ -168,7 +169,8 @@ class KernelModel:
         """Return decision values (m, c). In another batch, a row may get other rounding errors, but the same class."""
         values = Scaler(self.mean, self.spread).apply(block).astype(np.float64, copy=False)
         decisions = self._decide(values, values @ self._landmarks.T)
-        close = np.flatnonzero(_margins(decisions) <= self._close)
+        require_finite(decisions)
+        close = np.flatnonzero(margins(decisions) <= self._close)
         if len(close):
             alone = values[close]
             decisions[close] = self._decide(alone, row_products(alone, self._landmarks.T))
@@ -190,14 +192,6 @@ class KernelModel:
     def numbers(self) -> dict[str, Any]:
         """Return gamma and the factor of temperature scaling."""
         return {"gamma": self.gamma, "scale": self.scale}
-
-
-def _margins(decisions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return, for each row, the largest minus the second largest decision value (m,); with two classes, |value|."""
-    if decisions.shape[1] == 1:
-        return np.abs(decisions[:, 0])
-    first_two = np.partition(decisions, -2, axis=1)[:, -2:]
-    return np.asarray(first_two[:, 1] - first_two[:, 0])
 
 
 @dataclass(frozen=True)
@@ -270,7 +264,7 @@ def restore(
     The file ``origin`` may come from an untrusted source: DamagedError is raised if arrays and scalars do not fit
     together.
     """
-    check = _Checker(arrays, numbers, origin)
+    check = Checker(arrays, numbers, origin)
     columns = 1 if classes == 2 else classes
     if name == LinearModel.name:
         coef = check.matrix("coef", np.float64, columns, None)
@@ -294,45 +288,9 @@ def restore(
             raise DamagedError(f"{origin}: its class numbers do not fit its classes")
         mean = check.vector("mean", np.float64, vectors.shape[1])
         return NeighboursModel(vectors, codes, mean, int(count), check.number("temperature"), classes)
+    if name == NetworkModel.name:
+        return NetworkModel.restore(check, columns)
     if name == EstimatorModel.name:
         payload = check.vector("skops", np.uint8, len(arrays.get("skops", ())))
         return EstimatorModel.restore(payload, numbers, check.number("scale"), classes, origin)
     raise DamagedError(f"{origin}: holds a head of the unknown model {name!r}; a newer featstore may read it")
-
-
-@dataclass(frozen=True)
-class _Checker:
-    arrays: Mapping[str, NDArray[Any]]
-    numbers: Mapping[str, Any]
-    origin: str
-
-    def matrix(self, name: str, dtype: Any, rows: int | None, columns: int | None) -> NDArray[Any]:
-        array = self._array(name, dtype)
-        fits = array.ndim == 2 and array.shape[0] > 0 and array.shape[1] > 0
-        if not fits or (rows or len(array)) != len(array) or (columns or array.shape[1]) != array.shape[1]:
-            raise DamagedError(f"{self.origin}: its array {name} has the wrong shape {array.shape}")
-        return array
-
-    def vector(self, name: str, dtype: Any, length: int, *, positive: bool = False) -> NDArray[Any]:
-        array = self._array(name, dtype)
-        if array.shape != (length,):
-            raise DamagedError(f"{self.origin}: its array {name} has the shape {array.shape}, not ({length},)")
-        if positive and not (array > 0).all():
-            raise DamagedError(f"{self.origin}: its array {name} holds values that are not positive")
-        return array
-
-    def _array(self, name: str, dtype: Any) -> NDArray[Any]:
-        array = self.arrays.get(name)
-        if array is None or array.dtype != dtype:
-            raise DamagedError(f"{self.origin}: its array {name} is missing or of the wrong type")
-        # Copy into memory: the file may change or vanish while the head is in use.
-        array = np.array(array, order="C")
-        if not np.isfinite(array).all():
-            raise DamagedError(f"{self.origin}: its array {name} holds NaN or infinity")
-        return array
-
-    def number(self, name: str) -> float:
-        value = self.numbers.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _LARGEST_NUMBER:
-            raise DamagedError(f"{self.origin}: its number {name} is missing or out of range")
-        return value

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore.errors import DataError
 from featstore.heads.solvers.blocks import BLOCK_ELEMENTS, block_rows
 
 _SPARE: Final = 8
@@ -32,6 +33,22 @@ def row_dots(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
     """Return the inner products (...,) float64 along the last axes of ``a`` and ``b``, each computed separately."""
     left, right = (np.asarray(each, np.float64) for each in (a, b))
     return np.asarray(np.matmul(left[..., None, :], right[..., :, None])[..., 0, 0])
+
+
+def require_finite(decisions: NDArray[np.float64]) -> None:
+    """Raise DataError if a decision value is NaN or infinite."""
+    if not np.isfinite(decisions).all():
+        raise DataError(
+            "the head gives decision values that are not finite: the features are too large, or the head's file is damaged"
+        )
+
+
+def margins(decisions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the margin (m,) of each row's class: the value's distance from 0, or from the second greatest value."""
+    if decisions.shape[1] == 1:
+        return np.abs(decisions[:, 0])
+    first_two = np.partition(decisions, -2, axis=1)[:, -2:]
+    return np.asarray(first_two[:, 1] - first_two[:, 0])
 
 
 def rbf_kernel(a: NDArray[Any], b: NDArray[Any], gamma: float) -> NDArray[np.float64]:

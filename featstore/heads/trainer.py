@@ -17,6 +17,7 @@ from featstore.blocks import Features
 from featstore.errors import DataError, UsageError
 from featstore.heads.estimators.kernel import KernelSVMHead
 from featstore.heads.estimators.linear import LinearSVMHead, LogisticHead
+from featstore.heads.estimators.mlp import MLPHead
 from featstore.heads.estimators.named import NamedHead, is_named
 from featstore.heads.estimators.neighbours import KNNHead
 from featstore.heads.headfile import TrainedHead
@@ -28,9 +29,8 @@ from featstore.text import check_keywords, did_you_mean, natural
 class HeadKind:
     """A kind of head, such as logistic regression.
 
-    ``name``: its name on the command line; ``title``: its description for users; ``estimator``: function that returns
-    the untrained estimator; ``ties``: text that says which candidate is chosen if cross-validation scores are equal;
-    ``regularised``: whether the estimator has the parameters ``C`` and ``class_weight``.
+    ``ties``: text that says which candidate wins if cross-validation scores are equal. ``regularised``, ``weighted``,
+    ``folded``: whether the estimator has ``C``, class weights and cross-validation.
     """
 
     name: str
@@ -38,6 +38,8 @@ class HeadKind:
     estimator: Callable[..., Any]
     ties: str
     regularised: bool = True
+    weighted: bool = True
+    folded: bool = True
 
 
 HEADS: Final[dict[str, HeadKind]] = {
@@ -51,7 +53,8 @@ HEADS: Final[dict[str, HeadKind]] = {
             KernelSVMHead,
             "the smallest C, and of one C the smallest gamma",
         ),
-        HeadKind("knn", "nearest neighbours", KNNHead, "the fewest neighbours", regularised=False),
+        HeadKind("knn", "nearest neighbours", KNNHead, "the fewest neighbours", regularised=False, weighted=False),
+        HeadKind("mlp", "multilayer perceptron", MLPHead, "", regularised=False, folded=False),
     )
 }
 """Featstore's own kinds of head by name. train_head also trains classifiers of other packages, see head_kind."""
@@ -111,17 +114,14 @@ def train_head(
     names = sorted(set(labels.tolist()), key=natural)
     codes = {name: code for code, name in enumerate(names)}
     weights = _by_code(class_weight, names)
-    if chosen.regularised:
-        options = {"C": C, "class_weight": weights, **options}
-    elif kind not in HEADS:
-        own = {"C": None if C == "auto" else C, "class_weight": weights}
-        options = {**{name: value for name, value in own.items() if value is not None}, **options}
-    elif class_weight is not None or C != "auto":
-        raise UsageError(f"{kind} has neither C nor class weights; leave these options out")
     if kind in HEADS:
+        given = {**_own(chosen, C, weights, folds), **options}
         check_keywords("train", options, settable(kind))
-    given = options if kind in HEADS else {"parameters": options}
-    estimator = chosen.estimator(cv=folds, random_state=seed, **given)
+    else:
+        own = {"C": None if C == "auto" else C, "class_weight": weights}
+        parameters = {**{name: value for name, value in own.items() if value is not None}, **options}
+        given = {"cv": folds, "parameters": parameters}
+    estimator = chosen.estimator(random_state=seed, **given)
     coded = np.array([codes[label] for label in labels.tolist()], np.int64)
     estimator.fit(X, coded, groups=groups)
     about = {
@@ -130,7 +130,7 @@ def train_head(
         ),
         "chosen": {
             name.rstrip("_"): float(getattr(estimator, name))
-            for name in ("C_", "gamma_", "n_neighbors_")
+            for name in ("C_", "gamma_", "n_neighbors_", "epochs_")
             if hasattr(estimator, name)
         },
         "cross_validation": _json(getattr(estimator, "cv_results_", None)),
@@ -140,13 +140,35 @@ def train_head(
         "class_counts": {
             name: int(count) for name, count in zip(names, np.bincount(coded, minlength=len(names)), strict=True)
         },
-        "versions": versions(),
+        "versions": versions(*(["torch"] if kind == "mlp" else [])),
+        **({"history": estimator.history_} if hasattr(estimator, "history_") else {}),
         **(meta or {}),
     }
     carried = getattr(X, "identity", None) if identity is None and identity_of(X) is not None else None
     if carried is not None:
         fingerprint, identity = carried.fingerprint, carried.to_dict()
     return TrainedHead(kind, names, estimator.model_, fingerprint, dict(identity or {}), about)
+
+
+def _own(
+    kind: HeadKind, C: float | str, weights: Mapping[int, float] | str | None, folds: int | float
+) -> dict[str, Any]:
+    """Return the parameters of the estimator that ``train`` has options for. Raises UsageError: the head lacks one."""
+    if not (kind.regularised or kind.weighted) and (weights is not None or C != "auto"):
+        raise UsageError(f"{kind.name} has neither C nor class weights; leave these options out")
+    if not kind.regularised and C != "auto":
+        raise UsageError(f"{kind.name} has no C; leave this option out")
+    if not kind.folded and folds != defaults.FOLDS:
+        raise UsageError(
+            f"{kind.name} has no cross-validation; leave the folds out, and set the share that it holds out with "
+            "validation_fraction (--set validation_fraction=0.1)"
+        )
+    own = {
+        "C": (kind.regularised, C),
+        "class_weight": (kind.weighted, weights),
+        "cv": (kind.folded, folds),
+    }
+    return {name: value for name, (has, value) in own.items() if has}
 
 
 def _by_code(class_weight: Mapping[str, float] | str | None, names: list[str]) -> Mapping[int, float] | str | None:
@@ -176,10 +198,10 @@ def texts(y: ArrayLike) -> NDArray[np.str_]:
     return np.array([str(label) for label in labels])
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of the libraries that affect a trained head."""
+def versions(*more: str) -> dict[str, str]:
+    """Return the versions of the libraries that affect a trained head, and of the packages ``more``."""
     found = {"featstore": __version__}
-    for name in ("numpy", "scipy", "scikit-learn"):
+    for name in ("numpy", "scipy", "scikit-learn", *more):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

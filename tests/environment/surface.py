@@ -77,7 +77,7 @@ def surface(place: Path) -> None:
     from sklearn.pipeline import make_pipeline
 
     import featstore
-    from featstore.heads import KernelSVMHead, KNNHead, LinearSVMHead, LogisticHead
+    from featstore.heads import KernelSVMHead, KNNHead, LinearSVMHead, LogisticHead, MLPHead
     from featstore.indexes import FeatureIndex
 
     paths = sorted(map(os.fspath, (place / "pictures").rglob("*.png")))
@@ -86,7 +86,7 @@ def surface(place: Path) -> None:
     print("accuracy", pipeline.fit(paths, classes).score(paths, classes))
     store = featstore.FeatureStore.open(place / "a.store")
     features = np.asarray(store.features())
-    for head in (LogisticHead(), LinearSVMHead(), KernelSVMHead(), KNNHead()):
+    for head in (LogisticHead(), LinearSVMHead(), KernelSVMHead(), KNNHead(), MLPHead()):
         print(type(head).__name__, head.fit(features, store.labels).score(features, store.labels))
     index = FeatureIndex.open(place / "a.store.faiss")
     print("neighbours", len(index.search(features[:1], 3)[1][0]))

@@ -23,7 +23,8 @@ every_kind = pytest.mark.parametrize("kind", list(HEADS))
 def trained(kind, classes):
     X, y = blobs(300, 8, classes, seed=1)
     options = {"Cs": (1.0,), "gammas": (1.0,)} if kind == "rbf-svm" else {}
-    return train_head(X, y, kind=kind, folds=3, fingerprint="f1", **options), blobs(500, 8, classes, seed=2)[0]
+    options |= {"folds": 3} if HEADS[kind].folded else {"hidden": [16, 8]}
+    return train_head(X, y, kind=kind, fingerprint="f1", **options), blobs(500, 8, classes, seed=2)[0]
 
 
 @every_kind
@@ -39,7 +40,7 @@ def test_onnx_predictions_equal_the_head(kind, classes, tmp_path):
     assert properties == {"featstore head": kind, "fingerprint": "f1"}
 
 
-PLAIN = ["logreg", "linear-svm", "rbf-svm"]
+PLAIN = ["logreg", "linear-svm", "rbf-svm", "mlp"]
 
 
 @pytest.mark.parametrize("kind", PLAIN)
@@ -60,7 +61,7 @@ def test_exported_joblib_heads_predict_without_importing_featstore(tmp_path):
         export_sklearn(head, tmp_path / f"{number}.joblib")
     code = (
         "import sys, joblib, numpy; x = numpy.load('x.npy');"
-        "[print(*joblib.load(f'{i}.joblib').predict(x), sep='|') for i in range(3)]; sys.exit('featstore' in sys.modules)"
+        "[print(*joblib.load(f'{i}.joblib').predict(x), sep='|') for i in range(4)]; sys.exit('featstore' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     for head, line in zip(heads, out.stdout.splitlines(), strict=True):

@@ -24,10 +24,11 @@ def data() -> tuple[np.ndarray, np.ndarray]:
     return (np.eye(12)[codes] * 4 + random.normal(0, 0.3, (72, 12))).astype(np.float32), np.array(NAMES)[codes]
 
 
-@pytest.mark.parametrize("kind", ["logreg", "linear-svm", "rbf-svm", "knn"])
+@pytest.mark.parametrize("kind", ["logreg", "linear-svm", "rbf-svm", "knn", "mlp"])
 def test_train_head_sorts_classes_in_natural_order(data, kind: str, tmp_path: Path):
     X, y = data
-    head = train_head(X, y, kind=kind, folds=3, **({"C": 1.0} if kind != "knn" else {}))
+    options = {"knn": {"folds": 3}, "mlp": {}}
+    head = train_head(X, y, kind=kind, **options.get(kind, {"folds": 3, "C": 1.0}))
     assert head.classes == NAMES
     assert list(head.meta["class_counts"]) == NAMES
     save_head(tmp_path / "h.head", head)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
-from featstore.heads import KernelSVMHead, KNNHead, LinearSVMHead, LogisticHead, models
+from featstore.heads import KernelSVMHead, KNNHead, LinearSVMHead, LogisticHead, MLPHead, models
 from featstore.heads.solvers.losses import predict_codes
 from tests.heads.made_up import blobs
 
@@ -29,8 +29,9 @@ HEADS = [
     KernelSVMHead(C=1.0, gamma=0.05, cv=0.3),
     KernelSVMHead(C=1.0, gamma=0.05, cv=0.3, exact_rows=10, landmarks=24),
     KNNHead(n_neighbors=5),
+    MLPHead(hidden=(48, 16), epochs=3),
 ]
-NAMES = ["logreg", "svm", "rbf", "rbf-nystroem", "knn"]
+NAMES = ["logreg", "svm", "rbf", "rbf-nystroem", "knn", "mlp"]
 
 
 @pytest.mark.parametrize("head", HEADS, ids=NAMES)

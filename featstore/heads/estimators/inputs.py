@@ -29,6 +29,7 @@ def check_training(estimator: Any, X: Any, y: Any) -> tuple[Features, NDArray[np
     preprocessing), or None. Raises DataError (a ValueError), TypeError for complex data.
     """
     estimator.feature_identity_ = identity_of(X)
+    require_bytes(getattr(estimator, "memory_limit", 0))
     _refuse_missing(y)
     if is_blocks(X):
         if y is None:
@@ -45,6 +46,13 @@ def check_training(estimator: Any, X: Any, y: Any) -> tuple[Features, NDArray[np
     if len(classes) < 2:
         raise DataError(f"only one class ({classes[0]}): a classifier needs at least two")
     return X, codes.astype(np.intp), classes
+
+
+def require_bytes(memory_limit: Any) -> None:
+    """Raise DataError unless ``memory_limit`` is a number of bytes of at least 0."""
+    number = isinstance(memory_limit, int | float | np.number) and not isinstance(memory_limit, bool)
+    if not number or not memory_limit >= 0:
+        raise DataError(f"memory_limit must be a number of bytes of at least 0, not {memory_limit!r}")
 
 
 def _refuse_missing(y: Any) -> None:

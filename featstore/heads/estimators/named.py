@@ -14,7 +14,7 @@ from featstore import defaults
 from featstore.blocks import Features
 from featstore.errors import DataError, FeatstoreError, UsageError
 from featstore.heads import calibration, skops_bytes
-from featstore.heads.estimators.inputs import assign_folds, seed_of
+from featstore.heads.estimators.inputs import assign_folds, require_bytes, seed_of
 from featstore.heads.solvers.blocks import iterate
 from featstore.heads.solvers.grid import FoldScores
 from featstore.heads.solvers.losses import predict_codes
@@ -53,6 +53,7 @@ class NamedHead:
         self._spec, self._class, self._parameters = spec, _import(spec), dict(parameters or {})
         self._cv, self._seed = cv, seed_of(random_state)
         self._memory_limit = self._parameters.pop("memory_limit", defaults.HEAD_MEMORY)
+        require_bytes(self._memory_limit)
         self._fresh()
 
     def get_params(self) -> dict[str, Any]:

@@ -15,11 +15,13 @@ from sklearn.preprocessing import Normalizer
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from featstore.errors import DataError, UsageError
-from featstore.heads import KernelSVMHead, KNNHead, LinearSVMHead, LogisticHead, train_head
+from featstore.heads import KernelSVMHead, KNNHead, LinearSVMHead, LogisticHead, MLPHead, train_head
 from tests.heads.made_up import Streamed, blobs
 
-HEADS = [LogisticHead(), LinearSVMHead(), KernelSVMHead(Cs=(1.0, 10.0), gammas=(1.0,)), KNNHead()]
+FOLDED = [LogisticHead(), LinearSVMHead(), KernelSVMHead(Cs=(1.0, 10.0), gammas=(1.0,)), KNNHead()]
+HEADS = [*FOLDED, MLPHead(hidden=64)]
 every_head = pytest.mark.parametrize("head", HEADS, ids=lambda head: type(head).__name__)
+every_folded_head = pytest.mark.parametrize("head", FOLDED, ids=lambda head: type(head).__name__)
 
 
 NOT_CLAIMED = {
@@ -72,7 +74,7 @@ def test_same_seed_gives_bit_identical_heads(head):
     np.testing.assert_array_equal(first.predict_proba(X), second.predict_proba(X))
 
 
-@every_head
+@every_folded_head
 def test_rows_of_one_group_are_in_the_same_fold(head):
     # Labels are random and every row appears twice: accuracy is high only if copies are in different folds.
     random = np.random.default_rng(0)
@@ -91,7 +93,7 @@ def test_ungrouped_copies_in_other_folds_inflate_the_accuracy():
     assert leaky.max() > 0.75
 
 
-@every_head
+@every_folded_head
 def test_cv_fraction_holds_out_one_part_and_refits_on_all_rows(head):
     X, y = blobs(300, 8, 2, seed=5)
     fitted = clone(head).set_params(cv=0.1).fit(X, y)
@@ -168,14 +170,16 @@ def test_cv_results_name_the_chosen_C():
     "weight",
     ["unbalanced", {"nothing": 1.0}, *({"class 0": value} for value in (-1.0, 0.0, np.inf, np.nan, "2", None))],
 )
-@pytest.mark.parametrize("head", [LogisticHead, LinearSVMHead, KernelSVMHead])
+@pytest.mark.parametrize("head", [LogisticHead, LinearSVMHead, KernelSVMHead, MLPHead])
 def test_fit_rejects_invalid_class_weights(head, weight):
     X, y = blobs(60, 4, 2)
     with pytest.raises(DataError, match=r"class_weight|weight of class"):
         head(class_weight=weight).fit(X, y)
 
 
-@pytest.mark.parametrize("head", [LogisticHead(), LinearSVMHead(), KernelSVMHead(Cs=(1.0, 10.0), gammas=(1.0,))])
+@pytest.mark.parametrize(
+    "head", [LogisticHead(), LinearSVMHead(), KernelSVMHead(Cs=(1.0, 10.0), gammas=(1.0,)), MLPHead(hidden=64)]
+)
 def test_class_of_zero_weight_is_never_predicted(head):
     X, y = blobs(240, 6, 3, apart=1.5, seed=7)
     weighted = clone(head).set_params(class_weight={"class 2": 0.0}).fit(X, y)

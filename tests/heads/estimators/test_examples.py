@@ -16,6 +16,7 @@ _SECTIONS = ("Parameters", "Attributes", "Examples")
         ("featstore.heads.estimators.linear", "LinearSVMHead"),
         ("featstore.heads.estimators.kernel", "KernelSVMHead"),
         ("featstore.heads.estimators.neighbours", "KNNHead"),
+        ("featstore.heads.estimators.mlp", "MLPHead"),
         ("featstore.embed.transformer", "ImageEmbedder"),
     ],
 )

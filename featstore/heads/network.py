@@ -1,0 +1,132 @@
+"""The model of a multilayer perceptron, in numpy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.errors import DamagedError
+from featstore.heads.calibration import softmax
+from featstore.heads.checking import Checker
+from featstore.heads.rowwise import margins, require_finite, row_dots, row_products
+from featstore.heads.solvers.blocks import Scaler
+
+MOST_LAYERS: Final = 9
+"""Largest number of layers: eight hidden ones and the output."""
+_LARGEST_WEIGHT: Final = 1e20
+"""Products of nine layers of such weights stay far below the largest float64."""
+
+
+@dataclass(frozen=True)
+class NetworkModel:
+    """Linear layers with ReLU between them, on standardised features; dropout acts only in training.
+
+    ``weights``: one (outputs, inputs) float32 array per layer, as in torch.nn.Linear; ``biases``: (outputs,) float32.
+    The last layer has one output for two classes, else k. ``mean``, ``spread``: (d,) of the scaler. ``scale``
+    multiplies decision values before the sigmoid or softmax.
+    """
+
+    name: ClassVar[str] = "network"
+    keeps_rows: ClassVar[bool] = False
+    weights: tuple[NDArray[np.float32], ...]
+    biases: tuple[NDArray[np.float32], ...]
+    mean: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    scale: float = 1.0
+    _layers: tuple[tuple[NDArray[np.float64], NDArray[np.float64]], ...] = field(init=False, repr=False, compare=False)
+    _norms: tuple[tuple[float, float], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        layers = tuple(
+            (np.ascontiguousarray(weight.T, np.float64), bias.astype(np.float64))
+            for weight, bias in zip(self.weights, self.biases, strict=True)
+        )
+        object.__setattr__(self, "_layers", layers)
+        norms = tuple((float(np.linalg.norm(weight)), float(np.linalg.norm(bias))) for weight, bias in layers)
+        object.__setattr__(self, "_norms", norms)
+
+    @property
+    def dimension(self) -> int:
+        """Width of the features."""
+        return len(self.mean)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return max(2, len(self.biases[-1]))
+
+    def decide_block(self, block: NDArray[Any]) -> NDArray[np.float64]:
+        """Return decision values (m, c) in float64; a row whose best classes differ by rounding is computed alone.
+
+        Raises DataError if a value is not finite.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = Scaler(self.mean, self.spread).apply(block).astype(np.float64, copy=False)
+            decisions = self._decide(values, np.matmul)
+        require_finite(decisions)
+        close = np.flatnonzero(margins(decisions) <= 4 * self._rounding(values))
+        if len(close):
+            decisions[close] = self._decide(values[close], row_products)
+        return decisions
+
+    def _decide(self, values: NDArray[np.float64], multiply: Any) -> NDArray[np.float64]:
+        for number, (weight, bias) in enumerate(self._layers):
+            values = multiply(np.maximum(values, 0) if number else values, weight) + bias
+        return np.asarray(values)
+
+    def _rounding(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return a bound (m,) of the rounding error of each row's decision values.
+
+        A product of n terms is off by at most n units in the last place of the sum of absolute products (Higham 2002,
+        section 3.1), which Cauchy's inequality bounds by the norms; ReLU does not enlarge an error.
+        """
+        size = np.sqrt(row_dots(values, values))
+        error = np.zeros_like(size)
+        for (weight, _), (steepest, offset) in zip(self._layers, self._norms, strict=True):
+            reached = size * steepest + offset
+            error = error * steepest + (len(weight) + 2) * np.finfo(np.float64).eps * reached
+            size = reached
+        return np.asarray(error)
+
+    def probabilities(self, decisions: NDArray[Any]) -> NDArray[np.float64]:
+        """Return probabilities (m, k)."""
+        return softmax(decisions, self.scale)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return weights and biases of each layer, and the scaler."""
+        layers: dict[str, NDArray[Any]] = {}
+        for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            layers |= {f"weights_{number}": weight, f"biases_{number}": bias}
+        return {**layers, "mean": self.mean, "spread": self.spread}
+
+    def numbers(self) -> dict[str, Any]:
+        """Return the number of layers and the scale."""
+        return {"layers": len(self.weights), "scale": self.scale}
+
+    @classmethod
+    def restore(cls, check: Checker, columns: int) -> NetworkModel:
+        """Return the model from its checked arrays; ``columns``: outputs of the last layer. Raises DamagedError."""
+        layers = check.number("layers")
+        if layers not in range(2, MOST_LAYERS + 1):
+            raise DamagedError(f"{check.origin}: its number layers is not between 2 and {MOST_LAYERS}")
+        weights: list[NDArray[np.float32]] = []
+        biases: list[NDArray[np.float32]] = []
+        width = None
+        for number in range(int(layers)):
+            outputs = columns if number == layers - 1 else None
+            weights.append(check.matrix(f"weights_{number}", np.float32, outputs, width))
+            width = len(weights[-1])
+            biases.append(check.vector(f"biases_{number}", np.float32, width))
+        if max(_largest(weights), _largest(biases)) > _LARGEST_WEIGHT:
+            raise DamagedError(f"{check.origin}: its weights are greater than {_LARGEST_WEIGHT:g}")
+        mean = check.vector("mean", np.float64, weights[0].shape[1])
+        spread = check.vector("spread", np.float64, len(mean), positive=True)
+        return cls(tuple(weights), tuple(biases), mean, spread, check.number("scale"))
+
+
+def _largest(arrays: Sequence[NDArray[np.float32]]) -> float:
+    return max(float(np.abs(array).max()) for array in arrays)
