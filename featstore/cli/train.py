@@ -72,10 +72,10 @@ def _settings(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
 )
 @click.option(
     "--head",
-    metavar="logreg|linear-svm|rbf-svm|knn|PACKAGE.MODULE:CLASS",
+    metavar="logreg|linear-svm|rbf-svm|knn|mlp|PACKAGE.MODULE:CLASS",
     default="logreg",
     show_default=True,
-    help="Logistic regression, a support vector machine, nearest neighbours, or any scikit-learn classifier, whose code is imported.",
+    help="Logistic regression, a support vector machine, nearest neighbours, a multilayer perceptron, or any scikit-learn classifier, whose code is imported.",
 )
 @click.option(
     "--set",
@@ -84,6 +84,28 @@ def _settings(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
     metavar="NAME=VALUE",
     callback=_settings,
     help="A parameter of the head, such as n_estimators=500; repeat for several.",
+)
+@click.option(
+    "--hidden",
+    multiple=True,
+    type=click.IntRange(min=1),
+    metavar="UNITS",
+    help=f"mlp: units of a hidden layer; repeat for several layers.  [default: {defaults.MLP_HIDDEN[0]}]",
+)
+@click.option(
+    "--dropout",
+    type=click.FloatRange(0, 0.999),
+    help=f"mlp: share of hidden units left out in a training step.  [default: {defaults.MLP_DROPOUT}]",
+)
+@click.option(
+    "--output",
+    type=click.Choice(("softmax", "sigmoid")),
+    help="mlp: one output per class, or a single one for two classes.  [default: softmax]",
+)
+@click.option(
+    "--balance",
+    type=click.Choice(("none", "weights", "sampler")),
+    help="mlp: weights is --balanced; sampler draws all classes equally often.  [default: none]",
 )
 @click.option("--out", type=click.Path(), help="File of the head (default: STORE.HEAD.head beside the store).")
 @click.option("--force", is_flag=True, help="Replace a head that has other classes or is of another store.")
@@ -157,6 +179,7 @@ def train(
       featstore train my.store --head rbf-svm --report page.html
       featstore train my.store --train-split train --test-split val --C 0.01 --out my.head
       featstore train --store resnet50.store --store efficientnet.store --report page.html --beside
+      featstore train my.store --head mlp --hidden 512 --hidden 128 --balance sampler
       featstore train my.store --head sklearn.discriminant_analysis:LinearDiscriminantAnalysis
       featstore train my.store --head sklearn.ensemble:RandomForestClassifier --set n_estimators=500 --set max_features=sqrt
       featstore train --again my.head
@@ -179,6 +202,7 @@ def train(
         raise click.UsageError("name a store to learn from: featstore train STORE")
     else:
         options["class_weight"] = "balanced" if balanced else None
+        settings = _with_network(options, settings)
         trained = run(stores, **_with_settings(run, options, settings))
     notes = list(trained.notes)
     figures: list[str] = []
@@ -221,6 +245,31 @@ def _require_place_of_figures(beside: bool, report: str | None) -> None:
         raise click.UsageError("--beside writes figures beside the page of --report; name one")
     if beside and report is not None and report.lower().endswith(".json"):
         raise click.UsageError(f"--beside writes its figures to {report}; give the page of --report another ending")
+
+
+def _with_network(options: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Return ``settings`` with the options of the mlp head, which are taken out of ``options``.
+
+    Raises UsageError: given with another head, or given twice, or with --balanced; --folds with the mlp head.
+    """
+    if options["head"] == "mlp" and _was_given(click.get_current_context(), "folds"):
+        raise click.UsageError(
+            "--folds: the mlp head has no cross-validation; leave the option out, and set the share that it holds out "
+            "with --set validation_fraction=0.1"
+        )
+    taken = {name: options.pop(name) for name in ("hidden", "dropout", "output", "balance")}
+    given = {
+        name: list(value) if name == "hidden" else value for name, value in taken.items() if value not in (None, ())
+    }
+    for name in given:
+        if options["head"] != "mlp":
+            raise click.UsageError(f"--{name} is an option of --head mlp, not of {options['head']}; leave it out")
+        if name in settings:
+            raise click.UsageError(f"{name} is given twice: by --{name} and by --set")
+    balance = {**settings, **given}.get("balance", "none")
+    if options["class_weight"] is not None and balance != "none":
+        raise click.UsageError(f"--balanced and --balance {balance} both balance the classes; give one of them")
+    return {**settings, **given}
 
 
 def _with_settings(run: Callable[..., Any], options: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:

@@ -134,9 +134,34 @@ def test_train_and_predict_with_a_scikit_learn_class_and_its_parameters(place, t
     assert "equal bit for bit" in run("train", "--again", head, "--head", kind).stdout
 
 
+def test_train_a_perceptron_with_its_options_and_use_it(place, tmp_path):
+    head, page = tmp_path / "a.head", tmp_path / "a.html"
+    given = ("--hidden", "16", "--hidden", "8", "--dropout", "0.1", "--output", "sigmoid", "--balance", "sampler")
+    shown = run("train", place / "s", "--head", "mlp", *given, "--set", "epochs=9", "--out", head, "--report", page)
+    assert ": mlp, epochs = " in shown.stdout
+    read(page)
+    loaded = load_head(head)
+    parameters = {
+        name: loaded.meta["parameters"][name] for name in ("hidden", "dropout", "output", "balance", "epochs")
+    }
+    assert list(parameters.values()) == [[16, 8], 0.1, "sigmoid", "sampler", 9]
+    assert [weight.shape for weight in loaded.model.weights] == [(16, 512), (8, 16), (1, 8)]
+    assert len(run("predict", head, place / "s").stdout.splitlines()) == 18
+    assert "equal bit for bit" in run("train", "--again", head).stdout
+    assert "replaced the head that was there: mlp, epochs = " in run("train", "--update", head).stdout
+    run("train", place / "s", "--head", "mlp", "--balanced", "--out", tmp_path / "b.head")
+    assert load_head(tmp_path / "b.head").meta["parameters"]["class_weight"] == "balanced"
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        (("--hidden", "8"), "--hidden is an option of --head mlp, not of logreg"),
+        (("--head", "sklearn.svm:SVC", "--balance", "sampler"), "--balance is an option of --head mlp, not of sklearn"),
+        (("--head", "mlp", "--hidden", "8", "--set", "hidden=9"), "hidden is given twice"),
+        (("--head", "mlp", "--balanced", "--balance", "sampler"), "--balanced and --balance sampler both balance"),
+        (("--head", "mlp", "--set", "dropuot=0.1"), "did you mean 'dropout'"),
+        (("--again", "a.head", "--hidden", "9"), "leave out --hidden"),
         (("--set", "standardise=False"), "did you mean 'standardize'"),
         (("--head", "sklearn.svm:SVC", "--set", "out=3"), "is no parameter of the head"),
         (("--head", "sklearn.svm:SVC", "--set", "meta=3"), "is no parameter of the head"),

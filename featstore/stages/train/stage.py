@@ -88,8 +88,8 @@ def train(
 ) -> TrainReport:
     """Train a ``head`` on a store, save it, and evaluate it.
 
-    ``head``: "logreg", "linear-svm", "rbf-svm", "knn", or any scikit-learn classifier as package.module:Class, which is
-    imported. ``options``: parameters of the estimator (see featstore.heads); for a classifier of scikit-learn, C and
+    ``head``: "logreg", "linear-svm", "rbf-svm", "knn", "mlp", or any scikit-learn classifier as package.module:Class,
+    which is imported. ``options``: parameters of the estimator (see featstore.heads); for a classifier of scikit-learn, C and
     class_weight are parameters too, if its class has them. With several stores, the features of equal keys are
     concatenated (an ensemble of backbones). Labels, splits and pictures are those of the first store; all other stores
     must have a vector for each key. C is chosen by cross-validation with ``folds`` folds on the training rows only. The
