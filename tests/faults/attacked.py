@@ -174,6 +174,17 @@ VERBS: dict[str, dict[str, str]] = {
         "train --update named/x.head store": "named",
         "train --update named/x.head store --head sklearn.neighbors:KNeighborsClassifier": "named",
     },
+    "perceptron": {
+        "info mlp.head": "",
+        "verify mlp.head": "",
+        "predict mlp.head store": "",
+        "predict mlp.head store --csv": "",
+        "export mlp.head --sklearn --out ../out/x.joblib": "",
+        "export mlp.head --onnx --features-only --out ../out/f.onnx": "",
+        "train --again mlp.head": "",
+        "train --update mlp.head store": "mlp.head",
+        "train store --head mlp --hidden 4 --set epochs=2 --out mlp.head": "mlp.head",
+    },
     "identity": {
         "info store": "",
         "info a.head": "",
@@ -257,6 +268,7 @@ MADE: dict[str, tuple[str, ...]] = {
             *("naive_bayes:GaussianNB", "linear_model:SGDClassifier"),
         )
     ),
+    "perceptron": ("train store --head mlp --hidden 8 --hidden 4 --set epochs=3 --out mlp.head",),
     "imported": ("import vectors/v.npy foreign --identity x --keys ../home/keys.txt",),
 }
 """Commands that make the files to forge, by kind; a store, a head, an index and exports are made for every kind."""

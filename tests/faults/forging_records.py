@@ -357,6 +357,38 @@ class RecordsForger(Changes):
         self._reseal(head, change)
         return ": ".join(told)
 
+    def forge_perceptron(self, to: Ground) -> str:
+        """Forge a multilayer perceptron: anything in its file, its layers, or the options for training it again."""
+        path, told = (
+            to.theirs / "mlp.head",
+            [self.draw.choice(("seal", "array", "array", "layers", "options", "options"))],
+        )
+        if told[0] == "seal":
+            return f"seal: {self._seal(path)}"
+
+        def change(arrays: dict[str, np.ndarray], meta: Any) -> Any:
+            if told[0] == "array":
+                name = self.draw.choice(sorted(arrays))
+                array = arrays[name].copy()
+                array.reshape(-1)[self.draw.randrange(array.size)] = self.draw.choice(
+                    (0, -1, 1e19, 3e38, np.nan, 1e-38)
+                )
+                arrays[name] = self.draw.choice((array, array, array[:1], array.T.copy(), array.astype(np.float16)))
+                told.append(name)
+                return meta
+            value = self.draw.choice((*NUMBERS, 2.0, 1e308, None, "x", [], [8] * 9, [1 << 40], {}))
+            if told[0] == "layers":
+                told.append(f"{value!r}")
+                return {**meta, "numbers": {**meta["numbers"], "layers": value}}
+            names = ("hidden", "dropout", "output", "balance", "epochs", "patience", "learning_rate", "batch_size")
+            name = self.draw.choice((*names, "weight_decay", "validation_fraction", "memory_limit"))
+            told.append(f"{name}={value!r}")
+            about = meta["about"]
+            return {**meta, "about": {**about, "request": {**about["request"], "options": {name: value}}}}
+
+        self._reseal(path, change)
+        return " ".join(told)
+
     def _classifier(self, data: bytes) -> tuple[bytes, str]:
         """Return a skops file with another schema or other arrays, and what was changed."""
         with zipfile.ZipFile(io.BytesIO(data)) as file:
