@@ -63,7 +63,7 @@ class MLPHead(DecisionHead):
     weight_decay : float
         Decoupled weight decay of AdamW.
     batch_size : int
-        Largest number of rows in a mini-batch.
+        Largest number of rows in a mini-batch. An epoch of 64 or more rows has at least 8 mini-batches.
     memory_limit : int
         Bytes of the float32 copy of the training rows, above which the copy is a temporary file.
     random_state : int, RandomState or None

@@ -27,6 +27,7 @@ _EPSILON: Final = 1e-8
 """Constants of AdamW, the defaults of torch.optim.AdamW. That class would load PyTorch's compiler, which takes 2 s; its
 function does not."""
 _JUDGED_ROWS: Final = 1024
+_LEAST_BATCHES: Final = 8
 _STEPS_OF_DROPOUT: Final = 1 << 16
 """Dropout compares 16 random bits per unit: torch's own generator takes a tenth of the time of the matrix products."""
 
@@ -109,6 +110,15 @@ def train(values: NDArray[np.float32], targets: Targets, draw: Draw, plan: Plan,
     return trained
 
 
+def batches_of(rows: int, batch_size: int) -> int:
+    """Return the number of mini-batches of an epoch of ``rows`` rows.
+
+    At least _LEAST_BATCHES, if each has _LEAST_BATCHES rows: with one step per epoch, training on few rows would end far
+    from the optimum.
+    """
+    return max(math.ceil(rows / batch_size), min(_LEAST_BATCHES, rows // _LEAST_BATCHES))
+
+
 def _why_not_finite(values: NDArray[np.float32], epoch: int, plan: Plan) -> str:
     if not all(
         np.isfinite(values[start : start + _JUDGED_ROWS]).all() for start in range(0, len(values), _JUDGED_ROWS)
@@ -145,7 +155,7 @@ class Network:
         """Train one epoch on the rows of ``order`` with the learning rate ``rate``; return the mean loss."""
         total = 0.0
         # Parts of nearly equal size, so that no batch has only a few rows, whose gradient would be noise.
-        for rows in np.array_split(order, math.ceil(len(order) / self._plan.batch_size)):
+        for rows in np.array_split(order, batches_of(len(order), self._plan.batch_size)):
             outputs = self._forward(self._gather(values, rows), training=True)
             loss = (_losses(outputs, targets.codes[rows]) * torch.from_numpy(targets.weights[rows])).mean()
             loss.backward()  # type: ignore[no-untyped-call]

@@ -64,7 +64,7 @@ def plainly(X: Any, targets: Targets, order: list[NDArray[np.intp]], wanted: Pla
     sigmoid = torch.nn.BCEWithLogitsLoss(reduction="none")
     softmax = torch.nn.CrossEntropyLoss(reduction="none")
     for rows in order:
-        for batch in np.array_split(rows, -(-len(rows) // wanted.batch_size)):
+        for batch in np.array_split(rows, max(-(-len(rows) // wanted.batch_size), min(8, len(rows) // 8))):
             outputs, truth = network(torch.from_numpy(X[batch])), torch.from_numpy(targets.codes[batch])
             losses = sigmoid(outputs[:, 0], truth.float()) if wanted.outputs == 1 else softmax(outputs, truth)
             optimiser.zero_grad()
