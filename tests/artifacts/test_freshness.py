@@ -256,7 +256,9 @@ def test_pending_pictures_make_a_store_and_its_artifacts_stale(tmp_path: Path):
     assert info(tmp_path)["commands"][0] == f"featstore extract {tmp_path / 'p'} {tmp_path / 's'}"
 
 
-def test_store_is_stale_if_the_store_with_its_labels_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_store_that_follows_the_labels_of_another_store_is_stale_if_the_other_moved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     def told() -> str:
         assert featstore.main(["info", str(tmp_path)], standalone_mode=False) in (0, None)
         return capsys.readouterr().out

@@ -108,7 +108,7 @@ def test_old_densenet_tensor_names_are_read(tmp_path: Path) -> None:
         (lambda s: {}, "no state dict"),
     ],
 )
-def test_rejects_mismatched_checkpoints_with_a_one_line_error(
+def test_checkpoints_that_do_not_fit_the_backbone_give_a_one_line_error(
     change: Any, words: str, state: State, tmp_path: Path
 ) -> None:
     torch.save(change(state), tmp_path / "mine.pth")
@@ -159,7 +159,7 @@ def test_rejects_a_tensor_larger_than_its_file(state: State, tmp_path: Path) -> 
         load_backbone("mobilenet_v3_small", str(tmp_path / "mine.pth"))
 
 
-def test_rejects_damaged_and_compressed_checkpoints(state: State, tmp_path: Path) -> None:
+def test_damaged_and_compressed_checkpoints_are_rejected(state: State, tmp_path: Path) -> None:
     file = tmp_path / "mine.pth"
     torch.save(state, file)
     data = file.read_bytes()
@@ -184,6 +184,6 @@ def test_rejects_damaged_and_compressed_checkpoints(state: State, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["absent.pth", "."])
-def test_rejects_missing_files_and_folders_as_weights(name: str, tmp_path: Path) -> None:
+def test_missing_files_and_folders_are_rejected_as_weights(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such checkpoint"):
         read_state(tmp_path / name)

@@ -165,7 +165,9 @@ def test_users_function_is_loaded_as_a_backbone(networks: Path) -> None:
         ("my_wrong:good", "KeyError: 1 (line 1 of "),
     ],
 )
-def test_unsuitable_backbone_functions_are_refused_with_a_one_line_error(networks: Path, spec: str, words: str) -> None:
+def test_functions_that_are_no_backbones_are_refused_with_a_one_line_error(
+    networks: Path, spec: str, words: str
+) -> None:
     with pytest.raises(UsageError) as error:
         load_backbone(spec)
     assert words in str(error.value)

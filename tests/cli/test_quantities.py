@@ -19,7 +19,7 @@ def test_times_are_parsed_with_their_units(text, seconds):
 
 
 @pytest.mark.parametrize("text", ["", "0", "4X", "-1G", "1e3", "five"])
-def test_rejects_invalid_sizes_and_times(text):
+def test_invalid_sizes_and_times_in_options_are_rejected(text):
     for convert in (to_bytes, to_seconds):
         with pytest.raises(click.BadParameter, match="write one such as"):
             convert(None, None, text)

@@ -54,7 +54,7 @@ def test_fetch_does_not_change_a_finished_folder(server: Server, tmp_path: Path)
     assert (tmp_path / "pets").stat().st_ino == before
 
 
-def test_rejects_a_finished_folder_that_was_changed(server: Server, tmp_path: Path) -> None:
+def test_downloaded_data_set_that_was_changed_is_rejected(server: Server, tmp_path: Path) -> None:
     dataset = split_dataset(server)
     fetch(dataset, tmp_path / "pets")
     (tmp_path / "pets/train/cat/1.jpg").write_bytes(b"")
@@ -130,7 +130,7 @@ def test_archive_placed_by_the_user_is_not_downloaded(server: Server, tmp_path: 
     assert len(content(tmp_path / "pets")) == 4
 
 
-def test_fetch_keeps_foreign_files_beside_partial_downloads(server: Server, tmp_path: Path) -> None:
+def test_fetch_keeps_files_of_the_user_beside_partial_downloads(server: Server, tmp_path: Path) -> None:
     work = tmp_path / "pets.featstore-partial"
     work.mkdir()
     (work / "mine.txt").write_text("mine")

@@ -83,7 +83,7 @@ def test_links_and_devices_in_a_tar_are_refused(tmp_path: Path, kind: bytes) -> 
     assert not (tmp_path / "out" / "odd").exists()
 
 
-def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
+def test_archive_with_an_encrypted_file_is_refused(tmp_path: Path) -> None:
     data = bytearray(made_zip({"in/1.jpg": b"1"}))
     for signature, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         data[data.index(signature) + at] |= 1
@@ -106,7 +106,7 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, ending: str, name: str)
 
 
 @both
-def test_too_many_files_are_refused(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_archive_of_too_many_files_is_refused(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defaults, "UNPACKED_FILES", 3)
     with pytest.raises(DamagedError, match="more than 3 files"):
         unpacked(tmp_path, ending, MAKERS[ending]({f"in/{n}.jpg": PICTURE for n in range(4)}))
@@ -114,7 +114,7 @@ def test_too_many_files_are_refused(tmp_path: Path, ending: str, monkeypatch: py
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("second", ["in/1.jpg", "in/1.jpg/2.jpg"])
-def test_a_duplicate_name_is_refused(tmp_path: Path, second: str) -> None:
+def test_archive_with_two_files_of_one_name_is_refused(tmp_path: Path, second: str) -> None:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("in/1.jpg", b"1")

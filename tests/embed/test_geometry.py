@@ -28,7 +28,7 @@ def identity_with(**asked) -> Identity:
         ({"pool": "mean"}, r"avg, max, cls, cls\+mean, none"),
     ],
 )
-def test_rejects_an_invalid_size_fit_or_pool(asked, words):
+def test_invalid_size_fit_or_pool_is_rejected(asked, words):
     with pytest.raises(UsageError, match=words):
         Geometry(**asked)
 

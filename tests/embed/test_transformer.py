@@ -182,7 +182,7 @@ def test_pandas_output_of_the_image_embedder_keeps_the_index(chain, embedder):
 
 @pytest.fixture
 def with_bad_ones(tmp_path):
-    """A list of five pictures, of which only those at positions 0 and 3 are readable."""
+    """Return a list of five pictures, of which only those at positions 0 and 3 are readable."""
     write_pictures(tmp_path, ["a.png", "b.png", "c.png"])
     (tmp_path / "b.png").write_bytes(b"<html>")
     with Image.open(tmp_path / "c.png") as image:
@@ -233,7 +233,7 @@ def test_transform_rejects_an_iterator_a_single_picture_and_a_mapping(embedder, 
         embedder.fit_transform(given)
 
 
-def test_rejects_file_content_given_as_a_path(embedder, tmp_path):
+def test_image_embedder_rejects_file_content_given_as_a_path(embedder, tmp_path):
     content = (write_pictures(tmp_path, ["a.png"]) / "a.png").read_bytes()
     with pytest.raises(UsageError, match=r"picture 0 is the content of a file.*give PIL\.Image\.open\(io\.BytesIO"):
         embedder.transform([content])

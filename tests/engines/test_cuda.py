@@ -34,7 +34,7 @@ def test_rejects_a_nonexistent_device(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"precision": "int8"}, "asked for"),
     ],
 )
-def test_rejects_conflicting_options_on_cuda(
+def test_engine_rejects_conflicting_options_on_cuda(
     options: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

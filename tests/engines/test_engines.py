@@ -68,7 +68,7 @@ def test_submitted_batches_keep_their_order_and_sizes(engine: Engine, pictures: 
     for size in sizes:
         batch = pictures[:size].copy()
         pending.append(engine.submit(batch))
-        batch[:] = 0  # The caller may overwrite the array after submitting it.
+        batch[:] = 0  # The caller may overwrite a batch after submitting it.
     for features, one, size in zip(expected, pending, sizes, strict=True):
         assert one.result().shape == (size, engine.dimension)
         assert one.result().dtype == np.float32
@@ -136,7 +136,7 @@ def test_auto_prefers_openvino_on_the_cpu(backbone: Backbone, monkeypatch: pytes
         ({"precision": "bf16", "engine": "torch", "device": "cpu"}, "reference"),
     ],
 )
-def test_rejects_unknown_engines_devices_and_precisions(
+def test_unknown_engines_devices_and_precisions_are_rejected(
     options: dict[str, str], words: str, backbone: Backbone
 ) -> None:
     with pytest.raises(UsageError, match=words) as error:
@@ -153,7 +153,7 @@ def test_opening_an_engine_does_not_change_the_backbone(backbone: Backbone) -> N
 
 
 @pytest.mark.parametrize("limit", ["avx", "AVX2"])
-def test_rejects_openvino_bf16_if_instructions_are_limited_to_avx(
+def test_openvino_bf16_is_rejected_if_instructions_are_limited_to_avx(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)

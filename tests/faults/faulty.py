@@ -81,7 +81,7 @@ def full_after(size: int) -> Calls:
 
 
 def at(number: int, what: Callable[[], object]) -> Calls:
-    """Return a Calls object that runs ``what`` just before the ``number``-th counted system call."""
+    """Return a Calls object that calls the function ``what`` just before the ``number``-th counted system call."""
 
     def act(name: str, size: int) -> None:
         if calls.count == number:

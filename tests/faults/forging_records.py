@@ -114,7 +114,9 @@ class RecordsForger(Changes):
         return self.draw.choice(keys) if keys else b"x"
 
     def _manifest(self, store: Path, **changes: Any) -> str:
-        """Change featstore.json, and write the fingerprint of the new identity into it, so that the two match."""
+        """Write ``changes`` and the fingerprint of the new identity into the manifest featstore.json, so that both
+        match.
+        """
         value = atomic.read_json(store / "featstore.json") | changes
         fingerprint = hashlib.sha256(atomic.canonical_json(value["identity"]).encode()).hexdigest()
         atomic.write_json(store / "featstore.json", value | {"fingerprint": fingerprint})

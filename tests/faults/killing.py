@@ -121,7 +121,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Run the trials from the command line; exit with 1 if a result differs."""
+    """Kill commands as the command line says and print the results; exit with 1 if a result differs."""
     parser = argparse.ArgumentParser()
     parser.add_argument("count", type=int)
     parser.add_argument("--seed", type=int, default=0)

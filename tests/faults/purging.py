@@ -135,7 +135,7 @@ def asked(outcome: tuple[int, Any]) -> Any:
 
 
 def main() -> None:
-    """Run the trials from the command line and print their results as JSON."""
+    """Kill purges as the command line says and print the results as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)

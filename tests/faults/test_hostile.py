@@ -74,7 +74,7 @@ def refused(read: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def test_payloads_execute_in_unsafe_readers(mark: Path) -> None:
+def test_attack_code_in_test_files_runs_in_unsafe_readers_such_as_pickle(mark: Path) -> None:
     pickle.loads(payloads(mark)["pickle"])
     assert mark.is_dir()
 

@@ -67,7 +67,7 @@ VERBS: dict[str, Callable[[Path], object]] = {
     "extract of a store": run_extract_of_store,
 }
 CHANGES = ("extract", "label", "compact", "remove", "remove --purge", "label --undo", "repair")
-"""Commands that change the store."""
+"""Names of the commands that change the store."""
 PAIRS = [
     (first, second)
     for first, second in itertools.combinations_with_replacement(VERBS, 2)

@@ -64,8 +64,10 @@ def make(folder: Path) -> dict[str, Any]:
 def judged(
     folder: Path, name: str, code: int, answer: Any, plain: dict[str, Any], go_on: bool = True
 ) -> dict[str, Any]:
-    """Run ``extract`` again without the fault; return the outcome of the case and whether the final store is as
-    expected."""
+    """Run ``extract`` again after a fault; return the outcome of the case.
+
+    The outcome includes whether the final store equals that of a run without faults.
+    """
     line = answer[0] if isinstance(answer, list) else None
     case = {"case": name, "code": code, "line": line, "verify": [], "equal": None}
     if (folder / "store" / "featstore.json").exists():

@@ -32,7 +32,7 @@ def test_failed_write_keeps_the_old_file_and_removes_the_temporary_file(tmp_path
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_require_place_rejects_a_path_whose_folder_is_missing(tmp_path):
+def test_output_path_whose_folder_is_missing_is_rejected(tmp_path):
     atomic.require_place(tmp_path / "a")
     with pytest.raises(UsageError, match="nowhere; make it first"):
         atomic.require_place(tmp_path / "nowhere" / "a")

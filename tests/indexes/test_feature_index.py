@@ -169,7 +169,7 @@ def test_index_built_without_an_identity_has_none() -> None:
     assert (index.identity, index.fingerprint, index.info()["identity"]) == (None, "", {})
 
 
-def test_staleness_lists_rows_missing_from_the_index_or_the_store() -> None:
+def test_stale_index_reports_rows_that_it_lacks_and_rows_that_the_store_lacks() -> None:
     index = index_of(4, about=About(generation=2))
     fresh = index.staleness(2, np.array([0, 3, 6, 9], np.uint64))
     assert fresh.fresh
@@ -249,7 +249,7 @@ def test_search_restores_the_thread_count_of_faiss() -> None:
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 @pytest.mark.parametrize("single", [True, False])
-def test_graph_returns_k_neighbours_across_unlinked_clusters(metric: Metric, single: bool) -> None:
+def test_graph_index_returns_k_neighbours_from_clusters_without_links(metric: Metric, single: bool) -> None:
     # The clusters are so far apart that the graph has no links between them.
     vectors = clusters(1200, 16, centres=6) + 40 * np.eye(16, dtype=np.float32)[np.arange(1200) % 6]
     index = build_index(vectors, np.arange(1200) * 3, [b"k"] * 1200, metric=metric, kind="hnsw")

@@ -185,7 +185,7 @@ def test_long_names_are_wrapped_after_folders_but_not_in_the_extension(name, mar
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 7), (7, 7), (8, 4), (10, 5), (14, 7), (20, 7), (24, 6), (0, 7)])
-def test_balanced_distributes_items_evenly_over_rows(count, columns):
+def test_thumbnails_are_distributed_evenly_over_rows(count, columns):
     assert balanced(count) == columns
 
 
@@ -220,7 +220,7 @@ def test_precision_recall_plot_shows_each_class_or_the_mean_of_many():
         assert svg.count("<polyline") == lines
         # With two classes, only the second class has a curve; the labels of the axes contain its name.
         assert svg.count(" of c1</text>") == (2 if classes == 2 else 0)
-    # A class without rows has no curve; a perfect ranking has precision 1 throughout.
+    # A class without rows has no precision-recall curve. Here every prediction is right, so the precision is always 1.
     perfect = str(precision_recall(np.array([0, 1, 0, 1]), np.eye(3)[[0, 1, 0, 1]], ["a", "b", "none"]).svg())
     assert perfect.count("<polyline") == 2
     assert "none" not in perfect

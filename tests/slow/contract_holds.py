@@ -93,7 +93,7 @@ def of_clusters(count: int, seed: int) -> Iterator[Case]:
 
 
 def measure(case: Case, goal: float, seed: int) -> dict[str, Any]:
-    """Build an index for the recall ``goal`` and measure its recall on the new queries."""
+    """Build an index for the recall ``goal``, and measure its recall on new queries, which the index did not see."""
     rows = len(case.vectors)
     candidates = [
         one

@@ -120,7 +120,7 @@ class Costs:
         self.found: list[dict[str, Any]] = []
 
     def measure(self, what: str, command: Sequence[str | os.PathLike[str]], at_most: float | None = None) -> float:
-        """Measure and print one command; return its processor seconds."""
+        """Measure the command, print its times and return its processor seconds."""
         processor, clock = cost(command, self.rounds)
         self.found.append({"what": what, "processor": processor, "clock": clock, "at_most": at_most})
         asked = "" if at_most is None else f"  at most {at_most:.2f}{'' if processor <= at_most else '  MISSED'}"

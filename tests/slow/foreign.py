@@ -230,7 +230,7 @@ def check(native: Native, written: Written, place: Path) -> list[str]:
 @click.command()
 @click.argument("pictures", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def main(pictures: Path) -> None:
-    """Check the import of each layout and print the result; exit with 1 if a requirement is missed."""
+    """Check the import of the files of five programs and print the result; exit with 1 if a requirement is missed."""
     failed = False
     layouts: list[Callable[[Native, Path], Written]] = [img2vec, clip_retrieval, flat_index, hloc, npz]
     with tempfile.TemporaryDirectory() as folder:

@@ -74,7 +74,7 @@ def of_this_processor() -> list[InstructionSet]:
 
 
 def switches(chosen: InstructionSet | None) -> dict[str, str]:
-    """Return environment variables that limit a process to ``chosen`` (None: no limit)."""
+    """Return environment variables that limit a process to the instruction set ``chosen`` (None: no limit)."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     if chosen is None:
         return environment
@@ -158,8 +158,10 @@ def _output(code: str, environment: dict[str, str]) -> str:
 
 
 def run(chosen: InstructionSet | None, tests: tuple[str, ...], shapes: int, cache: Path, record: Path | None) -> int:
-    """Run ``tests`` limited to ``chosen``; return the exit code of pytest. Used tolerances are written to
-    ``record``."""
+    """Run pytest on ``tests`` with the instruction set ``chosen``; return its exit code.
+
+    The used share of each tolerance is written to the file ``record``.
+    """
     command = [sys.executable, "-m", "pytest", *tests]
     environment = {**switches(chosen), "FEATSTORE_SHAPES": str(shapes)}
     # Use one cache of compiled code per instruction set: torch does not distinguish code for different sets.

@@ -83,8 +83,10 @@ def save_features(folder: str) -> None:
 
 
 def under(chosen: InstructionSet | None, folder: Path) -> tuple[dict[str, Features], dict[str, Any]]:
-    """Run ``save_features`` in a process limited to ``chosen`` (None: no limit); return the features and the printed
-    JSON object."""
+    """Run ``save_features`` in a process that is limited to the instruction set ``chosen`` (None: no limit).
+
+    Return the features, and the JSON object that the process printed.
+    """
     code = "import sys; from tests.slow.int8_sums import save_features; save_features(sys.argv[1])"
     command = [sys.executable, "-c", code, str(folder)]
     done = subprocess.run(command, env=switches(chosen), stdout=subprocess.PIPE, text=True, check=True)

@@ -138,7 +138,7 @@ def write(path: Path, rows: int, dimension: int, classes: int, seed: int) -> Non
 
 
 def child(store: str, out: str, C: float, how: str) -> dict[str, Any]:
-    """Train on ``store`` with the options ``WAYS[how]`` and write the head; return time, memory, accuracy."""
+    """Train a head on ``store`` with ``train(..., **WAYS[how])`` and write it; return time, memory and accuracy."""
     with anonymous_peak() as memory:
         started = time.perf_counter()
         trained = train(store, head="logreg", C=C, out=out, **WAYS[how])

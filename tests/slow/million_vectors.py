@@ -129,7 +129,6 @@ def verdicts(small: dict[str, Any], large: dict[str, Any], memory: int, recall: 
 
 
 def show(one: dict[str, Any]) -> None:
-    """Print the measurements of one index."""
     label, fresh = one["label"], one["fresh"]
     interval = f"{fresh['value']:.4f} [{fresh['low']:.4f}, {fresh['high']:.4f}]"
     print(f"{one['rows']:,} rows: {one['factory']}, {one['effort']}")

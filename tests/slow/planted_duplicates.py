@@ -56,7 +56,7 @@ KINDS: dict[str, tuple[str, Callable[[Image.Image], Image.Image], dict[str, Any]
     "gray": ("png", lambda image: image.convert("L"), {}),
     "mirrored": ("png", ImageOps.mirror, {}),
 }
-"""Kinds of copies by name: file extension, function that changes the picture, options of Image.save."""
+"""How a changed copy of a picture is made, by name: file extension, function of the picture, options of Image.save."""
 
 
 def copies(path: Path) -> Iterator[tuple[str, Image.Image, dict[str, Any]]]:
@@ -111,7 +111,7 @@ def measure(store: FeatureStore, threshold: float) -> dict[str, Any]:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--place", type=click.Path(), help="Keep pictures and stores here (default: nowhere).")
 def main(folders: tuple[str, ...], backbone: str, sample: int, seed: int, place: str | None) -> None:
-    """Make the copies and stores, measure them and print one JSON object."""
+    """Add changed copies of pictures to each folder, measure which are found as duplicates, and print one JSON object."""
     found: dict[str, Any] = {}
     thresholds = sorted({0.7, 0.75, 0.8, 0.85, defaults.DUPLICATE_COSINE})
     with tempfile.TemporaryDirectory() as temporary:

@@ -30,7 +30,7 @@ def forge(store, unit, **record):
     (directory / "claim.0").write_bytes(module._encode({**me, "beat": 1, **record}))
 
 
-def test_claiming_a_claimed_unit_returns_its_owner(claims, tmp_path):
+def test_claim_of_a_unit_that_another_process_claimed_returns_that_process(claims, tmp_path):
     assert isinstance(claims.take(3), Claim)
     with Claims(tmp_path) as other:
         owner = other.take(3)
@@ -151,13 +151,13 @@ def test_compaction_and_writers_exclude_each_other(tmp_path):
     assert os.listdir(tmp_path / "work") == [work_folder(tmp_path, 1).name]
 
 
-def test_joining_as_a_writer_removes_session_claims_of_dead_processes(claims, tmp_path):
+def test_new_writer_removes_claims_left_by_dead_processes(claims, tmp_path):
     forge(tmp_path, "session-0123456789abcdef", boot="another")
     claims.join()
     assert not work_folder(tmp_path, "session-0123456789abcdef").exists()
 
 
-def test_claim_that_ends_while_being_read_has_no_holder(tmp_path, monkeypatch):
+def test_claim_that_ends_while_it_is_read_counts_as_ended(tmp_path, monkeypatch):
     with Claims(tmp_path) as late, Claims(tmp_path) as early:
         early.take(0)
         last_claim = module._last_claim
@@ -185,7 +185,7 @@ def test_unit_can_be_claimed_after_a_competing_claim_ended(tmp_path, monkeypatch
         assert isinstance(late.take(0), Claim)
 
 
-def test_half_written_heartbeat_of_a_claim_is_read_again(claims, tmp_path, monkeypatch):
+def test_half_written_heartbeat_of_a_claim_is_read_a_second_time(claims, tmp_path, monkeypatch):
     claim, read = claims.take(0), module.atomic.read_small
     torn = [claim.path.read_bytes()[:40]]
     monkeypatch.setattr(module.atomic, "read_small", lambda *a, **k: torn.pop() if torn else read(*a, **k))
@@ -230,7 +230,7 @@ def test_compaction_is_refused_by_a_live_writer_on_another_host(tmp_path):
             thread.join()
 
 
-def test_notice_on_a_long_wait_for_a_claim_names_the_remedy(tmp_path):
+def test_process_that_waits_long_for_another_writer_prints_the_remedy(tmp_path):
     forge(tmp_path, "session-0123456789abcdef", host="elsewhere")
     with (
         Claims(tmp_path, lease_seconds=1.0, heartbeat_seconds=0.2) as made,

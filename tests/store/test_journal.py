@@ -76,7 +76,7 @@ def test_journal_of_vectors_of_another_dimension_is_refused(tmp_path):
         read_journal(tmp_path / "j", D + 1, F4)
 
 
-def test_contiguous_drops_journal_blocks_that_overlap():
+def test_journal_blocks_that_overlap_earlier_blocks_are_dropped():
     a, b, c, late = block(0, 4), block(4, 8), block(8, 12), block(6, 9)
     assert [x.start for x in contiguous([a, late, b, c, block(4, 6)])] == [0, 4, 8]
     assert contiguous([b]) == []

@@ -15,7 +15,7 @@ def shard(tmp_path):
     return Shard(shards.shard_path(tmp_path / "s", 0), identity())
 
 
-def test_shard_finds_keys_without_its_store(shard):
+def test_shard_file_alone_finds_the_rows_of_keys(shard):
     keys = [b"d", b"nowhere", b"a\n\xff", b"b"]
     rows = shard.find(keys)
     assert rows.tolist() == [2, -1, 0, -1]

@@ -26,8 +26,8 @@ every_folded_head = pytest.mark.parametrize("head", FOLDED, ids=lambda head: typ
 
 NOT_CLAIMED = {
     "check_array_api_input",
-    # These two checks pass cv as a list of splits, and require that weights also affect the scaler, the folds and the
-    # calibration. Heads support neither.
+    # These two checks of scikit-learn pass cv as a list of splits, and require that weights also affect the scaler, the
+    # folds and the calibration. Heads support neither.
     "check_sample_weight_equivalence_on_dense_data",
     "check_sample_weight_equivalence_on_sparse_data",
 }
@@ -149,7 +149,7 @@ def test_fit_rejects_invalid_values_of_C(head, C):
         head(C=C).fit(X, y)
 
 
-def test_coefficients_apply_to_raw_features():
+def test_coefficients_of_a_linear_head_apply_to_unscaled_features():
     X, y = blobs(300, 8, 3, dtype=np.float64)
     head = LogisticHead(C=1.0).fit(X, y)
     np.testing.assert_allclose(X @ head.coef_.T + head.intercept_, head.decision_function(X))

@@ -77,7 +77,7 @@ def test_grouped_copies_do_not_narrow_the_interval_of_the_difference():
         ({"probabilities_a": np.full((20, 2), np.nan)}, "finite"),
     ],
 )
-def test_compare_rejects_bad_input_with_a_one_line_error(change, message):
+def test_comparison_of_heads_rejects_bad_input_with_a_one_line_error(change, message):
     codes, values = made(20, 1, 1)
     call = {"y_true": codes, "probabilities_a": values, "probabilities_b": values, "classes": [0, 1]} | change
     with pytest.raises(DataError, match=message):

@@ -51,7 +51,7 @@ def test_calibration_error_equals_its_definition_over_bins():
     assert Measurer(codes, probabilities).measure(np.ones(5))["calibration_error"] == pytest.approx(expected)
 
 
-def test_report_figures_lie_in_their_intervals_and_convert_to_json():
+def test_evaluation_measures_lie_in_their_intervals_and_convert_to_json():
     codes, probabilities = made()
     classes = ["ant", "bee", "wasp"]
     report = evaluate(np.array(classes)[codes], probabilities, classes, replicates=100)

@@ -109,7 +109,7 @@ def test_search_parameters_are_tried_in_order_of_falling_recall(
 
 
 @pytest.mark.slow
-def test_search_order_ignores_parameter_changes_by_the_caller(
+def test_tuning_order_ignores_search_parameters_changed_by_the_caller(
     ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Subject, "timed", lambda self, truth: 1 + sum(self.index.effort.values()))
@@ -127,7 +127,7 @@ def test_no_search_parameters_are_tried_for_an_unreachable_recall_goal(ground: t
 
 
 @pytest.mark.slow
-def test_descent_keeps_the_slower_search_parameter_smaller(
+def test_tuning_keeps_the_search_parameter_that_costs_more_time_smaller(
     ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject = subject_of(FINE, ground[0])

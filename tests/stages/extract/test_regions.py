@@ -378,7 +378,7 @@ def test_regions_of_a_store_can_be_extracted_with_another_backbone(folder, tmp_p
     assert len(decoded) == 18
 
 
-def test_joint_run_decodes_each_picture_with_regions_once(folder, tmp_path, decoded):
+def test_extraction_into_two_stores_decodes_each_picture_with_regions_once(folder, tmp_path, decoded):
     source, networks = table(folder / "t.csv", some_boxes()), [NETWORK, tiny_backbone(2, name="other")]
     options = [ExtractOptions(backbone=each, batch=4, boxes=BOXES) for each in networks]
     extract_jobs([Job(source, tmp_path / each.backbone.name, each) for each in options])

@@ -163,7 +163,7 @@ def test_rehash_compares_content_instead_of_size_and_mtime(folder, tmp_path):
     data = bytearray(changed.read_bytes())
     report = run(folder, tmp_path / "s", rehash=True)
     assert (report.change.unchanged, report.timings["forwarded"]) == (20, 0)
-    # The run above recorded the new times, so a run without --rehash finds no changed picture.
+    # The previous run recorded the new times of the files, so a run without --rehash finds no changed picture.
     assert run(folder, tmp_path / "s").change.unchanged == 20
     picture(70).save(changed)
     data = changed.read_bytes()[: before.st_size].ljust(before.st_size, b"\0")
@@ -196,7 +196,7 @@ def test_stopped_and_continued_run_gives_bit_identical_vectors(folder, tmp_path)
     assert os.listdir(tmp_path / "s" / "work") == []
 
 
-def test_two_runs_of_half_the_units_make_the_same_store_as_one(folder, tmp_path):
+def test_extracting_two_halves_makes_the_same_store_as_one_extraction(folder, tmp_path):
     run(folder, tmp_path / "whole")
     first = run(folder, tmp_path / "s", units=(0, 2))
     assert (first.vectors, first.pending) == (13, 7)
@@ -284,7 +284,7 @@ def test_pending_pictures_of_a_missing_folder_stay_pending(folder, tmp_path):
     assert (report.vectors, report.failures, report.pending) == (1, 0, 20)
 
 
-def test_pictures_above_the_size_limits_become_failures(folder, tmp_path):
+def test_pictures_above_the_limits_of_pixels_or_bytes_become_failures(folder, tmp_path):
     Image.new("RGB", (300, 200)).save(folder / "ant/big.png")
     report = run(folder, tmp_path / "s", max_pixels=50_000)
     assert report.reasons == {"too-many-pixels": 1}

@@ -103,7 +103,7 @@ def test_store_made_with_follow_shows_current_labels_of_its_source_store(old: Pa
     assert train_again(new.with_name("a.head")).equal
 
 
-def test_followed_store_is_found_after_both_stores_moved(old: Path, tmp_path: Path):
+def test_source_of_labels_is_found_after_both_stores_moved(old: Path, tmp_path: Path):
     new = new_store(old, follow=True)
     before = columns(new)
     (tmp_path / "elsewhere").mkdir()

@@ -203,7 +203,7 @@ def test_worker_counts_as_stalled_without_progress_or_with_a_slow_picture() -> N
     memory.close()
 
 
-def test_read_culprits_skips_damaged_records(tmp_path: Path) -> None:
+def test_damaged_records_of_pictures_that_kill_the_decoder_are_skipped(tmp_path: Path) -> None:
     write_culprit(tmp_path, 3, 5, "decoder-died", "lost")
     folder = tmp_path / "work" / f"{3:016d}"
     assert not folder.exists()
