@@ -43,7 +43,7 @@ class State:
     folder: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the state as JSON."""
+        """Return the state of the artifact (store, head, index or page) as JSON types."""
         artifact = self.artifact
         return {
             "kind": artifact.kind,

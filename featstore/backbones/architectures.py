@@ -68,7 +68,7 @@ class Architecture:
 
     @property
     def default(self) -> WeightsEntry:
-        """The default weights."""
+        """The entry of the architecture's default weights."""
         return next(iter(self.entries.values()))
 
     def initialised(self, seed: int) -> nn.Module:

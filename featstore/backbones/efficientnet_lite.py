@@ -26,7 +26,7 @@ networks."""
 _EPSILON: Final = 1e-3
 _STEM: Final = 32
 _CHANNEL_STEP: Final = 8
-"""Numbers of channels are multiples of this value."""
+"""Every number of channels in the network is a multiple of this value."""
 _BLOCKS: Final = (
     # columns: number of blocks, kernel size, stride, expansion factor, output channels
     (1, 3, 1, 1, 16),
@@ -58,7 +58,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """The backbone's name."""
+        """Name of the backbone, such as efficientnet_lite0."""
         return f"efficientnet_lite{self.number}"
 
     @property

@@ -79,7 +79,7 @@ class CsvRows:
         self._writer = csv.writer(sys.stdout, lineterminator="\n")
 
     def write(self, *cells: str | float) -> None:
-        """Write one row; numbers are rounded to six significant digits."""
+        """Write one row of the CSV; numbers are rounded to six significant digits."""
         self._writer.writerow([csv_cell(one) if isinstance(one, str) else f"{one:.6g}" for one in cells])
 
 
@@ -175,8 +175,10 @@ class Bar:
     """
 
     def __init__(self, unit: str = "img", stream: TextIO | None = None) -> None:
-        """``unit``: "img" for pictures, or "B" for bytes, shown as kB, MB, ...; ``stream``: the stream that ``apart``
-        yields."""
+        """Show progress in ``unit``: "img" for pictures, "B" for bytes, shown as kB, MB and so on.
+
+        ``stream``: where the bar is shown, by default standard error; inside ``apart``, the stream that it yields.
+        """
         self._bar: Any = None
         self._unit = unit
         self._first: int | None = None

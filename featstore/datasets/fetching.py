@@ -21,7 +21,9 @@ RECORD: Final = ".featstore-sample.json"
 picture of the folder."""
 
 FetchProgress = Callable[[int, int, str], None]
-"""Progress callback: called with the bytes received, the bytes of all archives, and the current step."""
+"""Progress callback: called with the number of bytes received, the size of all archives in bytes, and a text that names
+the current step.
+"""
 
 
 def fetch(dataset: Dataset, folder: str | os.PathLike[str], *, progress: FetchProgress | None = None) -> None:

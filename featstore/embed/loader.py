@@ -1,4 +1,4 @@
-"""Read and decode the pictures of rows; return the pixels, or the reason of the failure."""
+"""Read and decode the pictures of a store's rows; return the pixels, or the reason of the failure."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Watch:
 
 
 class Loader:
-    """Read and decode rows; safe to call from several threads."""
+    """Reads and decodes the pictures of rows; safe to call from several threads."""
 
     def __init__(
         self,

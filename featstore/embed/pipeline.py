@@ -299,7 +299,8 @@ def begin(batch: Batch, loaded: list[Loaded], engine: Engine, timings: Timings) 
     shown = [(at, row.pixels) for at, row in enumerate(loaded) if row.pixels is not None]
     if not shown:
         return Forwarding(batch, sha256, [], failures, None)
-    # Replace a failed picture by a black one: with a smaller batch the other features could differ in their last bits.
+    # Use a black picture in place of a failed one. In a smaller batch, the last bits of the other features could
+    # differ.
     start = time.perf_counter()
     pictures = np.zeros((len(loaded), *shown[0][1].shape), np.uint8)
     for at, pixels in shown:

@@ -82,7 +82,7 @@ class SharedDecoding:
             return picture
 
     def leave(self, run: int) -> None:
-        """Declare that this run needs no more pictures."""
+        """Declare that the extraction number ``run`` needs no more decoded pictures."""
         with self._changed:
             for place in [place for place, (_, waiting) in self._cut.items() if waiting <= {run}]:
                 del self._cut[place]

@@ -68,7 +68,7 @@ class _Batch:
     blocks: list[_Block] = field(default_factory=list)
 
     def result(self) -> NDArray[np.float32]:
-        """Wait for the features (n, d)."""
+        """Wait until the GPU has computed the features (n, d) of the batch, and return them."""
         return np.concatenate([block.result() for block in self.blocks])
 
     def done(self) -> bool:

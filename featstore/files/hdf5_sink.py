@@ -75,7 +75,7 @@ class Device:
         return len(view)
 
     def write(self, data: Any) -> int:
-        """Write ``data``."""
+        """Write ``data`` at the current position; return the number of bytes."""
         view = memoryview(data).cast("B")
         done = 0
         try:

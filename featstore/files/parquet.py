@@ -148,7 +148,7 @@ class _Vectors:
         return self._file.tell() - self._begin
 
     def write(self, block: NDArray[Any]) -> None:
-        """Write vectors (b, d)."""
+        """Write vectors (b, d) as pages of the Parquet column."""
         for start in range(0, len(block), self._page_rows):
             page = np.ascontiguousarray(block[start : start + self._page_rows])
             levels = self._levels(len(page))

@@ -292,7 +292,7 @@ class SealedFile:
             dtype, shape, offset = _DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["offset"]
             count = math.prod(shape)
             fits = all(isinstance(n, int) and n >= 0 for n in (*shape, offset)) and 0 < len(shape) <= 2
-            # For an empty array (0, d), any d fits into the file: limit d.
+            # An empty array (0, d) takes no bytes for any d, so the size of the file does not limit d.
             fits = fits and (count > 0 or max(shape) <= _LARGEST_WIDTH)
         except (KeyError, TypeError):
             fits = False
@@ -304,7 +304,7 @@ class SealedFile:
 
     @property
     def names(self) -> list[str]:
-        """The names of the arrays."""
+        """Names of the arrays in the file."""
         return list(self._arrays)
 
     def __contains__(self, name: str) -> bool:

@@ -90,11 +90,11 @@ class _Graph:
         return name
 
     def gemm(self, values: str, coef: NDArray[Any], intercept: NDArray[Any]) -> str:
-        """Add the nodes that compute ``values @ coef.T + intercept``."""
+        """Add ONNX nodes that compute ``values @ coef.T + intercept``."""
         return self._add("Gemm", values, self._constant(coef), self._constant(intercept), transB=1)
 
     def softmax(self, decisions: str, scale: float) -> str:
-        """Add the nodes that turn decision values (n, c) into probabilities (n, k)."""
+        """Add ONNX nodes that turn decision values (n, c) into probabilities (n, k)."""
         scaled = self._add("Mul", decisions, self._constant(scale))
         if len(self._classes) > 2:
             return self._add("Softmax", scaled, axis=1)
@@ -114,7 +114,7 @@ class _Graph:
         return self._add("Exp", self._add("Mul", distance, self._constant(-model.gamma)))
 
     def layers(self, model: NetworkModel) -> str:
-        """Add the decision values (n, c) of a multilayer perceptron."""
+        """Add ONNX nodes that compute the decision values (n, c) of a multilayer perceptron."""
         values = self._add(
             "Mul", self._add("Sub", "features", self._constant(model.mean)), self._constant(1 / model.spread)
         )

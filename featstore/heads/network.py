@@ -1,4 +1,4 @@
-"""The model of a multilayer perceptron, in numpy alone."""
+"""Model of a multilayer perceptron, which predicts with numpy alone."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class NetworkModel:
         return np.asarray(error)
 
     def probabilities(self, decisions: NDArray[Any]) -> NDArray[np.float64]:
-        """Return probabilities (m, k)."""
+        """Return the class probabilities (m, k) for the decision values of m rows."""
         return softmax(decisions, self.scale)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -104,7 +104,7 @@ class NetworkModel:
         return {**layers, "mean": self.mean, "spread": self.spread}
 
     def numbers(self) -> dict[str, Any]:
-        """Return the number of layers and the scale."""
+        """Return the scalars of the model: the number of layers, and the factor of temperature scaling."""
         return {"layers": len(self.weights), "scale": self.scale}
 
     @classmethod

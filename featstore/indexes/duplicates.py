@@ -80,7 +80,7 @@ class Centred:
         self._mean = (total / max(1, self.shape[0])).astype(np.float32)
 
     def blocks(self) -> Iterator[Floats]:
-        """Yield the centred rows."""
+        """Yield the rows minus their mean row, in blocks."""
         for _, block in prepared_blocks(self._vectors, "ip"):
             yield block - self._mean
 

@@ -203,7 +203,7 @@ def heat_pixels(confusion: Sequence[Sequence[int]], side: int = 800) -> Any:
 
     counts = np.asarray(confusion, np.float64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    # Square-root scale, so that cells with few pictures are visible too.
+    # Opacity is the square root of the share, so that cells with few pictures are visible too.
     alpha = np.round(255 * np.sqrt(shares)).astype(np.uint8)
     pixels = np.empty((*alpha.shape, 4), np.uint8)
     pixels[..., :3] = (214, 72, 60)
@@ -242,7 +242,7 @@ def _sheet(title: str, axes: _Axes, x_ticks: Sequence[tuple[float, str]], x_labe
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Return three to six round values between ``low`` and ``high``."""
+    """Return three to six round values between ``low`` and ``high``, as labels of an axis."""
     rough = max(high - low, 1e-6) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)

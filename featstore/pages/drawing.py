@@ -61,11 +61,11 @@ class Drawing:
     _marks: list[_Mark] = field(default_factory=list)
 
     def line(self, kind: str, start: Point, end: Point) -> None:
-        """Add a straight line."""
+        """Add a straight line from ``start`` to ``end`` to the drawing."""
         self._marks.append(_Mark("line", kind, (*start, *end)))
 
     def path(self, kind: str, points: Sequence[Point], title: str = "") -> None:
-        """Add a line through ``points``."""
+        """Add a line through ``points`` to the drawing."""
         self._marks.append(_Mark("path", kind, tuple(value for point in points for value in point), title=title))
 
     def box(self, kind: str, corner: Point, size: Point, title: str = "", strength: float = 1.0) -> None:

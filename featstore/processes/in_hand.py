@@ -28,7 +28,7 @@ _RUN_BITS: Final = 8
 
 @dataclass(frozen=True)
 class Held:
-    """A row that is being read or decoded.
+    """A row whose picture is being read or decoded.
 
     ``stage``: READING or DECODING. ``run``: number of the extraction, if the worker does several.
     """
@@ -93,9 +93,9 @@ class InHand:
         return _SLOTS_AT + min(slot, self._slots - 1) * _SLOT.size
 
     def tick(self, *, owed: bool = True) -> None:
-        """Record progress.
+        """Record that the worker has made progress.
 
-        ``owed``: more progress is expected; if none follows, the supervisor treats the worker as stalled.
+        ``owed``: whether further progress is expected; if none follows, the supervisor treats the worker as stalled.
         """
         with self._lock:
             self._ticks += 1
@@ -124,7 +124,7 @@ class InHand:
 
 
 class _OfRun(InHand):
-    """The record ``whole``, as seen by one of several extractions in a worker."""
+    """View of the record ``whole`` for extraction number ``run``, one of several extractions in a worker."""
 
     def __init__(self, whole: InHand, run: int) -> None:
         self.whole, self.run = whole, run

@@ -113,7 +113,7 @@ class ParquetSource:
         return self._path if self._path.is_dir() else self._path.parent
 
     def describe(self) -> dict[str, Any]:
-        """Return kind, location, root, the columns used and the metadata's names as JSON."""
+        """Return kind, location, root folder, columns and names of the metadata of this source, as JSON types."""
         columns = {"path": self.column, "id": self.columns.id, "label": self.columns.label, "split": self.columns.split}
         return {
             "kind": self.kind,

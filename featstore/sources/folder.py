@@ -267,7 +267,7 @@ class FolderSource:
         self._deep, self._first_deep, self._packed = 0, b"", ""
 
     def describe(self) -> dict[str, Any]:
-        """Return kind, location, root and layout as JSON."""
+        """Return kind, location, root folder and layout of this source, as JSON types."""
         return {"kind": self.kind, "location": self.location, "root": str(self.root), "layout": self.layout}
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:

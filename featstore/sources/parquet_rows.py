@@ -17,7 +17,7 @@ _KEPT: Final = 64
 """Number of decoded rows to keep: more than there are reading threads, which request rows slightly out of order."""
 _KEPT_BYTES: Final = 256 << 20
 _READERS: Final = 8
-"""Number of files to keep open."""
+"""Number of Parquet files that stay open for further reads."""
 
 
 class _Reader:

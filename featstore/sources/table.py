@@ -225,7 +225,7 @@ class TableSource:
             raise UsageError(f"{shown(self.location)}: the column {name!r} holds binary data; drop it from the table")
 
     def describe(self) -> dict[str, Any]:
-        """Return kind, location, root, the columns used and the metadata's names as JSON."""
+        """Return kind, location, root folder, columns and names of the metadata of the table, as JSON types."""
         return {
             "kind": self.kind,
             "location": self.location,

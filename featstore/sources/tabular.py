@@ -110,7 +110,7 @@ class CsvTable:
         )
 
     def records(self) -> Iterator[tuple[str, Sequence[Any]]]:
-        """Yield each line's values as text; see Table.records."""
+        """Yield the values of each line as texts; see Table.records."""
         lines = self._lines()
         next(lines, None)
         for number, values in lines:

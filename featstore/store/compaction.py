@@ -54,7 +54,7 @@ class CompactReport:
     strangers: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON."""
+        """Return the result of the compaction as JSON types."""
         return asdict(self)
 
 

@@ -66,11 +66,11 @@ class StoreExport:
     kept: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON."""
+        """Return the result of the export as JSON types."""
         return asdict(self)
 
     def text(self) -> str:
-        """Return the result as a line for people."""
+        """Return the result of the export as one line for the user."""
         kept = f", {self.kept:,} of them written before" if self.kept else ""
         return (
             f"{self.out}: {counted(self.rows, 'row')} x {self.dimension:,} in {counted(len(self.files), 'file')} "

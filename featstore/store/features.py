@@ -43,7 +43,7 @@ class FeatureArray(np.ndarray[Any, np.dtype[Any]]):
     identity: Identity | None
 
     def __new__(cls, array: Any, identity: Identity | FeatureStore) -> Self:
-        """Raises UsageError if ``array`` does not have the dimension of ``identity``."""
+        """Attach the identity ``identity`` to ``array``; raise UsageError if the array has another dimension."""
         spec: Any = getattr(identity, "identity", identity)
         values = np.asarray(array)
         if values.ndim not in (1, 2) or values.shape[-1] != spec.dimension:
@@ -170,7 +170,7 @@ class FeatureBlocks:
         return self.shape[0]
 
     def blocks(self) -> Iterator[FeatureArray]:
-        """Yield the rows in order, as (b, d) arrays."""
+        """Yield the vectors of the chosen rows in order, as (b, d) arrays."""
         return self._store.blocks(self._rows, block_rows=self._block_rows)
 
     def __iter__(self) -> Iterator[FeatureArray]:

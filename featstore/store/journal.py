@@ -94,12 +94,12 @@ class JournalWriter:
             self.sync()
 
     def sync(self) -> None:
-        """Make the appended blocks durable."""
+        """Sync the journal to disk, so that the appended blocks survive a power failure."""
         os.fsync(self._file.fileno())
         self._synced = time.monotonic()
 
     def close(self) -> None:
-        """Sync and close; may be called again."""
+        """Sync the journal to disk and close it; does nothing if it is closed."""
         if self._file.closed:
             return
         try:

@@ -58,7 +58,7 @@ class KeyIndex:
 
     @classmethod
     def read(cls, arrays: Any) -> KeyIndex:
-        """Read the lookup from a file's arrays."""
+        """Read a lookup of keys from the arrays of a file."""
         return cls(
             column(arrays, "lookup/hi", "<u8"), column(arrays, "lookup/lo", "<u8"), column(arrays, "lookup/row", "<u4")
         )

@@ -37,7 +37,7 @@ class Origin:
     store_id: str
 
     def to_dict(self) -> dict[str, str]:
-        """Return all fields except the identity, as JSON."""
+        """Return the origin without its identity as JSON types."""
         return {"weights_name": self.weights_name, "store": self.store, "store_id": self.store_id}
 
     @classmethod

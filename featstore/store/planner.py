@@ -43,7 +43,7 @@ class Change:
     denied: int = 0
 
     def to_dict(self) -> dict[str, int]:
-        """Return the counts as JSON."""
+        """Return the numbers of pictures as JSON types."""
         return asdict(self)
 
 
@@ -108,7 +108,8 @@ class Planner:
             try:
                 return self._scan(source, retry)
             except FileExistsError:
-                # Another process appended first: compare again, including its segment.
+                # Another process appended a segment first: compare the source with the plan again, now with that
+                # segment.
                 continue
         raise UsageError(f"{self.store}: other processes keep changing the plan; run again when they are done")
 

@@ -48,7 +48,7 @@ class ModelHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self.model_.probabilities(decisions)
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Return classes (n,)."""
+        """Return the predicted class (n,) of each row."""
         decisions = self._decide(X)
         return np.asarray(self.classes_[predict_codes(decisions)])
 

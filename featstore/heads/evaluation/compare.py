@@ -34,7 +34,7 @@ class Difference:
     p_value: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON types."""
+        """Return the compared measure, the difference, its interval and p-value as JSON types."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 

@@ -52,7 +52,7 @@ class LearningCurve:
     error_at_double: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the curve as JSON types."""
+        """Return the learning curve as JSON types."""
         return {
             "points": [{name: getattr(p, name) for name in p.__dataclass_fields__} for p in self.points],
             "error_at_double": self.error_at_double,

@@ -123,7 +123,10 @@ class _Ranking:
         self._positive = positive[self._order].astype(np.float64)
 
     def areas(self, weights: Floats) -> tuple[float, float]:
-        """Return the area under the ROC curve (NaN if all rows belong to the class) and the average precision."""
+        """Return two measures of one class: the area under its ROC curve (NaN if all rows are of this class), and the
+        average
+        precision.
+        """
         ranked = weights[self._order]
         above = np.cumsum(ranked)[self._ends]
         true = np.cumsum(ranked * self._positive)[self._ends]

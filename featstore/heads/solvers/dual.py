@@ -177,7 +177,7 @@ class _Machines:
         return np.asarray(self.signs[chosen] * state.decisions < 1)
 
     def _values(self, chosen: NDArray[np.intp], state: _State) -> Floats:
-        """Return the objective of each of the ``chosen`` columns (q,) at ``state``."""
+        """Return the objective of each of the ``chosen`` columns (q,) at the point ``state``."""
         slack = np.maximum(0.0, 1.0 - self.signs[chosen] * state.decisions)
         penalty = np.einsum("qm,qm->q", state.weights, state.decisions - state.intercept[:, None])
         return np.asarray(0.5 * penalty + (slack * slack) @ self.strength)

@@ -49,7 +49,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Result of a pass for p problems with c columns and r dimensions.
+    """Result of a pass over the rows for p problems with c columns and r dimensions.
 
     Objectives (p,), gradients (p, c, r + 1), and C times the summed curvature (p,).
     """
@@ -74,7 +74,7 @@ class Selection:
 
     @property
     def columns(self) -> int:
-        """Number of columns of all chosen problems together."""
+        """Number of decision columns of all chosen problems together."""
         return len(self.weights)
 
     @property
@@ -111,13 +111,13 @@ class Selection:
         return out
 
     def block_rows(self) -> int:
-        """Return the number of rows per block."""
+        """Return the number of rows in a block that stays in the CPU cache."""
         rows: int = _BLOCK // max(self.weights.shape[1], self.columns)
         return max(64, rows // 2 if self._piece_rows else rows)
 
     @property
     def _piece_rows(self) -> int:
-        """Number of rows in a piece of a product; 0 if the product is not cut into pieces."""
+        """Number of rows in each piece of a matrix product; 0 if the product is computed as a whole."""
         size = self.columns * self.weights.shape[1]
         return next((rows for rows in _PIECE_ROWS if self.columns > 1 and rows * size <= _SMALL_PRODUCT), 0)
 

@@ -145,7 +145,7 @@ class MemoryRows:
             yield Segment(fold, self._values[part], self._codes[part], weights, self._order[part])
 
     def to_features(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Convert a classifier's weights (r, c) to weights (d, c) for the standardised features: undo the rotation."""
+        """Convert classifier weights (r, c) for the rotated rows to weights (d, c) for the standardised features."""
         return weights if self._back is None else self._back @ weights
 
 

@@ -136,7 +136,7 @@ class _Walk:
             self._take("ff?i")
             for _ in range(3):
                 self._array(4)
-            # Fields of a linear transform: whether it has a bias; then arrays: matrix, bias.
+            # FAISS writes a linear transform as: whether it has a bias; then the arrays matrix and bias.
             self._take("?")
             self._array(4)
             self._array(4)

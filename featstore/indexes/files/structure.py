@@ -16,8 +16,11 @@ _BLOCK = 32
 """Number of rows in a block of 4-bit codes, as FAISS stores them."""
 _WRITTEN = {"IndexFlat", "IndexFlatIP", "IndexFlatL2", "IndexScalarQuantizer", "IndexHNSWFlat", "IndexHNSWSQ"}
 _WRITTEN |= {"IndexPreTransform", "IndexIVFPQFastScan", "IndexRefine", "IndexRefineFlat"}
-"""FAISS classes of all indexes that featstore writes. faiss_file.py has checked the types in the file before FAISS read
-it; this set checks the classes that FAISS made of them."""
+"""Names of the FAISS classes of all indexes that featstore writes.
+
+faiss_file.py checks the types in the file before FAISS reads the file; this set serves to check the objects that FAISS
+then made.
+"""
 
 
 def effort_fault(effort: Mapping[str, float], rows: int) -> str | None:

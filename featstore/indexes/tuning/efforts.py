@@ -174,8 +174,10 @@ class _Efforts:
         pairs: list[dict[str, float]] = []
         step, as_many = top + 1, 0
         for depth in depths[first:]:
-            # ``step`` is the index of nprobe or efSearch. At the first depth, the largest value is known to satisfy
-            # ``holds``. A larger depth is useful only if it allows a smaller step.
+            # ``step`` is the position of a value of nprobe or efSearch in its list. The largest value is known to
+            # satisfy the
+            # condition ``holds`` at the first re-ranking depth. A larger depth is useful only if it allows a smaller
+            # step.
             if step > top or holds(self._recall(depth, step - 1)):
                 step = self._smallest_step(holds, depth, step - 1)
                 pairs.append(self._candidate.effort(step, depth))
@@ -187,9 +189,9 @@ class _Efforts:
         return pairs
 
     def _smallest_step(self, holds: Callable[[Recall], bool], depth: float | None, known: int) -> int:
-        """Return the index of the smallest nprobe or efSearch whose recall meets ``holds`` at re-ranking ``depth``.
+        """Return the position of the smallest nprobe or efSearch whose recall satisfies the condition ``holds``.
 
-        ``known``: the index of a value whose recall meets ``holds``.
+        ``depth``: re-ranking depth (k_factor). ``known``: position of a value that satisfies the condition.
         """
         found = _smallest(known, lambda place: holds(self._recall(depth, place)))
         return known if found is None else found

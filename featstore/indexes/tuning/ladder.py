@@ -20,7 +20,8 @@ _DEPTHS = (
     *(step / 4 for step in range(32, 64)),
     *(16.0, 17.0, 18.0, 19.0, 20.0, 22.0, 24.0, 26.0, 28.0, 32.0, 40.0, 48.0, 64.0),
 )
-# Bytes per row of a graph: links in the lowest layer, links in upper layers (for one row in 31), offset, level.
+# Average bytes per row of an HNSW graph: links in the lowest layer; links in the upper layers, which only one row in 31
+# has; offset; level.
 _LINK_BYTES = 4 * 2 * defaults.HNSW_LINKS + 6 + 8 + 4
 _ID_BYTES = 8
 _HEAD_BYTES = 4096
@@ -58,7 +59,9 @@ class Candidate:
         return self.factory == "Flat"
 
     def effort(self, step: int, depth: float | None) -> dict[str, float]:
-        """Return the run-time parameters: ``main`` is ``steps[step]``, and k_factor is ``depth``."""
+        """Return search parameters: ``main`` gets the value ``steps[step]``, and k_factor (re-ranking) the value
+        ``depth``.
+        """
         value: dict[str, float] = {} if self.main is None else {self.main: self.steps[step]}
         return value if depth is None else {**value, "k_factor": depth}
 

@@ -79,7 +79,7 @@ class Trial:
     subject: Subject | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the row of the table as JSON types."""
+        """Return the trial as JSON types: one row of the table of trials."""
         return {
             "name": self.candidate.name,
             "factory": self.candidate.factory,

@@ -95,7 +95,7 @@ def advice(timings: Timings, engine: Mapping[str, Any], decoder: str, workers: i
 
 
 def savings(timings: Timings, engine: Mapping[str, Any], decoder: str, workers: int) -> list[Saving]:
-    """Return the possible savings, largest first; parameters as in ``advice``."""
+    """Return what could have saved time in an extraction, largest saving first; parameters as in ``advice``."""
     found = []
     on_gpu = str(engine.get("device")).startswith("cuda")
     loop = timings.forward + timings.copy + timings.waiting + timings.scheduling + timings.blocked

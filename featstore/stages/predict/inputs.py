@@ -18,7 +18,7 @@ from featstore.store.stacked import StackedStores
 
 
 class Classifier(Protocol):
-    """What predicts from vectors: a trained head, or texts."""
+    """Anything that predicts classes from vectors: a trained head, or texts that describe the classes."""
 
     @property
     def classes(self) -> list[str]: ...

@@ -104,7 +104,7 @@ class TrainReport:
         return {"scale": scale_of(self.head), "before": self.uncalibrated, "after": after}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON."""
+        """Return the result of the training as JSON types."""
         return {
             "store": self.store,
             "stores": self.stores or [self.store],

@@ -64,7 +64,7 @@ class RepairReport:
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON."""
+        """Return the result of the repair as JSON types."""
         return asdict(self)
 
 
@@ -126,7 +126,7 @@ class _Repair:
         while True:
             kept = folder / f"{name}.{number}"
             try:
-                # If the file is a symbolic link, keep the link and not its target.
+                # If the damaged file is a symbolic link, keep the link itself and not the file that it points to.
                 os.link(file, kept, follow_symlinks=False)
                 break
             except FileExistsError:
