@@ -22,8 +22,7 @@ picture of the folder."""
 
 FetchProgress = Callable[[int, int, str], None]
 """Progress callback: called with the number of bytes received, the size of all archives in bytes, and a text that names
-the current step.
-"""
+the current step."""
 
 
 def fetch(dataset: Dataset, folder: str | os.PathLike[str], *, progress: FetchProgress | None = None) -> None:

@@ -65,8 +65,7 @@ class Request:
         """Return whether the options of this request are certain to give the features of the store ``existing``.
 
         Only names are compared (of backbone, weights and so on). The result is False if a name differs, or if the
-        network has
-        to be loaded for the comparison, as for a checkpoint file.
+        network has to be loaded for the comparison, as for a checkpoint file.
         """
         identity = existing.identity
         identity.require_pictures("the store")

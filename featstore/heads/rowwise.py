@@ -18,9 +18,7 @@ from featstore.heads.solvers.blocks import BLOCK_ELEMENTS, block_rows
 
 _SPARE: Final = 8
 """Number of neighbours to fetch in addition to those wanted: the first search uses float32, whose rounding may change
-the
-order of neighbours.
-"""
+the order of neighbours."""
 
 
 def row_products(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:

@@ -186,7 +186,7 @@ def confusion_drawing(classes: Sequence[str], counts: Sequence[Sequence[int]]) -
         drawing.write("tick", (middle + 4, margin - 8), names[row], "start", turned=True)
         for column, count in enumerate(line):
             corner = (margin + cell * column + 1, margin + cell * row + 1)
-            # Square-root scale, so that cells with few pictures are visible too.
+            # Opacity is the square root of the share, so that cells with few pictures are visible too.
             strength = 0.85 * math.sqrt(count / total)
             drawing.box("right" if row == column else "wrong", corner, (cell - 2, cell - 2), "", strength)
             if count:

@@ -52,8 +52,7 @@ class BoxColumns:
         """Return a function that turns the row of a picture into the row of a region.
 
         The function takes: the row of the picture, its place in the table (for messages), the values of its record in
-        the
-        table, and the location of the picture.
+        the table, and the location of the picture.
         """
         unit = self._cut.unit
         shares = unit == "shares" or (unit == "auto" and are_shares(self._all()))

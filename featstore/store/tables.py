@@ -129,13 +129,10 @@ class Table:
 
     @property
     def about(self) -> dict[str, Any]:
-        """Where the table comes from: properties that are kept when the table is copied.
+        """Properties that are kept when the table is copied.
 
-        ``created`` (UTC); ``generation``: [epoch, number of segments] of the plan at that time; ``reverts``: the label
-        version
-        that this table undoes; ``of``: store and version that the table was copied from; ``follows``: another store,
-        whose
-        tables are used instead.
+        ``created`` (UTC); ``generation``: [epoch, number of segments] of the plan then; ``reverts``: label version that
+        it undoes; ``of``: store and version it was copied from; ``follows``: another store, whose tables are used instead.
         """
         return {name: self.meta[name] for name in ABOUT if name in self.meta}
 

@@ -87,8 +87,7 @@ class Like:
         return (self.pattern,)
 
     def holds(self, value: Value) -> bool | None:
-        """Return whether ``value`` matches the pattern; None if that is unknown, because it is missing or not a text.
-        """
+        """Return whether ``value`` matches the pattern; None (unknown) if it is missing or not a text."""
         if not isinstance(value, str):
             return None
         return value.startswith(self.pattern) if self.operation == "startswith" else glob(value, self.pattern)

@@ -115,8 +115,7 @@ class RecordsForger(Changes):
 
     def _manifest(self, store: Path, **changes: Any) -> str:
         """Write ``changes`` and the fingerprint of the new identity into the manifest featstore.json, so that both
-        match.
-        """
+        match."""
         value = atomic.read_json(store / "featstore.json") | changes
         fingerprint = hashlib.sha256(atomic.canonical_json(value["identity"]).encode()).hexdigest()
         atomic.write_json(store / "featstore.json", value | {"fingerprint": fingerprint})

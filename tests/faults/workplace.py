@@ -182,7 +182,8 @@ def begin(work: Callable[[], Any], calls: Calls | None = None) -> tuple[int, int
 
 
 def end(child: int, reading: int) -> tuple[int, Any]:
-    """Wait for a process that ``begin`` started; return its exit code and the value that it sent, None without a value."""
+    """Wait for a process that ``begin`` started; return its exit code and the value that it sent, None without a
+    value."""
     with os.fdopen(reading, "rb") as file:
         data = file.read()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -94,8 +94,7 @@ def test_tuning_targets_range_from_certain_to_almost_impossible() -> None:
     """``aims`` returns the recalls to aim at in tuning, from high to low.
 
     Search parameters tuned to a high recall nearly always reach the required recall on new queries too; parameters
-    tuned
-    to the lowest recall almost never do.
+    tuned to the lowest recall almost never do.
     """
     random = np.random.default_rng(0)
     goal, tuning, fresh = 0.9, 400, 1200

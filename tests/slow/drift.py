@@ -76,8 +76,7 @@ def in_batches(engine: Engine, pixels: NDArray[np.uint8]) -> NDArray[np.float32]
 @click.option("--count", default=500, show_default=True)
 def main(pictures: Path, store_dir: Path, count: int) -> None:
     """Measure the differences of features for every engine, print one JSON object; exit with 1 if a requirement is
-    missed.
-    """
+    missed."""
     keep_memory()
     stores = {}
     for name, options in STORES.items():

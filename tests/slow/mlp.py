@@ -33,8 +33,8 @@ from tests.slow.watching import anonymous_peak
 
 MOST_RATIO, MOST_BYTES = 1.5, 2 << 30
 _PIECE = 10
-"""Number of mini-batches trained in one timing, which alternates with a timing of the same number of matrix products.
-"""
+"""Number of mini-batches trained in one timing, which alternates with a timing of the same number of matrix
+products."""
 
 
 def trained(store: str, out: str) -> dict[str, Any]:

@@ -154,8 +154,7 @@ Found = dict[str, dict[str, list[Rates]]]
 
 def contest(place: Path, which: str, built: dict[str, Any], threads: int, turns: int, found: Found) -> None:
     """Measure the indexes in turn, ``turns`` times each, one process per index; append the queries per second to
-    ``found``.
-    """
+    ``found``."""
     names = [name for name in built if name != "exact" or not found["exact"]]
     with Turns(place, metric_of(which), names, threads) as taken:
         for number in range(turns):

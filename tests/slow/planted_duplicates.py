@@ -111,7 +111,8 @@ def measure(store: FeatureStore, threshold: float) -> dict[str, Any]:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--place", type=click.Path(), help="Keep pictures and stores here (default: nowhere).")
 def main(folders: tuple[str, ...], backbone: str, sample: int, seed: int, place: str | None) -> None:
-    """Add changed copies of pictures to each folder, measure which are found as duplicates, and print one JSON object."""
+    """Add changed copies of pictures to each folder, measure which are found as duplicates, and print one JSON
+    object."""
     found: dict[str, Any] = {}
     thresholds = sorted({0.7, 0.75, 0.8, 0.85, defaults.DUPLICATE_COSINE})
     with tempfile.TemporaryDirectory() as temporary:

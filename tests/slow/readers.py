@@ -130,7 +130,8 @@ class Reader:
         self.folder, self.known = folder, known
 
     def states(self) -> tuple[list[State], set[str | None]]:
-        """Return all states that the writer has recorded so far, and all values that it has set in the column "mark"."""
+        """Return all states that the writer has recorded so far, and all values that it has set in the column
+        "mark"."""
         noted = [json.loads(line) for line in (self.folder / "states").read_text().splitlines()]
         return [one["state"] for one in noted if "state" in one], {None} | {
             one["mark"] for one in noted if "mark" in one

@@ -70,8 +70,7 @@ class _Approximately:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Replace assert_allclose, assert_close and approx by versions that record tolerances, before any test imports
-    them.
-    """
+    them."""
     import torch
     from torch.testing._comparison import default_tolerances
 

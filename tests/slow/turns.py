@@ -36,8 +36,7 @@ Rates = dict[str, list[float]]
 
 class Turns:
     """Processes that have loaded one index each, named in ``names``, from ``place``, and search with ``threads``
-    threads.
-    """
+    threads."""
 
     def __init__(self, place: Path, metric: str, names: list[str], threads: int) -> None:
         self._processes: dict[str, subprocess.Popen[str]] = {}

@@ -102,8 +102,7 @@ def test_compaction_during_reading_does_not_change_the_result(master: Path, tmp_
     step = 0
     while True:
         # Interrupt reading at each of the first 12 steps, and then only at some of the many later steps, which open one
-        # file
-        # after the other.
+        # file after the other.
         step += 1 + step // 12
         path = shutil.copytree(master, tmp_path / f"{step}")
         INTERRUPTION.arm(step, lambda path=path: compact(path))

@@ -25,8 +25,7 @@ LESS = Pictures({key: value for key, value in SOURCE.content.items() if key != b
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """Return a store of three units. The last file of its plan only removes a picture; its last table only sets a
-    label.
-    """
+    label."""
     build(tmp_path / "s", SOURCE)
     plan(tmp_path / "s", LESS)
     set_columns(tmp_path / "s", [b"05"], {"label": ["five"]})

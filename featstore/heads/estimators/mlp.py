@@ -144,8 +144,7 @@ class MLPHead(DecisionHead):
         from featstore.heads.solvers import perceptron
 
         # One thread for BLAS and OpenMP: PyTorch's threads would mostly wait for each other, because the matrix
-        # products are
-        # small.
+        # products are small.
         with (
             few_threads(rows, len(scaler.mean), user_api=None),
             standardised_copy(X, scaler, rows, self.memory_limit) as values,

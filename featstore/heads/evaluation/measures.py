@@ -124,9 +124,7 @@ class _Ranking:
 
     def areas(self, weights: Floats) -> tuple[float, float]:
         """Return two measures of one class: the area under its ROC curve (NaN if all rows are of this class), and the
-        average
-        precision.
-        """
+        average precision."""
         ranked = weights[self._order]
         above = np.cumsum(ranked)[self._ends]
         true = np.cumsum(ranked * self._positive)[self._ends]

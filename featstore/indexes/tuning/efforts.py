@@ -175,9 +175,8 @@ class _Efforts:
         step, as_many = top + 1, 0
         for depth in depths[first:]:
             # ``step`` is the position of a value of nprobe or efSearch in its list. The largest value is known to
-            # satisfy the
-            # condition ``holds`` at the first re-ranking depth. A larger depth is useful only if it allows a smaller
-            # step.
+            # satisfy the condition ``holds`` at the first re-ranking depth. A larger depth is useful only if it allows
+            # a smaller step.
             if step > top or holds(self._recall(depth, step - 1)):
                 step = self._smallest_step(holds, depth, step - 1)
                 pairs.append(self._candidate.effort(step, depth))

@@ -60,8 +60,7 @@ class Candidate:
 
     def effort(self, step: int, depth: float | None) -> dict[str, float]:
         """Return search parameters: ``main`` gets the value ``steps[step]``, and k_factor (re-ranking) the value
-        ``depth``.
-        """
+        ``depth``."""
         value: dict[str, float] = {} if self.main is None else {self.main: self.steps[step]}
         return value if depth is None else {**value, "k_factor": depth}
 

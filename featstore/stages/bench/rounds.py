@@ -18,9 +18,7 @@ from featstore.processes import sandbox
 
 Tell = Callable[[int, str, float], None]
 """Progress callback of a benchmark: called with the round (from 1), the name of a contender (a measured function) and
-its
-rate in that round.
-"""
+its rate in that round."""
 
 
 @dataclass(frozen=True)

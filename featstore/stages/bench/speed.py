@@ -31,10 +31,8 @@ class SpeedReport:
     ``shares``: for each contender (measured function), its rate divided by other rates. Each ratio is computed within
     every round; the median over the rounds is given. ``times_tutorial`` (every contender): ratio to the tutorial loop.
     ``of_forward`` (end-to-end contenders): ratio to the bare forward pass of the same engine. ``of_ceiling``
-    (end-to-end
-    contenders): ratio to the upper bound, which is 1 / (1/decode + 1/forward) on a CPU, where decoding and network
-    share
-    the processors, and the smaller of the two rates on a GPU.
+    (end-to-end contenders): ratio to the upper bound, which is 1 / (1/decode + 1/forward) on a CPU, where decoding and
+    network share the processors, and the smaller of the two rates on a GPU.
     """
 
     pictures: int
