@@ -263,7 +263,7 @@ def _plain(value: Any) -> Any:
 
 
 def _replaced(files: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the files that changed since the page was made from them."""
+    """Return the names of those ``files`` (heads or indexes) that changed since the page was made from them."""
     gone = []
     for each in files:
         try:

@@ -65,7 +65,7 @@ class _Graph:
         self.constants: list[Any] = []
 
     def add(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        """Add a node with the operator ``kind`` to the graph; return the name of its output."""
+        """Add a node with the operator ``kind`` to the ONNX graph; return the name of its output."""
         from onnx import helper
 
         name = output or f"pixels_{kind.lower()}_{len(self.nodes)}"
@@ -81,13 +81,13 @@ class _Graph:
         return name
 
     def double(self, name: str) -> str:
-        """Add a node that casts the output ``name`` to float64."""
+        """Add an ONNX node that casts the value ``name`` to float64; return the name of its output."""
         from onnx import TensorProto
 
         return self.add("Cast", name, to=TensorProto.DOUBLE)
 
     def build(self) -> None:
-        """Add all nodes of the preprocessing to the graph."""
+        """Add all nodes of the preprocessing to the ONNX graph."""
         from onnx import TensorProto
 
         crop, shape = self.preprocessing.crop, self.add("Shape", INPUT)

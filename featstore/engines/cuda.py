@@ -72,7 +72,7 @@ class _Batch:
         return np.concatenate([block.result() for block in self.blocks])
 
     def done(self) -> bool:
-        """Return whether the features are computed."""
+        """Return whether the GPU has computed the features of the batch."""
         return all(block.done() for block in self.blocks)
 
 
@@ -109,7 +109,7 @@ class CudaEngine:
         self._next = 0
 
     def _capture(self, block: int) -> None:
-        """Record the graph for ``block`` pictures; halve ``block`` until it fits into memory."""
+        """Record the CUDA graph for ``block`` pictures; halve ``block`` until the graph fits into the GPU's memory."""
         while True:
             try:
                 self._record(block)

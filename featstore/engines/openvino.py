@@ -221,7 +221,7 @@ class _Batch:
         self._lock = threading.Lock()
 
     def fill(self, start: int, count: int, features: NDArray[np.float32]) -> None:
-        """Copy the first ``count`` rows of ``features`` to the rows of the batch from row ``start`` on."""
+        """Copy the first ``count`` rows of ``features`` into the features of the batch, from its row ``start`` on."""
         self.features[start : start + count] = features[:count]
         with self._lock:
             self._missing -= count

@@ -103,7 +103,7 @@ class _Graph:
         return self._add("Concat", negative, positive, axis=1)
 
     def rbf(self, model: KernelModel) -> str:
-        """Add the nodes that compute the kernel matrix (n, m) of standardised features and landmarks."""
+        """Add ONNX nodes that compute the kernel matrix (n, m) of standardised features and landmarks."""
         centred = self._add("Sub", "features", self._constant(model.mean))
         values = self._add("Mul", centred, self._constant(1.0 / model.spread))
         squares = self._add("ReduceSumSquare", values, axes=[1], keepdims=1)
@@ -123,7 +123,7 @@ class _Graph:
         return values
 
     def vote(self, model: NeighboursModel) -> str:
-        """Add the nodes that compute each class's share (n, k) of the votes of the nearest training rows."""
+        """Add ONNX nodes that compute each class's share (n, k) of the votes of the nearest training rows."""
         centred = self._add("Sub", "features", self._constant(model.mean))
         length = self._add("ReduceL2", centred, axes=[1], keepdims=1)
         unit = self._add("Div", centred, self._add("Max", length, self._constant(1e-30)))
@@ -143,7 +143,8 @@ class _Graph:
         return self._add("Div", votes, total)
 
     def finish(self, decisions: str, probabilities: str) -> None:
-        """Add the named outputs ``label`` (the class with the largest decision value) and ``probabilities``."""
+        """Add the outputs ``label`` (the class with the largest decision value) and ``probabilities`` to the ONNX
+        graph."""
         if len(self._classes) == 2 and decisions != probabilities:
             decisions = self._add("Concat", self._add("Neg", decisions), decisions, axis=1)
         code = self._add("ArgMax", decisions, axis=1, keepdims=0)

@@ -18,7 +18,7 @@ from featstore.heads.solvers.blocks import Scaler
 MOST_LAYERS: Final = 9
 """Largest number of layers: eight hidden ones and the output."""
 _LARGEST_WEIGHT: Final = 1e20
-"""Products of nine layers of such weights stay far below the largest float64."""
+"""Largest weight in an untrusted file. Nine layers with such weights cannot overflow float64."""
 
 
 @dataclass(frozen=True)

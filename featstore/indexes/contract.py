@@ -189,7 +189,7 @@ def _filled(job: _Job, candidate: Candidate, index: Any, kept: NDArray[np.int64]
 
 
 def _verified(job: _Job, chosen: _Chosen, held_out: HeldOut) -> tuple[_Chosen, Recall, int]:
-    """Set the fastest run-time parameters that pass the final test; if none pass, change to exact search.
+    """Set the fastest search parameters that pass the final test of recall; if none pass, change to exact search.
 
     Returns the index, its recall, and the number of settings tested.
     """

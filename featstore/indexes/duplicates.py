@@ -218,7 +218,7 @@ class _Nearest:
 
 
 class _Links:
-    """Connected components of a graph whose edges arrive in blocks.
+    """Finds the connected components of a graph whose edges arrive in blocks.
 
     Memory is one number per row, and the edges that are not merged yet.
     """

@@ -29,7 +29,10 @@ class About:
     generation: int = 0
 
     def to_record(self) -> dict[str, Any]:
-        """Return these values as JSON for the index's record, without the labels, which are stored with the rows."""
+        """Return fingerprint, identity, origin and generation as JSON types for the record in the index.
+
+        The labels are left out, because they are stored with the rows.
+        """
         identity = {} if self.identity is None else self.identity.to_dict()
         return {
             "fingerprint": "" if self.identity is None else self.identity.fingerprint,

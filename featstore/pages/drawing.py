@@ -35,7 +35,7 @@ CURVE_COLOURS: Final[tuple[Colour, ...]] = (
 )  # fmt: skip
 """Colours of the curves "curve-0", "curve-1", ... and of their dots; visible on white and on black."""
 _SCALE: Final = 3
-"""Number of pixels in a PNG file for one unit of the drawing."""
+"""Number of pixels in a PNG file for one unit of length in a drawing."""
 _FONT: Final = 11
 
 

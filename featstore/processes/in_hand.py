@@ -23,7 +23,7 @@ _SLOTS_AT: Final = 64
 
 
 _RUN_BITS: Final = 8
-"""Number of bits for the stage in a slot; the higher bits are the number of the extraction (``run``)."""
+"""Number of bits for the stage (reading or decoding) in a slot; the higher bits are the number of the extraction."""
 
 
 @dataclass(frozen=True)

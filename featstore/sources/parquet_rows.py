@@ -43,7 +43,7 @@ class _Reader:
         self._batches: Iterator[Any] = iter(())
 
     def read(self, row: int) -> bytes | None:
-        """Return the bytes in ``row``, None for a null value. Raises IndexError after the last row."""
+        """Return the bytes of the picture in ``row``, None for a null value. Raises IndexError after the last row."""
         with self._lock:
             if not 0 <= row < self._starts[-1]:
                 raise IndexError(row)

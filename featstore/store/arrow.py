@@ -92,7 +92,7 @@ def side_columns(store: FeatureStore) -> dict[str, Any]:
 
 
 def column_names(columns: list[str]) -> dict[str, str]:
-    """Return a dict from each of the store's column names to the column's name in an Arrow table.
+    """Return a dict from the names of a store's columns to the names of these columns in an Arrow table.
 
     The names in the table are printable and distinct; a metadata column never gets a name in OWN.
     """

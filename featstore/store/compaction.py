@@ -189,7 +189,7 @@ class Compaction:
         return int((~self.plan.is_retired(ids)).sum())
 
     def _groups(self) -> list[list[_Group]]:
-        """Return a list for each source of pictures: the groups of its units to merge, in the order of the row ids."""
+        """Return, for each source of pictures, the groups of units to merge, in the order of the row ids."""
         limit = self.store._manifest.unit_rows
         result: list[list[_Group]] = []
         units = [(unit, self._live(unit)) for unit in self.store.units]

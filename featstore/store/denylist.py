@@ -159,7 +159,7 @@ class Denylist:
         return ContentTest(self.salt, frozenset(known))
 
     def arrays(self) -> Arrays:
-        """Return the arrays that a plan segment stores for this list; {} for an empty list."""
+        """Return the arrays in which a plan segment stores this denylist; {} for an empty denylist."""
         if not len(self):
             return {}
         found = {"denied/key": self.key, "denied/content": self.content, "denied/purged": self.purged}

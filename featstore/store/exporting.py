@@ -136,7 +136,7 @@ class _Job:
         self._row_bytes = store.dimension * store.identity.numpy_dtype.itemsize
 
     def run(self) -> StoreExport:
-        """Write the files and rows that the export does not have yet."""
+        """Write the files and rows that an earlier, killed run of the export has not written."""
         if self._is_complete():
             files, self._kept = list(_GROWN[self._form]), len(self._store)
         else:
@@ -302,7 +302,7 @@ def _size(path: Path) -> int:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Add ``path`` to an OSError that names no file."""
+    """Context manager that adds the file name ``path`` to an OSError without a file name."""
     try:
         yield
     except OSError as error:

@@ -92,7 +92,8 @@ class KeyIndex:
             return found
         place = np.searchsorted(self.hi, digest[:, 0])
         active = np.flatnonzero(place < len(self.hi))
-        # Several rows can have the same ``hi``: compare them one after the other. Nearly always, only one row has it.
+        # Several rows can have the same high half ``hi`` of the digest: compare them one after the other. Nearly always
+        # there is only one.
         while (active := active[self.hi[place[active]] == digest[active, 0]]).size:
             hit = self.lo[place[active]] == digest[active, 1]
             found[active[hit]] = self.row[place[active[hit]]]

@@ -61,9 +61,9 @@ class Origin:
 
 
 def origins_in(origin: Any) -> list[dict[str, Any]]:
-    """Return the origins (dicts) in ``origin``, the JSON of a head or an index under the key "origin".
+    """Return the origins in ``origin``, the JSON that a head or an index has under the key "origin".
 
-    Values of other types are ignored, because the file may be damaged.
+    Entries that are no dicts are ignored, because the file may be damaged.
     """
     origins = origin.get(STACKED, [origin]) if isinstance(origin, dict) else []
     return [each for each in origins if isinstance(each, dict)] if isinstance(origins, list) else []

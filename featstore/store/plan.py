@@ -196,11 +196,8 @@ class Plan:
         return self.find(digests(keys, [view] * len(keys) if view else None))
 
     def _by_segment(self, ids: Ids) -> Iterator[tuple[Segment, NDArray[np.int64], NDArray[np.int64]]]:
-        """Group ``ids`` by the segment that contains them.
-
-        Yield for each such segment: the segment, the indices in ``ids`` of the ids that it contains, and their rows in
-        it.
-        """
+        """Yield, for each segment that contains some of ``ids``: the segment, the indices of these ids, and their rows
+        in it."""
         owner = np.searchsorted(self._first_ids, ids, side="right") - 1
         for number in np.unique(owner):
             places = np.flatnonzero(owner == number)

@@ -65,7 +65,7 @@ class _Buffer:
     side_digest: list[NDArray[np.uint64]] = field(default_factory=list)
 
     def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int32]]:
-        """Return file sizes, mtimes and offsets in archives (3, n), digests of the keys (n, 2) and regions (n, 5)."""
+        """Return the rows as arrays: sizes, mtimes and offsets in archives (3, n), digests of keys (n, 2), regions (n, 5)."""
         return (
             np.concatenate(self.stats, axis=1) if self.stats else np.empty((3, 0), np.int64),
             np.concatenate(self.digest) if self.digest else np.empty((0, 2), np.uint64),
@@ -108,8 +108,7 @@ class Planner:
             try:
                 return self._scan(source, retry)
             except FileExistsError:
-                # Another process appended a segment first: compare the source with the plan again, now with that
-                # segment.
+                # Another process appended a segment first: compare the source with the longer plan again.
                 continue
         raise UsageError(f"{self.store}: other processes keep changing the plan; run again when they are done")
 
@@ -182,7 +181,7 @@ class Planner:
         )
 
     def _same(self, chunk: Chunk, stat: NDArray[np.int64], ids: Ids, old: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return a mask, over the chunk's rows ``old`` (whose keys are in the plan), of the unchanged pictures."""
+        """Return a mask of the unchanged pictures among the rows ``old`` of the chunk, whose keys are in the plan."""
         same: NDArray[np.bool_] = (stat[:, old] == np.stack(self.plan.stat(ids[old]))).all(axis=0)
         moved_box = np.zeros(len(old), bool)
         if chunk.regions is not None or self.plan.has_regions:

@@ -194,7 +194,7 @@ class Shard:
 
     @property
     def provenance(self) -> list[dict[str, Any]]:
-        """How the vectors were made: what provenance_of returns."""
+        """How the vectors were made: one entry (JSON) per extraction that made some of them."""
         return provenance_of(self.file.meta)
 
     @property

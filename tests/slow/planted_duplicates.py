@@ -86,8 +86,10 @@ def original(key: str) -> str:
 
 
 def measure(store: FeatureStore, threshold: float) -> dict[str, Any]:
-    """Find near-duplicates of cosine ``threshold`` or more in a store with copies; return recall and groups as in the
-    module's docstring."""
+    """Find near-duplicates with a cosine of at least ``threshold`` in a store that contains planted copies.
+
+    Return the share of copies found, and the groups, as described in the module's docstring.
+    """
     keys = list(store.keys)
     features = np.asarray(store.features(), np.float32)
     kinds = np.array([Path(key).stem.split(".", 1)[1] if key.startswith("test/") else "" for key in keys])

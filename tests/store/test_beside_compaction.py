@@ -125,7 +125,9 @@ def test_open_store_is_unchanged_by_compaction(master: Path, tmp_path: Path) -> 
     assert everything(store) == expected
 
 
-def test_open_gives_up_if_compactions_never_end(master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_a_store_gives_up_if_compactions_never_end(
+    master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = shutil.copytree(master, tmp_path / "s")
     epochs = iter(range(10**6))
     manifest = Manifest.read(path)

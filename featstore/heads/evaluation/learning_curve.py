@@ -42,10 +42,10 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """The points of the curve, and an extrapolation.
+    """A learning curve: its points, and an extrapolation to more rows.
 
-    ``error_at_double``: expected error for twice as many rows as the last point has; from a fit of
-    ``error = floor + scale * rows**-exponent``. None with fewer than three points or if the fit fails.
+    ``error_at_double``: expected error for twice as many rows as the last point has; from a fit of ``error = floor +
+    scale * rows**-exponent``. None with fewer than three points or if the fit fails.
     """
 
     points: list[CurvePoint]

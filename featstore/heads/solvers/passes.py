@@ -186,7 +186,7 @@ class _Sums:
     gradients: dict[int, NDArray[np.float64]] = field(default_factory=dict)
 
     def add(self, segment: Segment, selection: Selection, loss: Loss) -> None:
-        """Add the rows of a segment to the sums, block by block, in float64."""
+        """Add the losses, curvatures and gradients of a segment's rows to the sums, block by block, in float64."""
         gradient = self.gradients.setdefault(segment.fold, np.zeros(selection.shape))
         step = selection.block_rows()
         for start in range(0, len(segment.codes), step):

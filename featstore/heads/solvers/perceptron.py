@@ -205,7 +205,8 @@ class Network:
         return np.asarray((bits >= dropped) * np.float32(_STEPS_OF_DROPOUT / (_STEPS_OF_DROPOUT - dropped)))
 
     def _step(self, rate: float) -> None:
-        """Take a step of AdamW (Loshchilov and Hutter 2019)."""
+        """Update weights and biases by one step of AdamW (Loshchilov and Hutter 2019) with the learning rate
+        ``rate``."""
         gradients = [one.grad for one in self._parameters if one.grad is not None]
         with torch.no_grad():
             adamw(

@@ -172,7 +172,7 @@ class VectorIndex:
 
     @property
     def effort(self) -> dict[str, float]:
-        """Run-time parameters that trade speed for recall; the FAISS file contains them."""
+        """Search parameters that trade speed for recall (efSearch, nprobe, k_factor); the FAISS file contains them."""
         found: dict[str, float] = {}
         for part in self._parts():
             if isinstance(part, faiss.IndexRefine):

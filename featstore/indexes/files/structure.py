@@ -24,7 +24,7 @@ then made.
 
 
 def effort_fault(effort: Mapping[str, float], rows: int) -> str | None:
-    """Describe an error in the run-time parameters of an index of ``rows``; None if there is none."""
+    """Describe an error in the search parameters ``effort`` of an index with ``rows`` rows; None if there is none."""
     most = max(rows, _MOST_EFFORT)
     if all(math.isfinite(value) and 1 <= value <= most for value in effort.values()):
         return None

@@ -66,12 +66,12 @@ class Candidate:
 
     @property
     def greatest(self) -> dict[str, float]:
-        """The largest run-time parameters: highest recall, slowest search."""
+        """The largest search parameters: highest recall, slowest search."""
         return self.effort(-1, self.depths[-1] if self.depths else None)
 
 
 def flat(dimension: int) -> Candidate:
-    """Return the candidate for exact search."""
+    """Return the candidate index "flat", which is exact search."""
     return Candidate("flat", "Flat", 4 * dimension + _ID_BYTES, fixed_bytes=_HEAD_BYTES)
 
 

@@ -24,7 +24,7 @@ from typing import Any, Final
 from featstore.embed.pipeline import Timings
 
 _WORTH_ADVICE: Final = 10.0
-"""Duration of a run, in seconds, from which the run gets advice."""
+"""Shortest extraction, in seconds, for which advice is given."""
 _WORTH: Final = 0.05
 """Smallest saving, as a share of the run's duration, that the advice mentions."""
 _NAMED: Final = 2

@@ -176,6 +176,6 @@ class _Teller:
         self._answers.say(run=self._number, begin={"roots": [str(root) for root in roots], "change": change})
 
     def progress(self, progress: Progress) -> None:
-        """Report the progress of the run."""
+        """Send the progress of the extraction to the supervisor."""
         told = [progress.done, progress.total, progress.failed, progress.note]
         self._answers.say(run=self._number, progress=told, reasons=dict(self._reasons))
