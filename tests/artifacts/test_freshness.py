@@ -124,7 +124,9 @@ def stale_in(folder: Path) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_freshness_lists_exactly_the_stale_artifacts(tmp_path: Path, seed: int, capsys: pytest.CaptureFixture[str]):
+def test_freshness_report_lists_exactly_the_stale_artifacts(
+    tmp_path: Path, seed: int, capsys: pytest.CaptureFixture[str]
+):
     random = np.random.default_rng(seed)
     place = Place(tmp_path)
     place.denied = {}
@@ -202,7 +204,7 @@ def test_page_is_stale_if_its_store_or_index_is_stale(tmp_path: Path, monkeypatc
     assert stale_in(tmp_path) == set()
 
 
-def test_unreadable_artifacts_are_listed_and_links_are_not_followed(tmp_path: Path):
+def test_unreadable_stores_heads_and_indexes_are_listed_and_links_are_not_followed(tmp_path: Path):
     store = make_store(write_coloured(tmp_path / "elsewhere", names("", 3)), tmp_path / "elsewhere" / "s")
     folder = tmp_path / "looked-at"
     shutil.copytree(store, folder / "damaged")

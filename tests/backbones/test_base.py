@@ -61,7 +61,7 @@ def test_weights_digest_equals_its_documented_definition() -> None:
     assert base.digest(module) == hashlib.sha256(text).hexdigest()
 
 
-def test_weights_digest_changes_with_any_bit_but_ignores_step_counters() -> None:
+def test_weights_digest_changes_with_any_bit_but_ignores_batch_norm_counters() -> None:
     module = nn.BatchNorm2d(4)
     before = base.digest(module)
     module.num_batches_tracked += 5

@@ -140,14 +140,14 @@ def test_network_cut_after_a_layer_is_a_copy_without_the_later_layers() -> None:
     assert backbone.module(PICTURES).shape == (2, 8)
 
 
-def test_layers_work_without_torch_fx_tracing() -> None:
+def test_layer_features_work_if_torch_fx_cannot_trace_the_network() -> None:
     network = Untraceable()
     backbone = backbone_of(network, 4)
     taken = take(backbone, "first", "none")
     torch.testing.assert_close(taken.module(PICTURES), network.first(PICTURES).flatten(1), rtol=0, atol=0)
 
 
-def test_last_vit_class_token_equals_the_default_features() -> None:
+def test_class_token_of_the_last_vit_layer_equals_the_default_features() -> None:
     with torch.inference_mode():
         backbone = load_backbone("vit_b_32", "random:0")
         pictures = torch.zeros(1, 3, 224, 224)
@@ -194,7 +194,7 @@ def test_backbone_rejects_input_sizes_that_its_network_does_not_support() -> Non
         resized(take(backbone, "0", "none"), 32, None)
 
 
-def test_subnetwork_output_equals_its_layer_output_in_the_network() -> None:
+def test_network_cut_after_a_layer_returns_the_output_of_that_layer() -> None:
     for name in ("shufflenet_v2_x0_5", "mnasnet0_5"):
         architecture = architectures.find(name)
         network = architecture.initialised(0)

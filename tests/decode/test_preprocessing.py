@@ -24,7 +24,7 @@ values = st.builds(
 
 @settings(deadline=None, max_examples=50)
 @given(values)
-def test_json_restores_the_preprocessing(preprocessing: Preprocessing) -> None:
+def test_preprocessing_is_restored_from_json(preprocessing: Preprocessing) -> None:
     assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
 
 

@@ -61,7 +61,9 @@ def test_engine_features_are_close_to_those_of_plain_torch(
     assert bgr["cosine_min"] < 0.99
 
 
-def test_submitted_batches_keep_their_order_and_sizes(engine: Engine, pictures: NDArray[np.uint8]) -> None:
+def test_engine_returns_submitted_batches_in_order_with_their_sizes(
+    engine: Engine, pictures: NDArray[np.uint8]
+) -> None:
     sizes = [3, 8, 1, 9]
     expected = [engine(pictures[:size]) for size in sizes]
     pending = []
@@ -75,7 +77,7 @@ def test_submitted_batches_keep_their_order_and_sizes(engine: Engine, pictures: 
         np.testing.assert_array_equal(one.result(), features)
 
 
-def test_repeating_a_batch_gives_bit_identical_features(engine: Engine, pictures: NDArray[np.uint8]) -> None:
+def test_engine_gives_bit_identical_features_for_a_repeated_batch(engine: Engine, pictures: NDArray[np.uint8]) -> None:
     np.testing.assert_array_equal(engine(pictures), engine(pictures))
 
 
@@ -117,7 +119,7 @@ def test_openvino_engine_rejects_pictures_of_another_size(backbone: Backbone) ->
 
 
 @pytest.mark.slow
-def test_auto_prefers_openvino_on_the_cpu(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_auto_prefers_openvino_on_the_cpu(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_engine(backbone, device="cpu").name == "openvino"
     monkeypatch.setattr(opening.openvino, "available", lambda: False)
     without = open_engine(backbone, device="cpu")

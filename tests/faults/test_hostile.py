@@ -79,7 +79,7 @@ def test_attack_code_in_test_files_runs_in_unsafe_readers_such_as_pickle(mark: P
     assert mark.is_dir()
 
 
-def test_readers_never_execute_a_payload(master: Path, tmp_path: Path, mark: Path) -> None:
+def test_featstore_never_executes_attack_code_in_files(master: Path, tmp_path: Path, mark: Path) -> None:
     folder = tmp_path / "all"
     shutil.copytree(master, folder)
     store = folder / "store"
@@ -128,7 +128,7 @@ def hdf5_with(path: Path, kind: str, secret: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["external link", "external storage", "virtual dataset"])
 @pytest.mark.parametrize("with_header", [False, True])
-def test_rejects_hdf5_files_with_data_in_another_file(
+def test_hdf5_files_with_data_in_another_file_are_rejected(
     master: Path, tmp_path: Path, kind: str, with_header: bool
 ) -> None:
     store = tmp_path / "store"

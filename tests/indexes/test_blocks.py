@@ -87,7 +87,7 @@ def test_query_is_normalised_alone_as_in_a_batch(metric: blocks.Metric, scale: f
         np.testing.assert_array_equal(blocks.prepare_queries(rows, metric), together)
 
 
-def test_unit_length_rows_are_not_changed() -> None:
+def test_preparing_vectors_does_not_change_rows_of_length_one() -> None:
     rows = blocks.prepare(clusters(40, 65), "cosine")
     assert blocks.prepare(rows, "cosine") is rows
     assert np.shares_memory(blocks.prepare_queries(rows[3:4], "cosine"), rows)

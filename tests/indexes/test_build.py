@@ -96,7 +96,7 @@ def test_build_index_rejects_invalid_options(options: dict[str, object], words: 
         build_index(clusters(50, 8), np.arange(50), keys(50), **options)
 
 
-def test_build_rejects_an_empty_matrix() -> None:
+def test_building_an_index_rejects_an_empty_matrix() -> None:
     with pytest.raises(UsageError, match="extract some first"):
         build_index(np.zeros((0, 8), np.float32), np.zeros(0, np.int64), [])
 

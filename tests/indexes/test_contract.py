@@ -113,7 +113,7 @@ def test_exact_search_is_chosen_for_few_rows() -> None:
 
 
 @pytest.mark.slow
-def test_candidates_are_tried_on_a_sample_and_the_best_is_built_on_all_rows(
+def test_candidate_indexes_are_tried_on_a_sample_and_the_best_is_built_on_all_rows(
     vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(defaults, "CONTRACT_SAMPLE_BYTES", 4 * DIMENSION * 4000)

@@ -53,7 +53,7 @@ def test_filtered_search_equals_brute_force(
 
 @given(KINDS, st.integers(0, 10**6), st.data())
 @settings(deadline=None, max_examples=25)
-def test_ids_keep_their_keys_and_vectors_after_removals_and_additions(
+def test_index_ids_keep_their_keys_and_vectors_after_removals_and_additions(
     kind: str, seed: int, data: st.DataObject
 ) -> None:
     random = np.random.default_rng(seed)

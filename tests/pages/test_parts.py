@@ -261,7 +261,7 @@ def test_thumbnails_are_small_and_notes_replace_missing_pictures():
         (1e-9, "0.0 %"),
     ],
 )
-def test_percent_shows_more_digits_near_0_and_100(value, text):
+def test_percentages_have_more_digits_near_0_and_100(value, text):
     assert percent(value) == text
 
 

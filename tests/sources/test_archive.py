@@ -240,7 +240,7 @@ def test_archive_source_rejects_unreadable_labels_and_missing_pictures(
         keys(open_source(tar(tmp_path / "a.tar", files)))
 
 
-def test_json_member_without_a_picture_is_not_parsed(tmp_path: Path):
+def test_json_file_in_an_archive_without_its_picture_is_not_parsed(tmp_path: Path):
     source = open_source(tar(tmp_path / "a.tar", [("annotations.json", b"no json"), ("a.jpg", b"x")]))
     assert keys(source) == [b"a.tar/a.jpg"]
     assert source.ignored == 1

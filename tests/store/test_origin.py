@@ -31,7 +31,7 @@ def test_record_of_a_source_store_survives_json_and_finds_the_store(folder, tmp_
     assert again.find_store(beside=tmp_path / "elsewhere").store_id == origin.store_id
 
 
-def test_origin_rejects_another_store_at_the_recorded_path(folder):
+def test_another_store_at_the_recorded_path_of_the_source_store_is_rejected(folder):
     origin = origin_of_store(FeatureStore.open(folder))
     shutil.rmtree(folder)
     plan(folder, Pictures({b"a": 1}))

@@ -125,7 +125,7 @@ def test_pictures_missing_from_one_of_two_stores_are_counted(pair, tmp_path):
     assert {key for key, reason in reasons.items() if reason == "missing"} == {"train/ant/03.png", "val/bee/01.png"}
 
 
-def test_stacked_stores_reject_different_pictures_under_equal_keys(pair, tmp_path):
+def test_two_stores_with_different_pictures_under_equal_keys_are_not_combined(pair, tmp_path):
     other = write_coloured(tmp_path / "p", names("train", 8) + names("val", 4), seed=5)
     store = make_store(other, tmp_path / "s", backbone=BACKBONES[1])
     with pytest.raises(UsageError, match="24 of the 24 pictures that it shares with .* have other bytes"):

@@ -1,4 +1,4 @@
-"""Find the fastest run-time parameters with which an index reaches a required recall, and measure search times."""
+"""Find the fastest search parameters with which an index reaches a required recall, and measure search times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Candidate types of index for a required recall, with the run-time parameters that tuning may set.
+"""Candidate types of index for a required recall, with the search parameters that tuning may set.
 
 The candidates range from uncompressed to compressed indexes.
 """
@@ -32,9 +32,9 @@ _REFINED = (("SQfp16", 2), ("SQ8", 1))
 
 @dataclass(frozen=True)
 class Candidate:
-    """One type of index: its ``name``, its FAISS ``factory`` string, the size of its file, its run-time parameters.
+    """One type of index: its ``name``, its FAISS ``factory`` string, the size of its file, its search parameters.
 
-    The file has ``fixed_bytes`` plus ``row_bytes`` for each row. ``main``: the run-time parameter that tuning sets to
+    The file has ``fixed_bytes`` plus ``row_bytes`` for each row. ``main``: the search parameter that tuning sets to
     one of the values ``steps`` (ascending). ``depths``: values of k_factor (re-ranked neighbours / k) if there is a
     re-ranking stage. ``smaller_than``: the name of a candidate with larger codes that is at least as fast and accurate.
     If that candidate fits into memory, this one is not tried.

@@ -99,7 +99,7 @@ def test_dropout_drops_the_requested_share_and_keeps_the_mean():
     assert len(np.unique(kept)) == 2
 
 
-def test_balanced_sampler_draws_half_of_each_class_of_a_nine_to_one_set():
+def test_balanced_sampler_draws_classes_of_unequal_size_equally_often():
     codes = np.repeat([0, 1], [900, 100])
     draw, random = balanced_sampler(np.arange(1000), codes), np.random.default_rng(0)
     shares = [codes[draw(random)].mean() for _ in range(20)]
@@ -109,7 +109,7 @@ def test_balanced_sampler_draws_half_of_each_class_of_a_nine_to_one_set():
 
 
 @pytest.mark.parametrize("balance", ["weights", "sampler"])
-def test_balancing_raises_the_recall_of_the_rare_class(balance):
+def test_mlp_with_balanced_classes_has_a_higher_recall_of_the_rare_class(balance):
     X, y = blobs(1200, 6, 2, apart=0.3, seed=8)
     keep = np.flatnonzero((y == "class 0") | (np.arange(1200) % 20 == 1))
     rare = y == "class 1"
@@ -117,7 +117,7 @@ def test_balancing_raises_the_recall_of_the_rare_class(balance):
     assert (balanced.predict(X[rare]) == "class 1").mean() > 0.1 + (plain.predict(X[rare]) == "class 1").mean()
 
 
-def test_balance_weights_equals_class_weight_balanced():
+def test_mlp_option_balance_weights_equals_class_weight_balanced():
     X, y = blobs(200, 6, 2, seed=8)
     y[:60] = "class 0"
     first = MLPHead(hidden=8, epochs=5, balance="weights").fit(X, y)
@@ -198,7 +198,7 @@ def test_mlp_never_holds_out_rows_with_weight_zero():
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_few_rows_with_weight_are_trained_and_the_held_out_ones_have_both_classes(seed):
+def test_mlp_trains_on_few_rows_with_weight_and_holds_out_both_classes(seed):
     X, y = blobs(40, 5, 2, seed=1)
     weights = np.zeros(40)
     for label in np.unique(y):

@@ -18,7 +18,7 @@ def made(rows, strength, seed):
     return codes, np.stack([1 - positive, positive], axis=1)
 
 
-def test_compare_finds_the_better_head_and_agrees_with_evaluate():
+def test_comparison_of_heads_finds_the_better_one_and_agrees_with_evaluate():
     codes, weak = made(600, 0.5, 1)
     _, strong = made(600, 1.2, 2)
     accuracy, _, log_loss = compare(codes, weak, strong, [0, 1], replicates=300)

@@ -62,7 +62,7 @@ def test_reading_rows_in_blocks_reports_the_first_row_with_nan_or_infinity(value
         list(blocks.iterate(Streamed(array)))
 
 
-def test_iterate_rejects_a_source_with_fewer_rows_than_announced():
+def test_reading_rows_in_blocks_rejects_a_source_with_too_few_rows():
     class Exhausted(Streamed):
         @property
         def shape(self) -> tuple[int, int]:
@@ -77,7 +77,7 @@ def test_reading_rows_in_blocks_accepts_very_large_finite_values():
     assert len(next(blocks.iterate(array))) == 4
 
 
-def test_take_rows_reads_the_same_rows_from_arrays_and_block_sources():
+def test_selected_rows_are_the_same_from_arrays_and_block_sources():
     array, _ = blobs(rows=200, dimension=4)
     rows = np.array([0, 3, 36, 37, 38, 150, 199])
     np.testing.assert_array_equal(blocks.take_rows(Streamed(array), rows), array[rows])

@@ -36,7 +36,7 @@ FOREIGN = [
 
 @pytest.mark.parametrize("factory", WRITTEN)
 @pytest.mark.parametrize("rows", [0, 90])
-def test_structure_check_accepts_every_kind_of_index_that_featstore_writes(
+def test_check_of_faiss_files_accepts_every_kind_of_index_that_featstore_writes(
     tmp_path: Path, factory: str, rows: int
 ) -> None:
     index, vectors = create(factory, 16, "ip", seed=0), clusters(90)
@@ -59,7 +59,7 @@ def test_structure_check_accepts_every_kind_of_index_that_featstore_writes(
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_structure_check_refuses_every_other_kind_of_faiss_index(tmp_path: Path, kind: str) -> None:
+def test_check_of_faiss_files_refuses_every_other_kind_of_index(tmp_path: Path, kind: str) -> None:
     path, aside = tmp_path / "x", tmp_path / "aside"
     for place in faiss_kinds.PLACES:
         data, rows = faiss_kinds.file(kind, place, aside)
@@ -118,7 +118,7 @@ def test_array_longer_than_the_faiss_file_is_refused_before_allocation(tmp_path:
 
 
 @pytest.mark.parametrize("part", [0, 1])
-def test_structure_check_rejects_an_untrained_index_with_rows(tmp_path: Path, part: int) -> None:
+def test_check_of_faiss_files_rejects_an_untrained_index_with_rows(tmp_path: Path, part: int) -> None:
     path = tmp_path / "x"
     saved(path, rows=60)
     data = bytearray(path.read_bytes())

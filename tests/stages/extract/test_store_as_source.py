@@ -66,7 +66,7 @@ def test_new_store_has_labels_splits_and_metadata_of_the_old_store(old: Path, fo
 
 @pytest.mark.parametrize("follow", [False, True])
 @pytest.mark.parametrize("first", ["compact", "label"])
-def test_next_run_copies_new_labels_and_pictures_of_the_old_store(old: Path, follow: bool, first: str):
+def test_next_extraction_copies_new_labels_and_pictures_of_the_old_store(old: Path, follow: bool, first: str):
     new = new_store(old, follow=follow)
     if first == "compact":
         compact(old)
