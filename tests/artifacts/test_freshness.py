@@ -105,7 +105,8 @@ class Place:
             set_columns(self.stores[0], keys, {"label": ["ant", "ant", "bee", "bee"]})
 
     def refresh(self, commands: list[str]) -> None:
-        """Run command lines, but call extract in Python, because the command line cannot name the tiny backbone."""
+        """Run the command lines ``commands``, but call extract in Python, because no command line can name the tiny
+        backbone."""
         for line in commands:
             words = shlex.split(line)
             assert words[0] == "featstore"

@@ -26,7 +26,8 @@ class Calls:
         self.act(name, size)
 
     def install(self) -> None:
-        """Patch the functions of ``os`` and ``open`` until this process ends."""
+        """Replace functions of ``os`` and ``open`` until this process ends, so that their calls are counted and can
+        fail."""
         for name in CALLS:
             setattr(os, name, self._between(name, getattr(os, name)))
         real, calls = builtins.open, self

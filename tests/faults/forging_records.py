@@ -143,7 +143,7 @@ class RecordsForger(Changes):
         return self.draw.choice((*map(os.fspath, paths), *names))
 
     def _id(self) -> str:
-        """Return the id of a store of the attacker or of the user."""
+        """Return at random the id of a store of the attacker or of a store of the user."""
         theirs = self.ground.theirs / "store"
         store = self.draw.choice((self.ground.home / "store", *([theirs] if theirs.exists() else [])))
         return str(atomic.read_json(store / "featstore.json")["store_id"])

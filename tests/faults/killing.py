@@ -98,7 +98,6 @@ def run(count: int, seed: int, verbs: list[str] | None = None) -> list[dict[str,
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Return a text table of the results with one line per command."""
     lines = [
         f"{'verb':10}{'runs':>6}{'kills':>7}{'lost':>6}{'doubled':>9}{'different':>11}{'problems':>10}{'most redone':>13}"
     ]

@@ -128,7 +128,8 @@ def run(kills: int, seed: int) -> list[dict[str, Any]]:
 
 
 def asked(outcome: tuple[int, Any]) -> Any:
-    """Return the result of a function that ran in a forked process; raise AssertionError if it failed."""
+    """Return the value of a function that ran in a forked process, from its ``outcome``; raise AssertionError if it
+    failed."""
     code, answer = outcome
     assert code == 0, answer
     return answer[0]

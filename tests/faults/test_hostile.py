@@ -67,7 +67,7 @@ def payloads(mark: Path) -> dict[str, bytes]:
 
 
 def refused(read: Callable[[], object]) -> str:
-    """Call ``work``, check that it raises an error with a message of one line, and return the message."""
+    """Call ``read``, check that it raises an error with a message of one line, and return the message."""
     with pytest.raises(FeatstoreError) as caught:
         read()
     assert "\n" not in str(caught.value)

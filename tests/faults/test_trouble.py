@@ -16,8 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def cases() -> list[dict[str, object]]:
-    """Run all cases in a separate process, in which torch has started no thread so that forks work; return the
-    results."""
+    """Run all cases of faults in a separate process, in which torch has started no thread, so that forks work."""
     result = subprocess.run(
         [sys.executable, "-m", "tests.faults.trouble", "3"], stdout=subprocess.PIPE, text=True, check=True
     )

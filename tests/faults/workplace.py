@@ -60,7 +60,6 @@ def backbone() -> Any:
 
 
 def run_extract(folder: Path, **options: Any) -> Any:
-    """Extract the pictures in ``folder``."""
     options = {"batch": BATCH, "unit_rows": UNIT_ROWS, "workers": 2, "engine": engine, **options}
     return extract(folder / "pictures", folder / "store", backbone=backbone(), **options)
 

@@ -152,7 +152,6 @@ def clip_retrieval(native: Native, place: Path) -> Written:
 
 
 def flat_index(native: Native, place: Path) -> Written:
-    """Write a flat FAISS index."""
     made = faiss.IndexFlatIP(native.vectors.shape[1])
     made.add(native.vectors)
     faiss.write_index(made, str(place / "flat.index"))

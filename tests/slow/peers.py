@@ -131,7 +131,6 @@ def build(name: str, which: str, place: Path) -> dict[str, Any]:
 
 
 def metric_of(which: str) -> str:
-    """Return the metric of the data set ``which`` ("real" or "gray")."""
     return "cosine" if which == "real" else "l2"
 
 

@@ -24,7 +24,7 @@ from tests.made import tiny_backbone
 
 
 def folds(kind, count):
-    """Return the option for ``count`` folds, if the head has cross-validation."""
+    """Return the option of ``train`` for ``count`` folds, or no option if heads of this ``kind`` have no folds."""
     return {"folds": count} if HEADS[kind].folded else {}
 
 
