@@ -57,7 +57,7 @@ class State:
         }
 
     def command_lines(self) -> list[str]:
-        """Return each command as one line for a shell."""
+        """Return each command that refreshes the artifact as one line for a shell."""
         lines = [shlex.join(command) for command in self.commands]
         return [f"(cd {shlex.quote(self.folder)} && {line})" for line in lines] if self.folder else lines
 

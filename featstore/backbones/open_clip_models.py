@@ -40,7 +40,7 @@ class OpenClipModel:
 
     @property
     def bare(self) -> str:
-        """The model's name in open_clip, without the prefix."""
+        """Name of the model in open_clip, without the prefix "open_clip/"."""
         return self.name.removeprefix(PREFIX)
 
     def construct(self, **options: Any) -> nn.Module:

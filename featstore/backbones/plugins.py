@@ -31,7 +31,7 @@ _SPEC: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.+-]{0,99}")
 _FEATSTORE: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
 _PROBES: Final = 2
-"""Number of pictures for testing a new network."""
+"""Number of random pictures with which a user's network is tested when it is loaded."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from featstore.engines.base import Engine, Pending
 
 NOT_FINITE = "not-finite"
-"""Reason of a picture whose vector contains NaN or infinity."""
+"""Failure reason of a picture whose vector contains NaN or infinity."""
 NO_DIGEST = bytes(32)
 _LOOK_SECONDS: Final = 0.02
 
@@ -133,7 +133,7 @@ class Timings:
 
     @property
     def clock(self) -> float:
-        """Sum of the stages in CLOCK."""
+        """Sum, in seconds, of the stages in CLOCK, which never overlap."""
         return float(sum(getattr(self, name) for name in CLOCK))
 
     @contextlib.contextmanager

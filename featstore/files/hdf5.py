@@ -94,7 +94,7 @@ class Plain:
         self._file = file
 
     def attribute(self, name: str) -> str:
-        """Return an attribute of the file as text; "None" if there is no such attribute."""
+        """Return the attribute ``name`` of the HDF5 file as text; "None" if there is no such attribute."""
         value = self._file.attrs.get(name)
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 

@@ -26,7 +26,11 @@ class Checker:
     origin: str
 
     def matrix(self, name: str, dtype: Any, rows: int | None, columns: int | None) -> NDArray[Any]:
-        """Return an array of two axes, neither empty; None: any length."""
+        """Return the array ``name``; raise DamagedError unless it has two axes, neither of them empty, and the given
+        shape.
+
+        ``rows``, ``columns``: required lengths of the axes; None: any length.
+        """
         array = self._array(name, dtype)
         fits = array.ndim == 2 and array.shape[0] > 0 and array.shape[1] > 0
         if not fits or (rows or len(array)) != len(array) or (columns or array.shape[1]) != array.shape[1]:

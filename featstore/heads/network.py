@@ -51,7 +51,7 @@ class NetworkModel:
 
     @property
     def dimension(self) -> int:
-        """Width of the features."""
+        """Number of values of a feature vector."""
         return len(self.mean)
 
     @property

@@ -136,7 +136,7 @@ def near_duplicates(
 def leaks(
     vectors: Features, splits: Sequence[Hashable], threshold: float = defaults.DUPLICATE_COSINE, *, centre: bool = True
 ) -> list[Leak]:
-    """Return only the leaks between ``splits`` (n) that near_duplicates finds."""
+    """Return the near-duplicates in different ``splits`` (n,), called leaks; see near_duplicates."""
     return near_duplicates(vectors, threshold, splits=splits, centre=centre).leaks
 
 

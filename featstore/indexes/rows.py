@@ -84,7 +84,7 @@ class IndexRows:
         return cls(whole, table, np.zeros(rows, np.bool_), codes, classes)
 
     def take(self, positions: NDArray[np.int64]) -> IndexRows:
-        """Return a table of the rows at ``positions``, in that order."""
+        """Return the row table of the rows at ``positions``, in that order."""
         ids, keys, removed = self.ids[positions], self.keys.select(positions), self.removed[positions]
         if self.labels is None:
             return IndexRows(ids, keys, removed)
@@ -112,7 +112,7 @@ class IndexRows:
         return IndexRows(self.ids, self.keys, self.removed, codes if classes else None, classes)
 
     def then(self, other: IndexRows) -> IndexRows:
-        """Return a table of this table's rows, followed by the rows of ``other``."""
+        """Return a row table with the rows of this table, followed by the rows of ``other``."""
         classes = (*self.classes, *(name for name in other.classes if name not in self.classes))
         labels = None
         if self.labels is not None or other.labels is not None:

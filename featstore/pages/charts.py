@@ -217,7 +217,7 @@ def heat_pixels(confusion: Sequence[Sequence[int]], side: int = 800) -> Any:
 
 
 def heat_map(confusion: Sequence[Sequence[int]], side: int = 800) -> str:
-    """Return the image of ``heat_pixels`` as text: a "data:" address."""
+    """Return the picture of ``heat_pixels`` as text: a "data:" address for HTML."""
     from featstore.store.thumbnails import data_uri
 
     return data_uri(heat_pixels(confusion, side))

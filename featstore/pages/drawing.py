@@ -92,7 +92,7 @@ class Drawing:
         )
 
     def image(self) -> Image.Image:
-        """Return the drawing as a picture on white."""
+        """Return the drawing as a PIL image on white."""
         from PIL import Image, ImageDraw, ImageFont
 
         sheet = Image.new("RGB", (round(self.width * _SCALE), round(self.height * _SCALE)), _PAPER)

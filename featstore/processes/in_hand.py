@@ -75,7 +75,7 @@ class InHand:
         return self if run == 0 else _OfRun(self, run)
 
     def hold(self, unit: int, row: int, stage: int) -> None:
-        """Record the row and stage that this thread starts."""
+        """Record that this thread starts to read or decode (``stage``) the picture of ``row`` in ``unit``."""
         try:
             at: int = self._local.at
         except AttributeError:
@@ -83,7 +83,7 @@ class InHand:
         _SLOT.pack_into(self._map, at, unit, row, stage)
 
     def free(self) -> None:
-        """Record that this thread has finished its row."""
+        """Record that this thread has finished with the picture of its row."""
         self.hold(0, 0, IDLE)
 
     def _place(self) -> int:

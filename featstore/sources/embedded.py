@@ -26,7 +26,7 @@ from featstore.text import shown, to_bytes
 
 SUFFIXES: Final = (b".parquet", b".pq")
 _ROWS: Final = 8
-"""Number of rows to decode at once."""
+"""Number of rows of a Parquet file that are read at once."""
 _LONGEST_PATH: Final = 4096
 
 

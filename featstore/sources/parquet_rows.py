@@ -12,7 +12,7 @@ from featstore.sources.base import Picture, ReadFailure
 from featstore.text import shown, to_text
 
 _ROWS: Final = 8
-"""Number of rows to decode at once."""
+"""Number of rows of a Parquet file that are read at once."""
 _KEPT: Final = 64
 """Number of decoded rows to keep: more than there are reading threads, which request rows slightly out of order."""
 _KEPT_BYTES: Final = 256 << 20

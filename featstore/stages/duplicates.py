@@ -264,7 +264,7 @@ def _joined(groups: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
 
 
 class _Copies:
-    """Makes Copy objects for the pictures in groups and pairs."""
+    """Makes Copy objects, which describe the pictures in groups and pairs of duplicates."""
 
     def __init__(self, store: FeatureStore, equal: Sequence[NDArray[np.int64]], near: NearDuplicates) -> None:
         self._store, self._near = store, near

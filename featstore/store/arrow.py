@@ -58,7 +58,7 @@ def table_of(store: FeatureStore, memory_limit: int) -> Any:
 
 
 def rows_of(store: FeatureStore) -> Any:
-    """Return all columns of table_of except the vectors."""
+    """Return the columns of the store's Arrow table (see table_of) except the vectors."""
     return _rows(store, _parts(store))
 
 

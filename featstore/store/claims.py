@@ -304,7 +304,7 @@ class Claims:
         return taken if isinstance(taken, Owner) else None
 
     def wait_for(self, work: Work) -> None:
-        """Claim ``work``; wait until no other process holds it."""
+        """Claim (lock) ``work``, such as a unit; wait until no other process holds it."""
         while self._other(work) is not None:
             time.sleep(_TURN_SECONDS)
 
@@ -325,7 +325,7 @@ class Claims:
             claim.release()
 
     def finish(self, unit: Work) -> None:
-        """End the work on a unit after its shard was written."""
+        """End the claim on a unit after its shard was written, and remove its work folder."""
         if claim := self._drop(unit):
             claim.finish()
 

@@ -32,7 +32,7 @@ DENIED_MESSAGE = (
     "a picture with these bytes was removed from the store; featstore remove STORE KEY --restore lifts that"
 )
 Digests = NDArray[np.uint64]
-"""128-bit digests (n, 2); a row of zeros means that there is no digest."""
+"""128-bit digests (n, 2) of keys or of pictures' bytes; a row of zeros means that there is no digest."""
 _SALT_BYTES = 16
 
 

@@ -184,7 +184,10 @@ def contiguous(blocks: Sequence[Block]) -> list[Block]:
 
 
 def provenance_of(chain: Sequence[Block]) -> list[dict[str, Any]]:
-    """Return how the rows in ``chain`` were made: one entry for each run of blocks with the same provenance."""
+    """Return how the rows in the journal blocks ``chain`` were made.
+
+    Consecutive blocks with the same provenance get one entry together.
+    """
     made: list[dict[str, Any]] = []
     for maker, blocks in itertools.groupby(chain, lambda block: block.provenance):
         run = list(blocks)

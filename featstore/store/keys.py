@@ -79,7 +79,7 @@ class KeyIndex:
         return self.row
 
     def digest(self) -> NDArray[np.uint64]:
-        """Return the digests (n, 2) in the order of the rows."""
+        """Return the digests (n, 2) of the keys, in the order of the rows."""
         value = np.zeros((len(self.hi), 2), np.uint64)
         rows = self.places()
         value[rows, 0], value[rows, 1] = self.hi, self.lo

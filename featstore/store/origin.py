@@ -70,7 +70,7 @@ def origins_in(origin: Any) -> list[dict[str, Any]]:
 
 
 def origin_of_store(store: FeatureStore) -> Origin:
-    """Return the origin of results computed from ``store`` now."""
+    """Return the origin for a head or an index that is made from ``store`` now."""
     return Origin(store.identity, store.weights_name, os.path.abspath(store.path), store.store_id)
 
 

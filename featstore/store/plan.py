@@ -167,7 +167,7 @@ class Plan:
         return sum(len(segment.ids) for segment in self.segments) - len(self.retired)
 
     def is_retired(self, ids: Ids) -> NDArray[np.bool_]:
-        """Return a mask of the retired ids."""
+        """Return a mask (m,) of the ``ids`` that are retired."""
         return member(ids, self.retired)
 
     def find(self, digest: NDArray[np.uint64]) -> Ids:

@@ -111,21 +111,21 @@ Test: TypeAlias = Compare | Among | Like | Missing
 
 @dataclass(frozen=True)
 class Not:
-    """Negation of ``part``."""
+    """Negation of the condition ``part``."""
 
     part: Condition
 
 
 @dataclass(frozen=True)
 class AllOf:
-    """Conjunction of at least two ``parts``."""
+    """Conjunction ("and") of the conditions ``parts``, at least two."""
 
     parts: tuple[Condition, ...]
 
 
 @dataclass(frozen=True)
 class AnyOf:
-    """Disjunction of at least two ``parts``."""
+    """Disjunction ("or") of the conditions ``parts``, at least two."""
 
     parts: tuple[Condition, ...]
 

@@ -114,7 +114,7 @@ class Report:
         }
 
     def text(self) -> str:
-        """Return the report as lines of text."""
+        """Return the evaluation report as lines of text."""
         lines = [f"{self.rows:,} rows, {len(self.classes)} classes; figure [95 % interval]"]
         for name, estimate in self.estimates.items():
             lines.append(f"  {_TITLES[name]:<24} {estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]")

@@ -195,7 +195,7 @@ class MappedBlocks:
         return (row_count(self.source), self.dimension)
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """Yield each block after applying the function."""
+        """Apply the function to each block of the source, and yield the results."""
         for block in iterate(self.source):
             yield self.function(block)
 

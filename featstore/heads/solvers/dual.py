@@ -222,7 +222,8 @@ class _Machines:
         return _State(weights, intercept, weights @ self.kernel + intercept[:, None])
 
     def _solve_by_inverse(self, chosen: NDArray[np.intp], inside: Mask) -> Floats:
-        """Return S^-1 signs and S^-1 1 (q, 2, m), see ``_targets``, from the inverse of kernel + ridge on all m rows.
+        """Solve S w = signs and S w = 1 (see ``_targets``) with the inverse of kernel + ridge on all m rows; return (q,
+        2, m).
 
         The solutions over all rows are corrected such that rows outside the margin get weight 0.
         """

@@ -130,7 +130,7 @@ class Workers:
 
     @property
     def count(self) -> int:
-        """Number of workers; 1 if jobs run in the caller's thread."""
+        """Number of worker threads; 1 if jobs run in the caller's thread."""
         return max(1, len(self._executors))
 
     def run(self, jobs: Iterator[tuple[int, Callable[[], None]]]) -> None:

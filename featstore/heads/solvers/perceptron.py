@@ -164,7 +164,8 @@ class Network:
         return total / len(order)
 
     def decide(self, values: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Return the decision values (m, c) of ``rows``; c is 1 for two classes, else k."""
+        """Return the network's decision values (m, c) for ``rows`` of ``values``, without dropout; c is 1 for two
+        classes, else k."""
         with torch.no_grad():
             parts = [
                 self._forward(self._gather(values, rows[start : start + _JUDGED_ROWS]), training=False).numpy()

@@ -149,7 +149,7 @@ class VectorIndex:
             self._outer.train(vectors)
 
     def add(self, vectors: Floats, ids: NDArray[np.int64], threads: int | None = None) -> None:
-        """Append ``vectors`` (m, d) under ``ids`` (m,)."""
+        """Append ``vectors`` (m, d) to the FAISS index under the ids ``ids`` (m,)."""
         if self.mapped:
             raise FeatstoreError("a memory-mapped index cannot grow; open it with mmap=False")
         with _threads(threads):

@@ -50,7 +50,7 @@ class Candidate:
     smaller_than: str | None = None
 
     def file_bytes(self, rows: int) -> int:
-        """Return an upper bound on the bytes of the FAISS file for ``rows``."""
+        """Return an upper bound on the size, in bytes, of the FAISS file of an index with ``rows`` rows."""
         return self.fixed_bytes + self.row_bytes * rows
 
     @property

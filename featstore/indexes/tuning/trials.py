@@ -44,7 +44,7 @@ class Contract:
     latency: float | None = None
 
     def allows(self, file_bytes: int) -> bool:
-        """Return whether an index of ``file_bytes`` can be built and kept within ``memory``."""
+        """Return whether an index of ``file_bytes`` bytes can be built and kept within ``memory`` bytes."""
         return self.memory is None or file_bytes <= _FOR_THE_INDEX * self.memory
 
     def check(self) -> None:

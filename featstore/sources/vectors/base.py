@@ -37,7 +37,7 @@ class VectorFile(Protocol):
         ...
 
     def columns(self) -> dict[str, Sequence[Any]]:
-        """Return the columns other than the vectors: name to n values."""
+        """Return the columns besides the vectors: for each name n values."""
         ...
 
 

@@ -27,7 +27,7 @@ class Verdict:
 
     @property
     def holds(self) -> bool:
-        """Whether the reached value meets the requirement."""
+        """Whether the measured value meets the requirement."""
         return self.reached >= self.asked if self.at_least else self.reached <= self.asked
 
     def line(self) -> str:

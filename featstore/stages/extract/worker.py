@@ -161,7 +161,7 @@ def _work(job: dict[str, Any], in_hand: InHand, answers: _Answers, stop: threadi
 
 
 class _Teller:
-    """Sends the messages of one run to the supervisor."""
+    """Sends the messages of one extraction to the supervisor."""
 
     def __init__(self, answers: _Answers, number: int) -> None:
         self._answers, self._number = answers, number

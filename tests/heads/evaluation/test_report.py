@@ -95,7 +95,8 @@ def test_bootstrap_interval_has_its_nominal_coverage():
 
 @pytest.mark.parametrize(("right", "rows"), [(40, 40), (37, 40), (0, 40)])
 def test_bootstrap_interval_of_a_proportion_is_near_clopper_pearson(right, rows):
-    """Balanced accuracy is a simple proportion here, because only one of the two classes has rows."""
+    """Only one of the two classes has rows, so that balanced accuracy is the share of right predictions, a simple
+    proportion."""
     probabilities = np.eye(2)[np.r_[np.zeros(right, int), np.ones(rows - right, int)]]
     found = evaluate([0] * rows, probabilities, [0, 1], replicates=1000).estimates["balanced_accuracy"]
     low = beta.ppf(0.025, right, rows - right + 1) if right else 0
