@@ -198,7 +198,8 @@ class Bar:
         if self._bar is None:
             from tqdm import tqdm
 
-            # initial: pictures of an earlier run do not count for the rate. delay: show no bar before there is a rate.
+            # initial: pictures of an earlier run do not count for tqdm's rate. delay: show no bar before there is a
+            # rate.
             self._bar = tqdm(
                 unit=self._unit,
                 unit_scale=self._unit == "B",

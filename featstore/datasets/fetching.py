@@ -115,7 +115,7 @@ def _locked(work: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between opening and locking, the previous holder may have finished and removed the folder.
+            # Between opening and locking the folder, the process that held the lock may have finished and removed it.
             held = os.path.exists(work) and os.path.samestat(os.stat(work), os.fstat(handle))
         except BlockingIOError:
             held = False

@@ -36,7 +36,7 @@ def to_onnx(preprocessing: Preprocessing) -> Any:
     from onnx import TensorProto, helper
 
     if preprocessing.fit != "crop":
-        # With other fits, width and height have different scales, and Pillow chooses the order of its passes by the
+        # With fits other than "crop", width and height are scaled differently, and Pillow orders its two passes by the
         # scales.
         raise UsageError(
             f"pictures with the fit {preprocessing.fit} have no ONNX form here; export the head alone with --features-only"

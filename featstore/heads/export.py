@@ -268,7 +268,7 @@ def _perceptron(classes: list[str], model: NetworkModel) -> Any:
     estimator = MLPClassifier([len(bias) for bias in model.biases[:-1]], activation="relu")
     estimator.classes_ = np.array(classes)
     estimator._label_binarizer = LabelBinarizer().fit(estimator.classes_)
-    # Fitting sorts the classes as text; the columns are in natural order.
+    # LabelBinarizer.fit sorts the classes as text, but the outputs of the model are in natural order.
     estimator._label_binarizer.classes_ = estimator.classes_
     estimator.coefs_ = [weight.T.astype(np.float64) for weight in model.weights]
     estimator.intercepts_ = [bias.astype(np.float64) for bias in model.biases]

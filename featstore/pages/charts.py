@@ -97,7 +97,7 @@ def _trials(table: Mapping[str, Any], name: str) -> dict[float, dict[float, tupl
         tried = found.setdefault(gamma, {})
         if value not in tried or mean > tried[value][0]:
             tried[value] = (mean, deviation)
-    # There are more values of gamma than colours: draw one curve with the best accuracy for each value of ``name``.
+    # If there are more values of gamma than colours, draw one curve: the best accuracy for each value of ``name``.
     if len(found) > len(CURVE_COLOURS):
         best = {value: max(tried[value] for tried in found.values() if value in tried) for value in values}
         return {0.0: best}
@@ -158,7 +158,8 @@ def precision_recall(codes: NDArray[np.intp], probabilities: NDArray[np.float64]
 
 def _legend(drawing: Drawing, names: Sequence[str]) -> None:
     """Add a legend of the curves below the drawing; the drawing becomes higher."""
-    # Use the largest of 5, 3 or 2 columns in which the longest name fits, at about 6.5 units per character.
+    # Use the largest of 5, 3 or 2 columns of the legend in which the longest name fits, at about 6.5 units per
+    # character.
     columns, fits = next(
         (count, fits) for count, fits in ((5, 8), (3, 15), (2, 25)) if count == 2 or max(map(len, names)) <= fits
     )

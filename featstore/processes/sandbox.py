@@ -71,7 +71,8 @@ def fill_standard_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            # os.open returns the lowest free descriptor, which is the closed stream. Streams are inheritable.
+            # os.open returns the lowest free descriptor, here that of the closed standard stream. Child processes
+            # inherit it.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 

@@ -181,7 +181,7 @@ class Claims:
                 # Another process created this claim first: check again who holds the unit.
                 continue
             except FileNotFoundError:
-                # The owner finished and removed the folder in between: try again.
+                # The owner of the claim has finished and removed the work folder in between: try again.
                 if not self.store.is_dir():
                     raise
 

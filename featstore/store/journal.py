@@ -157,7 +157,7 @@ def _block(
             f"{path}: a journal of other features; remove the folder {path.parent} to extract this unit anew"
         )
     at = start + json_bytes
-    # Records are unaligned: take views of bytes, and copy only where numpy needs aligned data.
+    # Records of a journal are unaligned: take views of bytes, and copy only where numpy needs aligned data.
     vectors = (
         np.frombuffer(mapped, np.uint8, vectors_bytes, at).view(dtype).reshape(n, dimension)
         if n

@@ -127,7 +127,7 @@ def test_plot_of_accuracy_by_C_marks_the_chosen_value():
     assert "C = 1: 0.9000" in svg
     assert selection_curve(None, {}) is None
     assert selection_curve({"scoring": "accuracy"}, {}) is None
-    # If the user gives C, only this value is tried, so there is no curve.
+    # If the user gives C, only this value is tried, so there is no curve of accuracy by C.
     alone = {"param_C": [0.1], "mean_accuracy": [0.8], "std_accuracy": [0.1]}
     assert selection_curve(alone, {"C": 0.1}) is None
 
@@ -148,7 +148,7 @@ def test_plot_of_accuracy_by_C_has_a_curve_per_gamma():
     assert "gamma = 2 (chosen)</text>" in svg
     assert "C = 1, gamma = 2: 0.9000" in svg
     assert drawing.image().height > 3 * 270
-    # One value of C but several of gamma were tried, so there was a choice.
+    # With one value of C but several values of gamma, there was a choice, so the plot has a point for each.
     one = {name: values[1::2] for name, values in table.items()}
     assert str(selection_curve(one, {"C": 1.0, "gamma": 2.0}).svg()).count("<circle") == 2
 

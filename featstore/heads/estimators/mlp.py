@@ -185,7 +185,7 @@ class MLPHead(DecisionHead):
         try:
             folds = splits.one_fold(codes[kept], groups=groups, fraction=float(share), seed=seed)
         except DataError:
-            # No class has two rows or groups.
+            # Nothing can be held out, because no class has two rows or groups.
             folds = np.full(len(kept), -1)
         return Targets(codes, scaled, kept[folds >= 0])
 

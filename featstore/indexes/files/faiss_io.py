@@ -159,7 +159,7 @@ class VectorIndex:
         """Delete the rows marked in the mask ``positions`` (n,); later rows move up. Only for an ``exact`` index."""
         if self.mapped or not self.exact:
             raise FeatstoreError("rows can be deleted from an exact index in memory only")
-        # The outer index selects by id: convert positions to ids.
+        # FAISS's IndexIDMap selects rows by id: convert positions to ids.
         self._outer.remove_ids(faiss.IDSelectorBatch(self.ids[positions]))
 
     def reserve(self, rows: int) -> None:

@@ -291,7 +291,8 @@ class _Repair:
                 else:
                     columns[name] = table.column(name)
         self.aside(file)
-        # No row hashes are written, so all rows differ from the source, and the next extract reads their labels again.
+        # The restored table has no row hashes, so all rows differ from the source, and the next extract reads their
+        # labels again.
         tables.write_table(file, keys, columns, "user" if user else "source", about=about, exclusive=False)
         what = ", ".join(lost)
         if lost and user is not False:

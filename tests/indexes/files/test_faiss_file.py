@@ -122,7 +122,7 @@ def test_check_of_faiss_files_rejects_an_untrained_index_with_rows(tmp_path: Pat
     path = tmp_path / "x"
     saved(path, rows=60)
     data = bytearray(path.read_bytes())
-    # The flag "is trained" follows the 4-letter name, the dimension, the number of rows and two unused numbers.
+    # In a FAISS file the flag "is trained" follows the 4-letter name, dimension, number of rows and two unused numbers.
     at = part * 37 + 32
     assert data[at] == 1
     data[at] = 0
