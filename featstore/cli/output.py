@@ -160,7 +160,8 @@ def apart() -> Iterator[TextIO]:
 
 
 def _told(said: bytes) -> list[str]:
-    """Return the lines of ``said``; a repeated line appears once, with its count, but tracebacks stay unchanged."""
+    """Return the lines of the output ``said``; a repeated line appears once, with its count. Tracebacks stay
+    unchanged."""
     lines = [line.rstrip("\r") for line in said.decode("utf-8", "backslashreplace").split("\n") if line]
     counts = Counter(lines)
     # An indented line belongs to a traceback: keep it even if it is repeated.

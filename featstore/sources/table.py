@@ -98,7 +98,8 @@ def settle_columns(
     split_column: str | None,
     taken: Collection[str] = (),
 ) -> tuple[Columns, list[str], list[str]]:
-    """Return the result of ``find_columns``, the names of all other columns, and the notes that ``doubts`` returns."""
+    """Return the columns that ``find_columns`` chooses, the names of all other columns, and the notes of ``doubts`` on
+    them."""
     columns = find_columns(
         table,
         path_column=path_column,

@@ -65,7 +65,7 @@ class _Buffer:
     side_digest: list[NDArray[np.uint64]] = field(default_factory=list)
 
     def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int32]]:
-        """Return arrays: sizes, mtimes and offsets in archives (3, n), digests of keys (n, 2), regions (n, 5)."""
+        """Return the rows as arrays: sizes, mtimes, archive offsets (3, n), digests of keys (n, 2), regions (n, 5)."""
         return (
             np.concatenate(self.stats, axis=1) if self.stats else np.empty((3, 0), np.int64),
             np.concatenate(self.digest) if self.digest else np.empty((0, 2), np.uint64),

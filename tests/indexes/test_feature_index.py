@@ -164,7 +164,7 @@ def test_refused_addition_does_not_change_the_index() -> None:
     assert index.labels_of([1, 2, 4, 3, -1]) == ["x", None, "y", None, None]
 
 
-def test_index_built_without_an_identity_has_none() -> None:
+def test_index_built_without_a_feature_identity_has_none() -> None:
     index = index_of()
     assert (index.identity, index.fingerprint, index.info()["identity"]) == (None, "", {})
 

@@ -106,7 +106,8 @@ def least(contender: Contender, asked: Asked, goal: float, threads: int) -> int 
 
 
 def build(name: str, which: str, place: Path) -> dict[str, Any]:
-    """Build and save one index; return the build time and, for each recall of GOALS, the effort and measured recall."""
+    """Build and save one index; return the build time and, for each recall of GOALS, the search effort and measured
+    recall."""
     asked, threads = Asked(place, which), len(os.sched_getaffinity(0))
     contender = contenders(metric_of(which))[name]()
     base, groups = np.load(place / "base.npy"), np.load(place / "groups.npy")

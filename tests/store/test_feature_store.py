@@ -251,7 +251,7 @@ def test_data_frame_keeps_names_that_are_not_utf8(tmp_path):
     assert store.index_of(frame["key"].tolist()).tolist() == [0, 1]
 
 
-def test_column_values_read_in_parts_are_complete(tmp_path, monkeypatch):
+def test_values_of_a_store_column_read_in_parts_are_complete(tmp_path, monkeypatch):
     made = Pictures({f"{number:02d}.jpg".encode(): number for number in range(12)})
     made.labels = {key: f"class {number % 5}" for key, number in made.content.items() if number % 4}
     monkeypatch.setattr(feature_store, "_LOOKED_UP", 5)

@@ -119,7 +119,7 @@ def test_features_of_a_float16_store_are_a_read_only_memory_map(stores):
     assert (head.predict(halves) == stores[0].labels).mean() > 0.8
 
 
-def test_joblib_keeps_the_identity_and_maps_the_feature_array(features, tmp_path):
+def test_joblib_keeps_the_identity_of_a_feature_array_and_memory_maps_it(features, tmp_path):
     joblib.dump(features, tmp_path / "f.joblib")
     back = joblib.load(tmp_path / "f.joblib", mmap_mode="r")
     assert identity_of(back) == identity_of(features)

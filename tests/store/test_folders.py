@@ -196,7 +196,7 @@ def test_store_ignores_work_files_that_are_not_regular(store: Path, tmp_path: Pa
     assert secret.read_bytes() == b"{}"
 
 
-def test_claim_file_with_a_huge_number_does_not_slow_down_claiming(store: Path) -> None:
+def test_claim_file_with_a_huge_number_does_not_slow_down_claiming_a_unit(store: Path) -> None:
     folder = store / "work" / "session-0123456789abcdef"
     folder.mkdir()
     (folder / "claim.999999999").write_bytes(b"{}")

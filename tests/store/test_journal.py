@@ -47,7 +47,7 @@ def test_journal_blocks_are_read_as_they_were_written(tmp_path):
 
 
 @given(st.integers(0))
-def test_truncated_journal_keeps_the_complete_blocks(tmp_path_factory, cut):
+def test_truncated_journal_of_a_unit_keeps_the_complete_blocks(tmp_path_factory, cut):
     path = tmp_path_factory.mktemp("journal") / "j"
     write(path, BLOCKS)
     data = path.read_bytes()

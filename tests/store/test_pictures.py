@@ -24,7 +24,7 @@ def test_pictures_of_a_store_are_returned_by_key(chain):
         pictures("no such key")
 
 
-def test_pictures_are_found_after_files_were_added_changed_and_moved(tmp_path):
+def test_pictures_of_a_store_are_found_after_files_were_changed_and_moved(tmp_path):
     folder = write_coloured(tmp_path / "p", names("", 3))
     store = make_store(folder, tmp_path / "s", unit_rows=2)
     write_coloured(folder, ["ant/00.png", "bee/44.png"], seed=8, size=(30, 30))

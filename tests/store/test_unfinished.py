@@ -97,7 +97,7 @@ def test_store_opened_with_partial_stays_readable_after_its_journals_are_deleted
     assert counts(FeatureStore.open(running.path, partial=True)) == (9, 1, 0)
 
 
-def test_incomplete_journal_record_is_ignored(running):
+def test_incomplete_record_in_the_journal_of_a_unit_is_ignored(running):
     running.write(2)
     running.write(4)
     (journal,) = work_folder(running.path, running.unit.number).glob("journal.*")

@@ -162,7 +162,7 @@ class MLPHead(DecisionHead):
     def _targets(
         self, codes: NDArray[np.intp], by_row: NDArray[np.float64] | None, groups: ArrayLike | None, seed: int
     ) -> Targets:
-        """Return class numbers, loss weights with mean 1, and the held-out rows."""
+        """Return the targets of training: class numbers, loss weights with mean 1, and the held-out rows."""
         from featstore.heads.solvers.perceptron import Targets
 
         if self.balance != "none" and self.class_weight is not None:
