@@ -164,9 +164,9 @@ def _checked(made: Any, spec: str) -> OwnBackbone:
 
 
 def _try(module: nn.Module, side: int, spec: str) -> int:
-    """Run ``module`` on two random pictures; return the dimension of its features.
+    """Run the user's network ``module`` on two random pictures; return the dimension of its features.
 
-    Raises UsageError if the module fails or its features are unusable.
+    Raises UsageError if the network fails or its features are unusable.
     """
     pictures = torch.rand(_PROBES, 3, side, side, generator=torch.Generator().manual_seed(0))
     try:

@@ -133,7 +133,7 @@ class SharedDecoding:
         return _fitted(image, own, results)
 
     def _moved(self, run: int, full: int, taken: int) -> bool:
-        """Return whether a run that waits until ``run`` takes its results may continue.
+        """Return whether an extraction that waits for the extraction number ``run`` to take its results may continue.
 
         True if fewer than ``full`` results are kept for ``run``, or if ``run`` has taken a result during the wait.
         ``taken``: number of results that ``run`` had taken before the wait.
@@ -166,9 +166,9 @@ class SharedDecoding:
 def _fitted(
     image: Any, fit: tuple[Callable[[Any, Preprocessing], Pixels], Preprocessing], known: dict[tuple[Any, str], Pixels]
 ) -> Pixels:
-    """Return the picture resized and cropped by ``fit`` (function, preprocessing).
+    """Return ``image`` resized and cropped; ``fit``: the decoder's function for this, and the preprocessing.
 
-    ``known``: results made so far; the result for an equal ``fit`` is returned again.
+    ``known``: results made so far from this image; the result for an equal ``fit`` is returned again.
     """
     function, preprocessing = fit
     name = (function, repr(preprocessing))

@@ -268,7 +268,7 @@ class Planner:
             self.change.removed += len(gone)
 
     def _flush(self, n: int) -> None:
-        """Write the side table, then the segment with the first n buffered rows.
+        """Write the labels of the first n buffered rows as a table, and then these rows as a segment of the plan.
 
         If the process is killed between these two writes, the next scan adds the missing rows.
         """

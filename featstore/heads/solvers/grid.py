@@ -111,7 +111,7 @@ def _paths(problems: list[Problem], searches: list[_Search]) -> list[list[_Searc
 
 
 def _current(path: list[_Search], loss: Loss) -> _Search | None:
-    """Return the first unfinished search of ``path``, None if all are finished.
+    """Return the first unfinished search (solver run) of ``path``, the searches of one fold; None if all are finished.
 
     If this search has not begun, it is started from the solutions of the earlier searches of the path.
     """
