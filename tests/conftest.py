@@ -9,8 +9,8 @@ import tempfile
 import pytest
 from hypothesis import HealthCheck, settings
 
-# This must be set before torch is loaded; processes that tests start inherit it. The suite runs one process per core,
-# so more OpenMP threads would only spin while they wait for a core.
+# Set OMP_NUM_THREADS before torch is loaded; processes that tests start inherit it. The suite runs one process per
+# core, so more OpenMP threads would only spin while they wait for a core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile(
@@ -19,7 +19,8 @@ settings.register_profile(
     max_examples=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-# Fixed examples, so that the result depends on the code alone; the profile "explore" draws new examples.
+# Hypothesis uses fixed examples, so that the result depends on the code alone; the profile "explore" draws new
+# examples.
 settings.register_profile("repeatable", settings.get_profile("explore"), derandomize=True, database=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 

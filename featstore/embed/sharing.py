@@ -33,11 +33,11 @@ _PATIENCE_SECONDS: Final = 2.0
 
 
 class SharedDecoding:
-    """State shared by ``runs`` runs of one process. Each run calls ``join`` before its first picture and ``leave`` when
-    it ends.
+    """State shared by ``runs`` extractions (runs) in one process, which decode each picture once for all of them.
 
-    ``loading``: lock to hold while a network is loaded, because loading uses global state of torch. ``decoded``: number
-    of decoded pictures. ``limit``: largest number of bytes kept for one run.
+    Each run calls ``join`` before its first picture and ``leave`` when it ends. ``loading``: lock to hold while a
+    network is loaded, because loading uses global state of torch. ``decoded``: number of decoded pictures. ``limit``:
+    largest number of bytes kept for one run.
     """
 
     def __init__(self, runs: int, limit: int = defaults.SHARED_BYTES) -> None:
@@ -51,7 +51,7 @@ class SharedDecoding:
         self._cut: OrderedDict[Hashable, tuple[CutPicture, set[int]]] = OrderedDict()
 
     def join(self, run: int, decoder: str, preprocessing: Preprocessing) -> Decoder:
-        """Wait until every run has joined or left; return the decoder function for run number ``run``.
+        """Wait until every extraction (run) has joined or left; return the decoder function for run number ``run``.
 
         ``decoder``: name of the decoder with which the features of this run are made.
         """
@@ -82,7 +82,7 @@ class SharedDecoding:
             return picture
 
     def leave(self, run: int) -> None:
-        """Declare that this run needs no more pictures."""
+        """Declare that the extraction number ``run`` needs no more decoded pictures."""
         with self._changed:
             for place in [place for place, (_, waiting) in self._cut.items() if waiting <= {run}]:
                 del self._cut[place]
@@ -125,15 +125,15 @@ class SharedDecoding:
         for other, future in others.items():
             fit = fits[other]
             try:
-                # If the other run has left, its preprocessing is unknown, and it will not read this result. Use the
-                # preprocessing of this run, because the future needs some result.
+                # If the other run has ended, its preprocessing is unknown. The future needs a result, but nobody will
+                # read it: use the preprocessing of this run.
                 future.set_result(_fitted(image, fit or own, results))
             except BaseException as error:
                 future.set_exception(error)
         return _fitted(image, own, results)
 
     def _moved(self, run: int, full: int, taken: int) -> bool:
-        """Return whether a run that waits until ``run`` takes its results may continue.
+        """Return whether an extraction that waits for the extraction number ``run`` to take its results may continue.
 
         True if fewer than ``full`` results are kept for ``run``, or if ``run`` has taken a result during the wait.
         ``taken``: number of results that ``run`` had taken before the wait.
@@ -141,7 +141,8 @@ class SharedDecoding:
         return self._count[run] < full or self._taken[run] != taken
 
     def _promise(self, run: int, key: bytes) -> dict[int, Future[Pixels]]:
-        """Return a future for each run other than ``run``; that run gets the decoded picture through its future.
+        """Return a future for each extraction (run) other than ``run``, through which it gets the picture that ``run``
+        decodes.
 
         The caller must hold the lock.
         """
@@ -165,9 +166,9 @@ class SharedDecoding:
 def _fitted(
     image: Any, fit: tuple[Callable[[Any, Preprocessing], Pixels], Preprocessing], known: dict[tuple[Any, str], Pixels]
 ) -> Pixels:
-    """Return the picture resized and cropped by ``fit`` (function, preprocessing).
+    """Return ``image`` resized and cropped; ``fit``: the decoder's function for this, and the preprocessing.
 
-    ``known``: results made so far; the result for an equal ``fit`` is returned again.
+    ``known``: results made so far from this image; the result for an equal ``fit`` is returned again.
     """
     function, preprocessing = fit
     name = (function, repr(preprocessing))

@@ -57,7 +57,10 @@ def run(
 
 
 def _command(words: list[str], streams: list[Any], cwd: str, environment: dict[str, str]) -> None:
-    """Run the command in this forked process; set its directory, environment and streams, and make warnings errors."""
+    """Run the featstore command ``words`` in this forked process.
+
+    Its directory, environment and streams are set first, and warnings are made errors.
+    """
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

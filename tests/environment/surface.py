@@ -19,7 +19,7 @@ FEW = ("extract", "train", "predict", "index", "search")
 
 
 def verbs(place: Path, every: bool) -> None:
-    """Run all commands (``every``), or only those in FEW, on small data below ``place``."""
+    """Run all commands of featstore on small data below ``place``; without ``every`` only those in FEW."""
     from featstore.cli import VERBS
 
     pictures, store = place / "pictures", place / "a.store"

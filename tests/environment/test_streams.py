@@ -154,7 +154,7 @@ def test_repeated_library_warning_is_printed_once_with_its_count(place, tmp_path
         assert said[0].endswith("(3 times)")
 
 
-def test_transform_in_a_forked_child_advises_spawn(place):
+def test_image_embedder_in_a_forked_child_advises_the_start_method_spawn(place):
     code = (
         "import multiprocessing, os, sys, featstore\n"
         "E = featstore.ImageEmbedder('efficientnet_lite0', engine='torch')\n"

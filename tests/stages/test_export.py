@@ -88,7 +88,7 @@ def test_head_is_exported_as_one_onnx_model_that_takes_decoded_pixels(head, tmp_
         np.testing.assert_allclose(probabilities[0], one.probabilities, atol=1e-4)
 
 
-def test_export_replaces_no_file_except_an_earlier_export(store, head, tmp_path):
+def test_export_of_a_head_overwrites_only_an_earlier_export(store, head, tmp_path):
     path = Path(head[0])
     for name, data in (("picture.png", b"mine"), ("a.onnx", path.read_bytes())):
         (tmp_path / name).write_bytes(data)

@@ -49,11 +49,11 @@ class HeadExport:
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON."""
+        """Return the result of the export as JSON types."""
         return asdict(self)
 
     def text(self) -> str:
-        """Return the result as text for the user."""
+        """Return the result of the export as text for the user."""
         close = self.greatest_difference
         checked = "" if close is None else f"; probabilities differ from featstore's by at most {close:.1e}"
         line = f"{self.out}: {self.head}, {counted(len(self.classes), 'class', 'classes')} ({self.bytes / 2**20:,.1f} MiB){checked}"

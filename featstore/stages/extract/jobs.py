@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """One run: the arguments of ``extract_in_process``."""
+    """One of several extractions in a process: its arguments for ``extract_in_process``."""
 
     source: str | os.PathLike[str] | Source
     store: str | os.PathLike[str]

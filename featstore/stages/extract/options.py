@@ -181,7 +181,7 @@ class ExtractOptions:
             raise UsageError(f"stall_seconds: {self.stall_seconds!r} is not more than 0")
         if self.unit_rows is not None and self.unit_rows > LARGEST_UNIT:
             raise UsageError(f"unit_rows: {self.unit_rows:,} is more than {LARGEST_UNIT:,}")
-        _ = self.request.geometry  # reading this property raises UsageError for an invalid value
+        _ = self.request.geometry  # reading the property ``geometry`` raises UsageError for an invalid value
 
     @property
     def request(self) -> Request:

@@ -73,7 +73,7 @@ def extract_in_process(
         network = None if there is not None and request.agrees(there) else request.load(there, path)
         identity, weights_name = _features(network, there)
         open_for_writing(path, identity, weights_name, options.unit_rows)
-    # Inner ``timings.during`` blocks are recorded under their own names, the rest of this block's time as "closing".
+    # Stages timed inside this block are recorded under their own names; the rest of its time counts as "closing".
     with timings.during("closing"):
         with Claims(path) as claims:
             with timings.during("planning"):

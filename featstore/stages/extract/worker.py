@@ -161,7 +161,7 @@ def _work(job: dict[str, Any], in_hand: InHand, answers: _Answers, stop: threadi
 
 
 class _Teller:
-    """Sends the messages of one run to the supervisor."""
+    """Sends the messages of one extraction to the supervisor."""
 
     def __init__(self, answers: _Answers, number: int) -> None:
         self._answers, self._number = answers, number
@@ -176,6 +176,6 @@ class _Teller:
         self._answers.say(run=self._number, begin={"roots": [str(root) for root in roots], "change": change})
 
     def progress(self, progress: Progress) -> None:
-        """Report the progress of the run."""
+        """Send the progress of the extraction to the supervisor."""
         told = [progress.done, progress.total, progress.failed, progress.note]
         self._answers.say(run=self._number, progress=told, reasons=dict(self._reasons))

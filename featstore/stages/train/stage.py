@@ -156,7 +156,7 @@ def fit(stack: StackedStores, split: Split, request: Request) -> TrainedHead:
 
 
 def digests_of(stack: StackedStores, split: Split) -> dict[str, str]:
-    """Return the digests of the rows to train on and of the held-out rows."""
+    """Return a digest of the rows to train on, and one of the held-out rows."""
     return {"train": stack.digest(split.train), "test": stack.digest(split.test)}
 
 
@@ -215,7 +215,8 @@ def _listed(store: Paths) -> list[str | os.PathLike[str]]:
 
 
 def _data_record(stack: StackedStores, split: Split) -> dict[str, Any]:
-    """Return what a head's ``meta`` records about its training data: stores, split, label version, generation."""
+    """Return what the description of a head records about its training data: stores, split, label version,
+    generation."""
     return {
         KEY: stack.origin,
         "split": split.to_dict(),

@@ -18,7 +18,7 @@ from tests.made import tiny_backbone, write_pictures
 
 
 @pytest.mark.parametrize(("keywords", "options"), [(ExtractKeywords, ExtractOptions), (EmbedKeywords, EmbedOptions)])
-def test_keyword_types_have_the_fields_of_the_option_classes(keywords, options):
+def test_types_of_keyword_options_have_the_fields_of_the_option_classes(keywords, options):
     declared = {name: hint.__forward_arg__ for name, hint in keywords.__annotations__.items()}
     assert declared == {each.name: each.type for each in dataclasses.fields(options)}
 
