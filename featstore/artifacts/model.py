@@ -100,7 +100,7 @@ def write_model(
 
 def _csv(metrics: Sequence[Mapping[str, Any]]) -> bytes:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for each in metrics for key in each)))
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for each in metrics for key in each)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(metrics)
     return text.getvalue().encode()
