@@ -204,12 +204,26 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
             atomic.sync(temporary / name)
         atomic.sync(temporary)
         require_replaceable(path, force)
-        if not (is_model(path) and _swapped(temporary, path)):
-            shutil.rmtree(path, ignore_errors=True)
+        if not is_model(path):
             os.rename(temporary, path)
+        elif not _swapped(temporary, path):
+            _replace(path, temporary)
         atomic.sync(path.parent)
     finally:
+        # After a swap, the old model has the temporary name.
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(path: Path, new: Path) -> None:
+    """Give the folder ``path`` another name, give its name to the folder ``new``, and remove the old folder."""
+    before = new.with_name(f"{new.name}.before")
+    os.rename(path, before)
+    try:
+        os.rename(new, path)
+    except OSError:
+        os.rename(before, path)
+        raise
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def _swapped(one: Path, other: Path) -> bool:
