@@ -67,6 +67,7 @@ def write_model(
 
     name, place = os.fspath(folder), Path(folder)
     require_rebuildable(backbone)
+    model_folder.require_replaceable(place, force)
     if head.dimension != backbone.dimension:
         raise UsageError(f"{name}: a head of {head.dimension:,} values does not fit features of {backbone.dimension:,}")
     tuned = retuned(backbone, name)
