@@ -92,14 +92,13 @@ def test_heads_and_indexes_of_a_models_features_take_the_model_by_name(place: Pa
     head = train(place / "s", out=tmp_path / "a.head", C=1.0).path
     found = index(place / "s", out=tmp_path / "an.index").path
     for use in (
-        lambda **model: predict(head, picture, engine="torch", **model),
-        lambda **model: search(found, [picture], engine="torch", **model),
+        lambda **model: list(predict(head, picture, engine="torch", **model)),
+        lambda **model: search(found, [picture], engine="torch", **model).queries,
     ):
         with pytest.raises(UsageError, match="name their file"):
             use()
         for option in ("weights", "backbone"):
-            made = use(**{option: str(place / "m")})
-            assert len(made.results if hasattr(made, "results") else list(made)) == 1
+            assert len(use(**{option: str(place / "m")})) == 1
 
 
 def test_layers_of_a_model_give_features_too(place: Path, tmp_path: Path) -> None:
