@@ -56,7 +56,7 @@ def test_model_predicts_the_same_from_pictures_and_from_its_features(place: Path
 def test_head_file_of_a_model_asks_for_the_model(place: Path) -> None:
     head, picture = place / "m" / "model.head", place / "pictures/val/ant/00.png"
     with pytest.raises(
-        UsageError, match=r"was made with the weights .*/m; name their file \(or model folder\) with --weig"
+        UsageError, match=r"was made with the weights .*/m; name their file with --weights, or their model f"
     ):
         predict(head, picture)
     (asked,) = predict(head, picture, weights=str(place / "m"), engine="torch")
