@@ -70,6 +70,7 @@ def test_model_rejects_the_features_of_another_network(place: Path, tmp_path: Pa
         predict(place / "m", tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_extract_asks_for_the_model_of_a_store_with_pending_pictures(place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "pictures", tmp_path / "pictures")
     store = tmp_path / "s"
@@ -87,6 +88,7 @@ def test_extract_asks_for_the_model_of_a_store_with_pending_pictures(place: Path
     assert extract(tmp_path / "pictures", store, backbone=str(place / "m"), engine="torch").new_vectors == 1
 
 
+@pytest.mark.slow
 def test_heads_and_indexes_of_a_models_features_take_the_model_by_name(place: Path, tmp_path: Path) -> None:
     picture = place / "pictures/val/ant/00.png"
     head = train(place / "s", out=tmp_path / "a.head", C=1.0).path
@@ -101,6 +103,7 @@ def test_heads_and_indexes_of_a_models_features_take_the_model_by_name(place: Pa
             assert len(use(**{option: str(place / "m")})) == 1
 
 
+@pytest.mark.slow
 def test_layers_of_a_model_give_features_too(place: Path, tmp_path: Path) -> None:
     about, layers = describe_backbone(str(place / "m")), list_layers(str(place / "m"))
     assert (about.name, about.dimension, about.input_size, about.source) == (NETWORK, 1024, 32, "model")
@@ -139,6 +142,7 @@ def test_info_describes_a_model_and_lists_it_in_a_folder(place: Path, tmp_path: 
     assert listed["unread"] == []
 
 
+@pytest.mark.slow
 def test_model_is_stale_once_the_store_that_it_was_trained_on_has_more_pictures(tmp_path: Path) -> None:
     from dataclasses import replace
 
