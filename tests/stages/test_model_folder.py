@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from featstore.artifacts import open_head
+from featstore.artifacts.model import write_model
 from featstore.embed.recipe import Request
 from featstore.errors import IdentityError, UsageError
 from featstore.stages.backbones import describe_backbone, list_layers
@@ -15,12 +18,13 @@ from featstore.stages.export import export
 from featstore.stages.index import index
 from featstore.stages.info import info
 from featstore.stages.predict import predict
+from featstore.stages.remove import purge
 from featstore.stages.search import search
 from featstore.stages.train import train
 from featstore.store import FeatureStore
 from tests.chain import names, write_coloured
 from tests.made import extract
-from tests.tuned import NETWORK, changed_backbone, write_tuned
+from tests.tuned import NETWORK, changed_backbone, random_head, write_tuned
 
 
 @pytest.fixture(scope="module")
@@ -144,11 +148,6 @@ def test_info_describes_a_model_and_lists_it_in_a_folder(place: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_model_is_stale_once_the_store_that_it_was_trained_on_has_more_pictures(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from featstore.artifacts import open_head
-    from featstore.artifacts.model import write_model
-
     write_coloured(tmp_path / "pictures", names("train", 6) + names("val", 3))
     backbone = changed_backbone()
     extract(tmp_path / "pictures", tmp_path / "s", backbone=NETWORK, weights="random:0", size=32, engine="torch")
@@ -162,3 +161,17 @@ def test_model_is_stale_once_the_store_that_it_was_trained_on_has_more_pictures(
     states = {Path(each["path"]).name: each for each in info(tmp_path)["artifacts"]}
     assert "has 1 new picture and 0 less" in states["m"]["stale"]
     assert states["m"]["commands"] == [command]
+
+
+def test_purge_names_the_model_that_was_trained_on_the_store(tmp_path: Path) -> None:
+    write_coloured(tmp_path / "pictures", names("train", 4))
+    extract(tmp_path / "pictures", tmp_path / "s", backbone=NETWORK, weights="random:0", size=32, engine="torch")
+    backbone = changed_backbone()
+    origin = {"store": str(tmp_path / "s"), "store_id": FeatureStore.open(tmp_path / "s").store_id}
+    head = replace(random_head(backbone.dimension, ["ant", "bee"]), meta={"origin": origin})
+    write_model(tmp_path / "m", backbone, head, {})
+    report = purge(tmp_path / "s", ["train/ant/00.png"])
+    assert report.left == [
+        (str(tmp_path / "m"), "its network may have been trained on the pictures: delete it, or fine-tune it again")
+    ]
+    assert report.rewritten == []
