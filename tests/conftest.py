@@ -28,6 +28,18 @@ _CACHE = tempfile.TemporaryDirectory(prefix="featstore-tests-")
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 
+@pytest.fixture
+def warm_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start the workers of extractions as forks of a process that has imported torch; this saves 3 s for each worker.
+
+    tests/stages/extract/test_supervisor.py starts workers as users do.
+    """
+    from featstore.stages.extract import supervisor
+    from tests.warm import ServedWorkers
+
+    monkeypatch.setattr(supervisor, "subprocess", ServedWorkers)
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Print a failure immediately, so that it is visible even if the run is interrupted later."""
     if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:

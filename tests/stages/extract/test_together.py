@@ -122,6 +122,7 @@ def test_joint_run_refuses_unequal_numbers_of_stores_and_backbones(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_workers")
 def test_supervised_joint_run_equals_separate_runs(folder: Path, tmp_path: Path):
     given = {"backbones": ["squeezenet1_1", "efficientnet_lite0"], "weights": ["random:0", "random:1"], "batch": 8}
     stores = [tmp_path / "a.store", tmp_path / "b.store"]
@@ -141,6 +142,7 @@ def test_supervised_joint_run_equals_separate_runs(folder: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_workers")
 def test_picture_that_kills_its_decoder_fails_in_every_store(folder: Path, tmp_path: Path):
     (folder / "a/06.png").write_bytes(b"DIE")
     options = ExtractOptions(batch=4, unit_rows=8, workers=2)
