@@ -21,20 +21,9 @@ from multiprocessing import reduction
 from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
-# The fork server starts no threads, so that the forked processes may start threads.
+# The fork server starts no threads, so that the forked processes may start threads. (Importing openvino starts one.)
 SERVER.set_forkserver_preload(
-    [
-        "numpy",
-        "scipy.stats",
-        "h5py",
-        "PIL.Image",
-        "torch",
-        "torch.fx",
-        "torchvision",
-        "sklearn.metrics",
-        "faiss",
-        "openvino",
-    ]
+    ["numpy", "scipy.stats", "h5py", "PIL.Image", "torch", "torch.fx", "torchvision", "sklearn.metrics", "faiss"]
 )
 
 

@@ -64,12 +64,11 @@ def verbs(place: Path, every: bool) -> None:
 
 
 def start_forks() -> None:
-    """Import the large libraries, and start the processes of bench and extract as forks that need not import them.
+    """Import torch, and start the processes of bench and extract as forks, which then need not import it.
 
     A fork inherits the audit hook of sitecustomize.py. The program with "few" starts fresh interpreters.
     """
-    import openvino  # noqa: F401
-    import torchvision  # noqa: F401
+    import torchvision  # noqa: F401  (with torch)
 
     from featstore.stages.bench import rounds, speed
     from featstore.stages.extract import supervisor
