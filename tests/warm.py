@@ -6,6 +6,7 @@ take the place of the module ``subprocess`` in the supervisor of an extraction, 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import itertools
 import json
@@ -43,7 +44,8 @@ class _Worker:
 
     def kill(self) -> None:
         if self.returncode is None:
-            os.kill(self.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the end of the process without a time limit: the supervisor waits only for ended workers."""

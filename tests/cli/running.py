@@ -66,7 +66,7 @@ def _command(words: list[str], streams: list[Any], cwd: str, environment: dict[s
     sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
     from featstore import cli
 
-    if words[:1] in (["extract"], ["demo"]):
+    if words[:1] == ["extract"]:
         from featstore.stages.extract import supervisor
 
         supervisor.subprocess = ForkedWorkers  # type: ignore[assignment]
