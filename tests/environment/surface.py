@@ -29,11 +29,9 @@ def verbs(place: Path, every: bool) -> None:
     table.write_text("path,label,note\ntrain/ant/00.png,ant,first\n")
     fast = ["--rounds", "1", "--count", "4", "--engine", "openvino"]
     calls = [
-        # With --size, bench does not measure other programs such as torchvision. It is the first command, because its
-        # processes are forks (see start_forks), and later commands start threads.
+        # With --size, bench does not measure other programs such as torchvision. bench and extract come first, because
+        # their processes are forks (see start_forks), and later commands start threads.
         ("bench", pictures, "--backbone", BACKBONE, "--size", "64", *fast),
-        ("sample", "digits", place / "digits"),
-        ("backbones",),
         ("extract", pictures, store, "--backbone", BACKBONE),
         ("extract", pictures, store, "--in-process"),
         ("label", store, table),
@@ -54,6 +52,8 @@ def verbs(place: Path, every: bool) -> None:
         # Purge (erase all data of) a picture of the imported store. For a.store, the exit code would be 1, because HTML
         # pages show its pictures.
         ("remove", place / "imported.store", "train/ant/01.png", "--purge"),
+        ("sample", "digits", place / "digits"),
+        ("backbones",),
         ("demo", place / "demo", "--limit", "40"),
     ]
     assert {call[0] for call in calls} == set(VERBS), set(VERBS) ^ {call[0] for call in calls}
