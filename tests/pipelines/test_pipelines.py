@@ -11,7 +11,7 @@ from featstore.cli import run
 from tests.chain import names, write_coloured
 from tests.page_reading import read
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_workers")]
 
 SMALL = ("--backbone", "squeezenet1_1", "--weights", "random:0")
 

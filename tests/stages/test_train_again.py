@@ -29,7 +29,7 @@ from tests.made import tiny_backbone
 from tests.store.building import Pictures, build, plan, work
 
 SEEDS = int(os.environ.get("FEATSTORE_PAST_SEEDS", "2"))
-STEPS = int(os.environ.get("FEATSTORE_PAST_STEPS", "20"))
+STEPS = int(os.environ.get("FEATSTORE_PAST_STEPS", "13"))
 
 
 def grown(folder: Path, store: Path) -> None:

@@ -452,6 +452,7 @@ def test_tiles_of_a_large_tiff_are_read_in_parts(folder, tmp_path, monkeypatch, 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_workers")
 def test_second_supervised_extraction_extracts_no_unchanged_box(folder, tmp_path):
     source = table(folder / "t.csv", some_boxes(2))
     options = {"backbone": "efficientnet_lite0", "boxes": BOXES}

@@ -124,6 +124,7 @@ def test_extraction_into_several_stores_needs_a_backbone_for_each_store(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_workers")
 def test_supervised_extraction_into_two_stores_equals_separate_extractions(folder: Path, tmp_path: Path):
     given = {"backbones": ["squeezenet1_1", "efficientnet_lite0"], "weights": ["random:0", "random:1"], "batch": 8}
     stores = [tmp_path / "a.store", tmp_path / "b.store"]
@@ -143,6 +144,7 @@ def test_supervised_extraction_into_two_stores_equals_separate_extractions(folde
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_workers")
 def test_picture_that_kills_its_decoder_fails_in_every_store(folder: Path, tmp_path: Path):
     (folder / "a/06.png").write_bytes(b"DIE")
     options = ExtractOptions(batch=4, unit_rows=8, workers=2)
