@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from featstore import defaults
 from featstore.embed.pipeline import Timings
 from featstore.embed.progress import Progress
-from featstore.embed.recipe import Network
+from featstore.embed.recipe import Network, Request
 from featstore.embed.units import Run
 from featstore.errors import UsageError
 from featstore.sources import Source
@@ -25,6 +26,7 @@ from featstore.stages.extract.advice import advice
 from featstore.stages.extract.notes import classes_of, notes_of, unreached
 from featstore.stages.extract.options import ExtractOptions
 from featstore.stages.extract.report import ExtractReport
+from featstore.stages.extract.views import plain_manifest
 from featstore.store import FeatureStore, Identity
 from featstore.store.as_source import StoreSource, follow_tables, take_tables
 from featstore.store.claims import Claims
@@ -50,13 +52,15 @@ def extract_in_process(
     decoder: Decoder | None = None,
     watch: Watch | None = None,
     share: tuple[SharedDecoding, int] | None = None,
+    planned: Callable[[], None] | None = None,
 ) -> ExtractReport:
     """Do what ``extract`` does in this process, without supervision.
 
     The network is loaded only if pictures are pending, or if the options alone do not tell whether the store has the
     requested features. ``decoder``: replaces the decoder that ``options.decode`` names. ``watch``: reports to the
     supervisor (supervisor.py) which pictures are being processed. ``share``: the decoding that this run shares with
-    other runs in this process, and the number of this run (jobs.py). Raises the errors of ``extract``.
+    other runs in this process, and the number of this run (jobs.py). ``planned``: called when the store's plan is
+    written. Raises the errors of ``extract``.
     """
     options = options or ExtractOptions()
     timings = Timings()
@@ -68,28 +72,31 @@ def extract_in_process(
     with timings.during("startup"), loading:
         source = options.open(source)
         there = _manifest_there(path)
+        base = None if there is not None else plain_manifest(source, path, request.augmentation)
         # Loading the network takes seconds. If the names in the options match the store, load it only for pending
         # pictures.
-        network = None if there is not None and request.agrees(there) else request.load(there, path)
+        network = None if there is not None and request.agrees(there) else _network(request, there or base, path, share)
         identity, weights_name = _features(network, there)
-        open_for_writing(path, identity, weights_name, options.unit_rows)
-    # Stages timed inside this block are recorded under their own names; the rest of its time counts as "closing".
+        open_for_writing(path, identity, weights_name, options.unit_rows or (base.unit_rows if base else None))
+    # Inner ``timings.during`` blocks are recorded under their own names, the rest of this block's time as "closing".
     with timings.during("closing"):
         with Claims(path) as claims:
             with timings.during("planning"):
                 change, run = _plan(path, identity, source, claims, options, timings)
                 run.batch, run.progress, run.stop = options.batch, progress, stop or run.stop
+            if planned is not None:
+                planned()
             if watch is not None:
                 watch.begin(run.roots, change.to_dict(), run.reasons)
                 run.in_hand = watch.in_hand
             if run.todo:
                 with timings.during("startup"):
                     with loading:
-                        network = network or request.load(there, path)
+                        network = network or _network(request, there, path, share)
                     run.manifest.identity.check(network.identity, str(path))
                     cut = None if share is None else partial(share[0].cut, share[1])
                     if share is not None and decoder is None:
-                        decoder = share[0].join(share[1], network.identity.decoder, network.backbone.preprocessing)
+                        decoder = _joined(share, network)
                 run.go(
                     network,
                     options.threads,
@@ -162,6 +169,36 @@ def _plan(
     run.take([unit for unit in plan.units() if unit.number % count == index])
     run.shared = len(plan.units())
     return change, run
+
+
+def _network(
+    request: Request, known: Manifest | None, store: Path, share: tuple[SharedDecoding, int] | None
+) -> Network:
+    """Load the network of ``request``; views of one store share one network on the CPU, to save memory and time.
+
+    ``known``: manifest whose identity the features must have; None for new features. Raises the errors of Request.load.
+    """
+    shared = share[0] if share is not None and share[0].views else None
+    if shared is not None and shared.network is not None and known is not None:
+        identity = known.identity
+        same = replace(shared.network.identity, augment=identity.augment) == identity
+        if same and request.augmentation in (None, identity.augment):
+            return replace(shared.network, identity=identity)
+    network = request.load(known, store)
+    if shared is not None and not str(network.engine.provenance().get("device")).startswith("cuda"):
+        from featstore.engines.turns import InTurn
+
+        network = shared.network = replace(network, engine=InTurn(network.engine))
+    return network
+
+
+def _joined(share: tuple[SharedDecoding, int], network: Network) -> Decoder:
+    """Return the decoder of a run that shares its decoding; ``share``: the shared decoding and the run's number."""
+    from featstore.decode import Augment
+
+    identity = network.identity
+    augment = Augment.from_dict(identity.augment)
+    return share[0].join(share[1], identity.decoder, network.backbone.preprocessing, augment)
 
 
 def _take_labels(store: Path, manifest: Manifest, source: StoreSource, follow: bool) -> None:
