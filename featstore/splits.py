@@ -69,6 +69,20 @@ def one_fold(y: ArrayLike, *, groups: ArrayLike | None = None, fraction: float, 
     return _keep_classes_trained(codes, group_codes, side - 1)
 
 
+def always_trained(
+    fold: NDArray[np.intp], needed: NDArray[np.bool_], groups: ArrayLike | None = None
+) -> NDArray[np.intp]:
+    """Return the folds ``fold`` (n,) with -1 for the rows ``needed`` (n,) and for all rows of their groups.
+
+    Raises DataError if no row is left to hold out.
+    """
+    group_codes = _group_codes(groups, len(fold))
+    fold = np.where(np.isin(group_codes, group_codes[needed]), -1, fold)
+    if not (fold >= 0).any():
+        raise DataError("every training part needs all rows: nothing can be held out; give more rows")
+    return fold
+
+
 def require_two_of_each(y: ArrayLike, groups: ArrayLike | None = None) -> None:
     """Raise DataError if there is only one class, or a class with only one picture or group."""
     names, codes = _classes(y)
