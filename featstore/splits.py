@@ -37,6 +37,24 @@ def held_out(
     return np.flatnonzero(side == 0), np.flatnonzero(side == 1)
 
 
+def divide(
+    strata: ArrayLike, *, groups: ArrayLike | None = None, fraction: float, seed: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return (train_rows, test_rows), sorted, without splitting groups; a stratum may be in one part alone.
+
+    ``strata``: (n,) values that both parts should have in equal shares; ``groups``, ``fraction``: as in held_out.
+    Raises DataError if a part would be empty.
+    """
+    if not 0 < fraction < 1:
+        raise DataError(f"the held-out fraction must lie between 0 and 1, not {fraction}")
+    codes = _classes(strata)[1]
+    side = _deal(codes, _group_codes(groups, len(codes)), np.array([1 - fraction, fraction]), seed)
+    train, test = np.flatnonzero(side == 0), np.flatnonzero(side == 1)
+    if not len(train) or not len(test):
+        raise DataError(f"{len(codes):,} row(s), or copies of one, cannot be divided into two parts; give more")
+    return train, test
+
+
 def folds(y: ArrayLike, *, groups: ArrayLike | None = None, count: int, seed: int) -> NDArray[np.intp]:
     """Return the fold (n,) of each row, 0 to ``count`` - 1, stratified and without splitting groups.
 

@@ -118,6 +118,14 @@ def _features_text(found: dict[str, Any]) -> str:
     )
 
 
+def _target_lines(target: Any) -> list[str]:
+    """Return a line on what a head predicts other than classes; an empty list for a head of classes."""
+    if not isinstance(target, dict):
+        return []
+    told = f"predicts {target.get('kind')} of the column {target.get('column')}"
+    return [printable(told + (f", separated by {target['separator']}" if target.get("separator") else ""))]
+
+
 def _head_text(found: dict[str, Any]) -> str:
     chosen = ", ".join(f"{name} = {value:g}" for name, value in found["chosen"].items())
     split = found["split"]
@@ -125,7 +133,8 @@ def _head_text(found: dict[str, Any]) -> str:
     more = f", ... ({len(found['classes']):,} in all)" if len(found["classes"]) > _LISTED else ""
     lines = [
         f"{found['path']}: {found['head']}, {chosen or 'as given'}, trained on {counted(found['rows'], 'picture')}",
-        f"classes: {shown}{more}",
+        f"{'classes' if found['task'] == 'classes' else 'labels'}: {shown}{more}",
+        *_target_lines(found["target"]),
         *map(_features_text, found["features"]),
         f"store: {' + '.join(printable(one['store']) for one in found['features'])} "
         f"(label version {found['label_version']}), seed {found['seed']}",

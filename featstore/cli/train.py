@@ -78,6 +78,12 @@ def _settings(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
     help="Logistic regression, a support vector machine, nearest neighbours, a multilayer perceptron, or any scikit-learn classifier, whose code is imported.",
 )
 @click.option(
+    "--separator",
+    metavar="TEXT",
+    help="Learn label sets: TEXT stands between two labels of a picture, such as ';' in cat;dog. Only --head logreg.",
+)
+@click.option("--labels", metavar="COLUMN", help="With --separator: the column of the label sets.  [default: label]")
+@click.option(
     "--set",
     "settings",
     multiple=True,
@@ -169,6 +175,9 @@ def train(
 
     An existing head file with the same classes and store is replaced; the output compares the old and the new head.
 
+    With --separator, a picture has a set of labels, and each label is learnt against all others. A text of separators
+    alone is the empty set; a picture without a text is left out. Thresholds are chosen on the training pictures.
+
     --again HEAD trains an earlier head again, on the rows, labels and splits that its store had at that time, and
     compares the weights. Pictures that were purged since are listed. The new head is saved only with --out. The exit
     code is 1 if a weight differs.
@@ -179,6 +188,7 @@ def train(
       featstore train my.store --head rbf-svm --report page.html
       featstore train my.store --train-split train --test-split val --C 0.01 --out my.head
       featstore train --store resnet50.store --store efficientnet.store --report page.html --beside
+      featstore train my.store --labels tags --separator ";" --report page.html
       featstore train my.store --head mlp --hidden 512 --hidden 128 --balance sampler
       featstore train my.store --head sklearn.discriminant_analysis:LinearDiscriminantAnalysis
       featstore train my.store --head sklearn.ensemble:RandomForestClassifier --set n_estimators=500 --set max_features=sqrt
@@ -225,7 +235,7 @@ def _lines(trained: TrainReport, notes: list[str], report: str | None, figures: 
     split = trained.split
     lines = [
         f"{trained.path}: {trained.head.kind}, {chosen or 'as given'} "
-        f"({len(trained.head.classes):,} classes, {trained.seconds['train']:.1f} s)",
+        f"({len(trained.head.classes):,} {'classes' if trained.head.task == 'classes' else 'labels'}, {trained.seconds['train']:.1f} s)",
         f"learnt from {split.names[0]} ({counted(len(split.train), 'picture')}), judged by {split.names[1]} ({len(split.test):,})",
         "\n".join(map(printable, trained.report.text().split("\n"))),
         *(f"note: {printable(note)}" for note in notes),
@@ -276,12 +286,14 @@ def _with_settings(run: Callable[..., Any], options: dict[str, Any], settings: d
     """Return ``options`` with the parameters of --set added. Raises UsageError if the head has no such parameter."""
     if not settings:
         return options
-    from featstore.heads.trainer import HEADS, settable, train_head
+    from featstore.heads.task_trainer import settable_for
+    from featstore.heads.trainer import HEADS, train_head
+    from featstore.store.targets import CLASSES, Task
 
-    head = options["head"]
+    head, task = options["head"], Task.take(dict(options))
     own = {*inspect.signature(run).parameters, *inspect.signature(train_head).parameters} - {"C", "class_weight"}
     for name in settings:
-        known = settable(head) if head in HEADS else {name} - own
+        known = settable_for(CLASSES if task is None else task.kind, head) if task or head in HEADS else {name} - own
         if name not in known:
             raise click.UsageError(f"--set {name}: is no parameter of the head{did_you_mean(name, known)}; see --help")
     return {**options, **settings}

@@ -6,6 +6,8 @@ Export needs additional libraries: ``onnx`` (a pip extra of featstore), or sciki
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic
 from featstore.heads.headfile import TrainedHead
+from featstore.heads.label_sets import LabelSetsModel
 from featstore.heads.models import KernelModel, LinearModel, NeighboursModel
 from featstore.heads.network import NetworkModel
 from featstore.heads.wrapped import EstimatorModel
@@ -28,7 +31,8 @@ _IR_VERSION: Final = 8
 def export_onnx(head: TrainedHead, path: Path) -> None:
     """Write ``head`` as an ONNX model, which computes in float32.
 
-    Input: ``features`` (n, d) float32. Outputs: ``label`` (n,) text, and ``probabilities`` (n, k). Raises UsageError if
+    Input: ``features`` (n, d) float32. Outputs: ``label`` (n,) text, and ``probabilities`` (n, k); of a head that
+    predicts label sets ``chosen`` (n, k) bool instead of ``label``, with the labels in the metadata. Raises UsageError if
     the package ``onnx`` is missing, OSError if writing fails.
     """
     atomic.write_bytes(path, to_onnx(head))
@@ -54,6 +58,8 @@ def to_onnx(head: TrainedHead) -> bytes:
     elif isinstance(model, NetworkModel):
         decisions = graph.layers(model)
         graph.finish(decisions, graph.softmax(decisions, model.scale))
+    elif isinstance(model, LabelSetsModel):
+        graph.finish_sets(graph.gemm("features", model.coef, model.intercept), model.thresholds)
     elif isinstance(model, NeighboursModel):
         shares = graph.vote(model)
         graph.finish(shares, shares)
@@ -61,7 +67,10 @@ def to_onnx(head: TrainedHead) -> bytes:
         raise UsageError(
             f"a head of {printable(head.kind)} has no ONNX form here; export it with --sklearn, for skl2onnx"
         )
-    made = graph.build({"featstore head": head.kind, "fingerprint": head.fingerprint})
+    notes = {"featstore head": head.kind, "fingerprint": head.fingerprint}
+    if isinstance(model, LabelSetsModel):
+        notes["labels"] = json.dumps(head.classes)
+    made = graph.build(notes)
     onnx.checker.check_model(made)
     return bytes(made.SerializeToString())
 
@@ -76,6 +85,7 @@ class _Graph:
         self._dimension, self._classes = dimension, classes
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
+        self._chosen = False
 
     def _add(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         name = output or f"{kind.lower()}_{len(self._nodes)}"
@@ -150,6 +160,12 @@ class _Graph:
         self._add("Gather", self._text(), code, output="label")
         self._add("Identity", probabilities, output="probabilities")
 
+    def finish_sets(self, decisions: str, thresholds: NDArray[np.float64]) -> None:
+        """Add the outputs ``chosen`` (whether a label's probability reaches its threshold) and ``probabilities``."""
+        self._add("Sigmoid", decisions, output="probabilities")
+        self._add("GreaterOrEqual", "probabilities", self._constant(thresholds), output="chosen")
+        self._chosen = True
+
     def _text(self) -> str:
         from onnx import TensorProto
 
@@ -164,7 +180,9 @@ class _Graph:
         helper = self._helper
         features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", self._dimension])
         outputs = [
-            helper.make_tensor_value_info("label", TensorProto.STRING, ["n"]),
+            helper.make_tensor_value_info("chosen", TensorProto.BOOL, ["n", len(self._classes)])
+            if self._chosen
+            else helper.make_tensor_value_info("label", TensorProto.STRING, ["n"]),
             helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", len(self._classes)]),
         ]
         graph = helper.make_graph(self._nodes, "head", [features], outputs, self._constants)
@@ -190,6 +208,13 @@ def export_sklearn(head: TrainedHead, path: Path) -> list[str]:
 
 
 def _differences(head: TrainedHead, estimator: Any) -> list[str]:
+    if isinstance(head.model, LabelSetsModel):
+        cuts = zip(head.classes[:20], head.model.thresholds.tolist(), strict=False)
+        shown = ", ".join(f"{printable(name)} {cut:.4g}" for name, cut in cuts)
+        columns = f"{shown}{', ...' if len(head.classes) > 20 else ''}"
+        return [
+            f"it predicts columns of 1 and 0 at a probability of 0.5, where the head has a threshold for each: {columns}"
+        ]
     if not isinstance(head.model, EstimatorModel):
         return []
     notes = ["probabilities are the class's own, without the temperature scaling of featstore"]
@@ -228,13 +253,15 @@ def to_sklearn(head: TrainedHead) -> Any:
     A linear head becomes a LogisticRegression whose coefficients include the factor of temperature scaling. This is so
     for a linear SVM too, because scikit-learn's LinearSVC has no ``predict_proba``. An RBF head becomes a pipeline of
     StandardScaler, Nystroem and LogisticRegression. A multilayer perceptron becomes a pipeline of StandardScaler and
-    MLPClassifier. For a head that is a classifier of another package, the classifier
+    MLPClassifier. A head that predicts label sets becomes a OneVsRestClassifier, without its thresholds. For a head that is a classifier of another package, the classifier
     itself is returned, without temperature scaling; it predicts class numbers if its labels cannot be replaced. Raises
     UsageError for nearest neighbours, because scikit-learn does not have the weighted vote.
     """
     model = head.model
     if isinstance(model, LinearModel):
         return _logistic(head.classes, model.coef * model.scale, model.intercept * model.scale)
+    if isinstance(model, LabelSetsModel):
+        return _one_vs_rest(model)
     if isinstance(model, EstimatorModel):
         return _named(head, model)
     if not isinstance(model, KernelModel | NetworkModel):
@@ -279,7 +306,24 @@ def _perceptron(classes: list[str], model: NetworkModel) -> Any:
     return estimator
 
 
-def _logistic(classes: list[str], coef: NDArray[np.float64], intercept: NDArray[np.float64]) -> Any:
+def _one_vs_rest(model: LabelSetsModel) -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.preprocessing import LabelBinarizer
+
+    estimator = OneVsRestClassifier(LogisticRegression())
+    # Fitting on an indicator matrix makes the binarizer one of label sets.
+    estimator.label_binarizer_ = LabelBinarizer(sparse_output=True).fit(np.eye(model.columns, dtype=int)[:, ::-1])
+    estimator.classes_ = estimator.label_binarizer_.classes_
+    estimator.estimators_ = [
+        _logistic([0, 1], coef[None], intercept[None])
+        for coef, intercept in zip(model.coef, model.intercept, strict=True)
+    ]
+    estimator.n_features_in_ = model.dimension
+    return estimator
+
+
+def _logistic(classes: Sequence[Any], coef: NDArray[np.float64], intercept: NDArray[np.float64]) -> Any:
     from sklearn.linear_model import LogisticRegression
 
     estimator = LogisticRegression()

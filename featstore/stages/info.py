@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from featstore.artifacts import kind_of, origin_of_index, origins_of_head
 from featstore.errors import DamagedError, UsageError
 from featstore.store import FeatureStore, folders
+from featstore.store.targets import ALL_TASKS
 from featstore.text import natural
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def describe_head(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return classes, parameters, figures and origin of a head as JSON. Raises UsageError, DamagedError."""
     from featstore.artifacts import open_head
 
-    head = open_head(path)
+    head = open_head(path, tasks=ALL_TASKS)
     origins, meta = origins_of_head(head, os.fspath(path)), head.meta
     features = [
         {"identity": origin.identity.to_dict(), "fingerprint": origin.identity.fingerprint, **origin.to_dict()}
@@ -71,6 +72,8 @@ def describe_head(path: str | os.PathLike[str]) -> dict[str, Any]:
             "kind": "head",
             "path": os.fspath(path),
             "head": head.kind,
+            "task": head.task,
+            "target": meta.get("task"),
             "classes": head.classes,
             "chosen": dict(meta["chosen"]),
             "rows": meta["rows"],

@@ -12,6 +12,7 @@ from featstore.embed.progress import Progress
 from featstore.errors import UsageError
 from featstore.store import FeatureStore
 from featstore.store.exporting import FORMATS, StoreExport, export_store
+from featstore.store.targets import ALL_TASKS
 from featstore.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def export(
             f"{os.fspath(path)}: a {kind} has no format {to!r}; choose one of {', '.join(formats)}{did_you_mean(to, formats)}"
         )
     if kind == "head":
-        opened = open_head(path, trust)
+        opened = open_head(path, trust, ALL_TASKS)
         return head.export_head(opened, path, to, out, features_only=features_only, weights=weights, backbone=backbone)
     if features_only or weights is not None:
         raise UsageError(f"{os.fspath(path)}: is a store; features-only and weights are for heads: leave them out")

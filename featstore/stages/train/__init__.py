@@ -3,6 +3,7 @@
 from featstore.stages.train.again import AgainReport, retrain, train_again
 from featstore.stages.train.report import Replaced, TrainReport, scale_of
 from featstore.stages.train.stage import Paths, assess, at_the_end, head_path, train
+from featstore.stages.train.tasks import truth_of
 
 __all__ = [
     "AgainReport",
@@ -16,4 +17,5 @@ __all__ = [
     "scale_of",
     "train",
     "train_again",
+    "truth_of",
 ]
