@@ -161,8 +161,8 @@ def _label_sets(task: Task, column: NDArray[np.object_]) -> tuple[list[Any], lis
 
 
 def _example(texts: Iterable[str]) -> str:
-    first = next(iter(texts), None)
-    return "" if first is None else f", such as {first[:60]!r}"
+    longest = max(texts, key=len, default=None)
+    return "" if longest is None else f", such as {longest[:60]!r}"
 
 
 _READERS: Final = {LABEL_SETS: _label_sets}

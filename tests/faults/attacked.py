@@ -185,6 +185,17 @@ VERBS: dict[str, dict[str, str]] = {
         "train --update mlp.head store": "mlp.head",
         "train store --head mlp --hidden 4 --set epochs=2 --out mlp.head": "mlp.head",
     },
+    "sets": {
+        "info sets.head": "",
+        "verify sets.head": "",
+        "predict sets.head store": "",
+        "predict sets.head store --csv": "",
+        "export sets.head --sklearn --out ../out/x.joblib": "",
+        "export sets.head --onnx --features-only --out ../out/f.onnx": "",
+        "train --again sets.head": "",
+        "train --update sets.head store": "sets.head",
+        "train store --separator o --folds 2 --out sets.head": "sets.head",
+    },
     "identity": {
         "info store": "",
         "info a.head": "",
@@ -269,6 +280,7 @@ MADE: dict[str, tuple[str, ...]] = {
         )
     ),
     "perceptron": ("train store --head mlp --hidden 8 --hidden 4 --set epochs=3 --out mlp.head",),
+    "sets": ("train store --separator o --folds 2 --out sets.head",),
     "imported": ("import vectors/v.npy foreign --identity x --keys ../home/keys.txt",),
 }
 """Commands that make the files to forge, by kind; a store, a head, an index and exports are made for every kind."""

@@ -168,12 +168,14 @@ class _Measurer:
         """Return the measures in NAMES."""
         average_precision, _, _, f1 = self.by_label(weights)
         hits, both = weights @ self._hits, weights @ (self._true + self._predicted)
-        return {
-            "mean_average_precision": float(np.nanmean(average_precision)),
-            "macro_f1": float(np.nanmean(f1)),
-            "micro_f1": float(2 * hits.sum() / both.sum()),
-            "exact_match": float(weights @ self._exact / weights.sum()),
+        found = {
+            "mean_average_precision": np.nanmean(average_precision),
+            "macro_f1": np.nanmean(f1),
+            "micro_f1": 2 * hits.sum() / both.sum(),
+            "exact_match": weights @ self._exact / weights.sum(),
         }
+        # Rounding can make a share slightly larger than 1.
+        return {name: min(float(value), 1.0) for name, value in found.items()}
 
 
 def _bootstrap(
