@@ -87,6 +87,22 @@ def one_fold(y: ArrayLike, *, groups: ArrayLike | None = None, fraction: float, 
     return _keep_classes_trained(codes, group_codes, side - 1)
 
 
+def plain_folds(rows: int, *, groups: ArrayLike | None = None, cv: int | float, seed: int) -> NDArray[np.intp]:
+    """Return the fold (n,) of each of ``rows`` rows, in equal shares and without splitting groups.
+
+    ``cv``: the number of folds, or the fraction of rows to hold out once: fold 0, and -1 for the other rows.
+    Raises DataError if there are fewer than two folds, or fewer than two rows or groups.
+    """
+    once = isinstance(cv, float) and cv < 1
+    if (once and not cv > 0) or (not once and cv < 2):
+        raise DataError(f"cross-validation needs at least 2 folds, or a fraction to hold out, not {cv}")
+    shares = np.array([1 - cv, cv]) if once else np.full(int(cv), 1 / int(cv))
+    fold = _deal(np.zeros(rows, np.intp), _group_codes(groups, rows), shares, seed) - (1 if once else 0)
+    if len(np.unique(fold)) < 2:
+        raise DataError(f"{rows:,} row(s), or copies of one, cannot be divided into folds; give more")
+    return fold
+
+
 def always_trained(
     fold: NDArray[np.intp], needed: NDArray[np.bool_], groups: ArrayLike | None = None
 ) -> NDArray[np.intp]:

@@ -23,6 +23,7 @@ from featstore.heads.calibration import softmax
 from featstore.heads.checking import Checker
 from featstore.heads.label_sets import LabelSetsModel
 from featstore.heads.network import NetworkModel
+from featstore.heads.numbers import NumbersModel
 from featstore.heads.rowwise import margins, nearest, rbf_of_products, require_finite, row_products, unit_rows
 from featstore.heads.solvers.blocks import Scaler, iterate
 from featstore.heads.wrapped import EstimatorModel
@@ -292,6 +293,8 @@ def restore(
         return NeighboursModel(vectors, codes, mean, int(count), check.number("temperature"), classes)
     if name == LabelSetsModel.name:
         return LabelSetsModel.restore(check, classes)
+    if name == NumbersModel.name:
+        return NumbersModel.restore(check)
     if name == NetworkModel.name:
         return NetworkModel.restore(check, columns)
     if name == EstimatorModel.name:
