@@ -133,7 +133,7 @@ def _head_text(found: dict[str, Any]) -> str:
     more = f", ... ({len(found['classes']):,} in all)" if len(found["classes"]) > _LISTED else ""
     lines = [
         f"{found['path']}: {found['head']}, {chosen or 'as given'}, trained on {counted(found['rows'], 'picture')}",
-        f"{'classes' if found['task'] == 'classes' else 'labels'}: {shown}{more}",
+        *([f"{'classes' if found['task'] == 'classes' else 'labels'}: {shown}{more}"] if found["classes"] else []),
         *_target_lines(found["target"]),
         *map(_features_text, found["features"]),
         f"store: {' + '.join(printable(one['store']) for one in found['features'])} "

@@ -63,7 +63,7 @@ _SHOWN = 3
     "--csv",
     "as_csv",
     is_flag=True,
-    help="CSV: key, label, probability (or the label set), one column per class, reason; a text that a spreadsheet would read as a formula gets an apostrophe.",
+    help="CSV: key, label, probability (or the label set, or the number), one column per class, reason; a text that a spreadsheet would read as a formula gets an apostrophe.",
 )
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @json_option
@@ -157,7 +157,9 @@ def _without_bar(found: Iterable[Any], bar: Bar) -> Iterator[Any]:
 def _as_text(classes: list[str], found: Iterable[Any]) -> int:
     failed = 0
     for one in found:
-        if one.probabilities is None:
+        if one.number is not None:
+            line = f"{one.key}: {one.number:.6g}"
+        elif one.failed:
             failed += 1
             line = f"{one.key}: failed: {one.reason}: {one.message}"
         else:
@@ -173,10 +175,12 @@ def _as_csv(classes: list[str], found: Iterable[Any], task: str) -> int:
     rows = CsvRows()
     # Heads of earlier featstore versions sort classes character by character: sort them here in natural order.
     order = sorted(range(len(classes)), key=lambda code: natural(classes[code]))
-    own = ("label", "probability") if task == "classes" else ("labels",)
+    own = {"classes": ("label", "probability"), "numbers": ("number",)}.get(task, ("labels",))
     rows.write("key", *own, *(classes[code] for code in order), "reason")
     for one in found:
-        if one.probabilities is None:
+        if one.number is not None:
+            rows.write(one.key, one.number, "")
+        elif one.failed:
             failed += 1
             rows.write(one.key, *[""] * (len(own) + len(classes)), one.reason)
         else:
@@ -190,7 +194,7 @@ def _as_json(classes: list[str], found: Iterable[Any], notes: list[str]) -> int:
     failed, count = 0, 0
     say(f'{{\n  "classes": {json_text(classes)},\n  "notes": {json_text(notes)},\n  "images": [', end="")
     for one in found:
-        failed += one.label is None
+        failed += one.failed
         say(("," if count else "") + "\n    " + json_text(one.to_dict(classes)), end="")
         count += 1
     say(f'\n  ],\n  "count": {count},\n  "failures": {failed}\n}}')

@@ -15,6 +15,7 @@ from featstore.cli.output import apart, json_option, show
 from featstore.text import counted, did_you_mean, printable
 
 if TYPE_CHECKING:
+    from featstore.heads import TrainedHead
     from featstore.stages.train import TrainReport
 
 
@@ -72,16 +73,17 @@ def _settings(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
 )
 @click.option(
     "--head",
-    metavar="logreg|linear-svm|rbf-svm|knn|mlp|PACKAGE.MODULE:CLASS",
+    metavar="logreg|linear-svm|rbf-svm|knn|mlp|ridge|PACKAGE.MODULE:CLASS",
     default="logreg",
     show_default=True,
-    help="Logistic regression, a support vector machine, nearest neighbours, a multilayer perceptron, or any scikit-learn classifier, whose code is imported.",
+    help="Logistic regression, a support vector machine, nearest neighbours, a multilayer perceptron, with --target ridge regression, or any scikit-learn classifier, whose code is imported.",
 )
 @click.option(
     "--separator",
     metavar="TEXT",
     help="Learn label sets: TEXT stands between two labels of a picture, such as ';' in cat;dog. Only --head logreg.",
 )
+@click.option("--target", metavar="COLUMN", help="Predict the numbers of COLUMN by ridge regression (--head ridge).")
 @click.option("--labels", metavar="COLUMN", help="With --separator: the column of the label sets.  [default: label]")
 @click.option(
     "--set",
@@ -178,6 +180,9 @@ def train(
     With --separator, a picture has a set of labels, and each label is learnt against all others. A text of separators
     alone is the empty set; a picture without a text is left out. Thresholds are chosen on the training pictures.
 
+    With --target, ridge regression predicts numbers; alpha is chosen by cross-validation, or set by --set alpha=10.
+    Pictures without a number are left out and counted.
+
     --again HEAD trains an earlier head again, on the rows, labels and splits that its store had at that time, and
     compares the weights. Pictures that were purged since are listed. The new head is saved only with --out. The exit
     code is 1 if a weight differs.
@@ -189,6 +194,7 @@ def train(
       featstore train my.store --train-split train --test-split val --C 0.01 --out my.head
       featstore train --store resnet50.store --store efficientnet.store --report page.html --beside
       featstore train my.store --labels tags --separator ";" --report page.html
+      featstore train my.store --target age --report page.html
       featstore train my.store --head mlp --hidden 512 --hidden 128 --balance sampler
       featstore train my.store --head sklearn.discriminant_analysis:LinearDiscriminantAnalysis
       featstore train my.store --head sklearn.ensemble:RandomForestClassifier --set n_estimators=500 --set max_features=sqrt
@@ -212,6 +218,8 @@ def train(
         raise click.UsageError("name a store to learn from: featstore train STORE")
     else:
         options["class_weight"] = "balanced" if balanced else None
+        if options["target"] is not None and kind is None:
+            options["head"] = "ridge"
         settings = _with_network(options, settings)
         trained = run(stores, **_with_settings(run, options, settings))
     notes = list(trained.notes)
@@ -230,12 +238,19 @@ def train(
     return 0
 
 
+def _told(head: TrainedHead) -> str:
+    """Return what a head predicts, such as "3 classes"."""
+    if head.task == "numbers":
+        return str(head.meta.get("task", {}).get("column"))
+    return f"{len(head.classes):,} {'classes' if head.task == 'classes' else 'labels'}"
+
+
 def _lines(trained: TrainReport, notes: list[str], report: str | None, figures: list[str]) -> list[str]:
     chosen = ", ".join(f"{name} = {value:g}" for name, value in trained.chosen.items())
     split = trained.split
     lines = [
         f"{trained.path}: {trained.head.kind}, {chosen or 'as given'} "
-        f"({len(trained.head.classes):,} {'classes' if trained.head.task == 'classes' else 'labels'}, {trained.seconds['train']:.1f} s)",
+        f"({_told(trained.head)}, {trained.seconds['train']:.1f} s)",
         f"learnt from {split.names[0]} ({counted(len(split.train), 'picture')}), judged by {split.names[1]} ({len(split.test):,})",
         "\n".join(map(printable, trained.report.text().split("\n"))),
         *(f"note: {printable(note)}" for note in notes),

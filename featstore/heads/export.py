@@ -20,6 +20,7 @@ from featstore.heads.headfile import TrainedHead
 from featstore.heads.label_sets import LabelSetsModel
 from featstore.heads.models import KernelModel, LinearModel, NeighboursModel
 from featstore.heads.network import NetworkModel
+from featstore.heads.numbers import NumbersModel
 from featstore.heads.wrapped import EstimatorModel
 from featstore.text import printable
 
@@ -32,7 +33,8 @@ def export_onnx(head: TrainedHead, path: Path) -> None:
     """Write ``head`` as an ONNX model, which computes in float32.
 
     Input: ``features`` (n, d) float32. Outputs: ``label`` (n,) text, and ``probabilities`` (n, k); of a head that
-    predicts label sets ``chosen`` (n, k) bool instead of ``label``, with the labels in the metadata. Raises UsageError if
+    predicts label sets ``chosen`` (n, k) bool instead of ``label``, with the labels in the metadata; of a head
+    that predicts numbers only ``number`` (n, 1). Raises UsageError if
     the package ``onnx`` is missing, OSError if writing fails.
     """
     atomic.write_bytes(path, to_onnx(head))
@@ -60,6 +62,8 @@ def to_onnx(head: TrainedHead) -> bytes:
         graph.finish(decisions, graph.softmax(decisions, model.scale))
     elif isinstance(model, LabelSetsModel):
         graph.finish_sets(graph.gemm("features", model.coef, model.intercept), model.thresholds)
+    elif isinstance(model, NumbersModel):
+        graph.finish_numbers(graph.gemm("features", model.coef, model.intercept))
     elif isinstance(model, NeighboursModel):
         shares = graph.vote(model)
         graph.finish(shares, shares)
@@ -166,6 +170,10 @@ class _Graph:
         self._add("GreaterOrEqual", "probabilities", self._constant(thresholds), output="chosen")
         self._chosen = True
 
+    def finish_numbers(self, numbers: str) -> None:
+        """Add the output ``number``."""
+        self._add("Identity", numbers, output="number")
+
     def _text(self) -> str:
         from onnx import TensorProto
 
@@ -185,6 +193,8 @@ class _Graph:
             else helper.make_tensor_value_info("label", TensorProto.STRING, ["n"]),
             helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", len(self._classes)]),
         ]
+        if not self._classes:
+            outputs = [helper.make_tensor_value_info("number", TensorProto.FLOAT, ["n", 1])]
         graph = helper.make_graph(self._nodes, "head", [features], outputs, self._constants)
         opset = [helper.make_opsetid("", _OPSET)]
         model = helper.make_model(graph, producer_name="featstore", opset_imports=opset, ir_version=_IR_VERSION)
@@ -253,7 +263,7 @@ def to_sklearn(head: TrainedHead) -> Any:
     A linear head becomes a LogisticRegression whose coefficients include the factor of temperature scaling. This is so
     for a linear SVM too, because scikit-learn's LinearSVC has no ``predict_proba``. An RBF head becomes a pipeline of
     StandardScaler, Nystroem and LogisticRegression. A multilayer perceptron becomes a pipeline of StandardScaler and
-    MLPClassifier. A head that predicts label sets becomes a OneVsRestClassifier, without its thresholds. For a head that is a classifier of another package, the classifier
+    MLPClassifier. A head that predicts label sets becomes a OneVsRestClassifier, without its thresholds, one that predicts numbers a Ridge. For a head that is a classifier of another package, the classifier
     itself is returned, without temperature scaling; it predicts class numbers if its labels cannot be replaced. Raises
     UsageError for nearest neighbours, because scikit-learn does not have the weighted vote.
     """
@@ -262,6 +272,8 @@ def to_sklearn(head: TrainedHead) -> Any:
         return _logistic(head.classes, model.coef * model.scale, model.intercept * model.scale)
     if isinstance(model, LabelSetsModel):
         return _one_vs_rest(model)
+    if isinstance(model, NumbersModel):
+        return _ridge(model)
     if isinstance(model, EstimatorModel):
         return _named(head, model)
     if not isinstance(model, KernelModel | NetworkModel):
@@ -303,6 +315,15 @@ def _perceptron(classes: list[str], model: NetworkModel) -> Any:
     estimator.n_features_in_, estimator.n_outputs_ = model.dimension, len(model.biases[-1])
     estimator.n_layers_ = len(model.weights) + 1
     estimator.out_activation_ = "logistic" if estimator.n_outputs_ == 1 else "softmax"
+    return estimator
+
+
+def _ridge(model: NumbersModel) -> Any:
+    from sklearn.linear_model import Ridge
+
+    estimator = Ridge()
+    estimator.coef_, estimator.intercept_ = model.coef[0].copy(), float(model.intercept[0])
+    estimator.n_features_in_ = model.dimension
     return estimator
 
 

@@ -21,16 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.blocks import Features
-from featstore.errors import DamagedError, DataError, IdentityError
+from featstore.errors import DamagedError, DataError, IdentityError, UsageError
 from featstore.files import sealed
 from featstore.heads import models
 from featstore.heads.label_sets import LabelSetsModel
+from featstore.heads.numbers import NumbersModel
 from featstore.heads.solvers.blocks import dense_blocks, is_blocks
 from featstore.heads.solvers.losses import predict_codes
 from featstore.heads.wrapped import EstimatorModel
 from featstore.store.features import require_same
 from featstore.store.identity import differences
-from featstore.store.targets import CLASSES, LABEL_SETS
+from featstore.store.targets import CLASSES, LABEL_SETS, NUMBERS
 
 KIND: Final = "head"
 FORMAT: Final = 1
@@ -167,6 +168,32 @@ class LabelSetsHead(TrainedHead):
             yield self.choose(probabilities), probabilities
 
 
+class NumbersHead(TrainedHead):
+    """A trained head that predicts a number for each row; ``classes`` is empty."""
+
+    task = NUMBERS
+
+    def __repr__(self) -> str:
+        return super().__repr__().replace("0 classes, ", "")
+
+    def predict(self, X: Features) -> NDArray[np.float64]:
+        """Return the predicted numbers (n,). Raises DataError: NaN, infinity, wrong width."""
+        return np.asarray(models.decide(self.model, self._fitting(X))[:, 0], np.float64)
+
+    def predict_proba(self, X: Features) -> NDArray[np.float64]:
+        """Raise UsageError, because a number has no probability."""
+        raise UsageError("this head predicts numbers, which have no probabilities; call predict")
+
+    def choose(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the numbers (...) of predictions (..., 1)."""
+        return probabilities[..., 0]
+
+    def predict_blocks(self, X: Features) -> Iterator[tuple[NDArray[Any], NDArray[np.float64]]]:
+        """Yield the predicted numbers as (m,) and as (m, 1), block by block, in constant memory."""
+        for numbers in models.decide_blocks(self.model, self._fitting(X)):
+            yield numbers[:, 0], np.asarray(numbers, np.float64)
+
+
 def save_head(path: Path, head: TrainedHead, meta: Mapping[str, Any] | None = None) -> str:
     """Write ``head`` to ``path`` atomically; return the file's checksum. ``meta`` is added to ``head.meta``."""
     head = replace(head, meta={**head.meta, **(meta or {})})
@@ -202,7 +229,8 @@ def load_head(path: Path, trust: Sequence[str] = ()) -> TrainedHead:
     classes = meta.get("classes")
     if (
         not isinstance(classes, list)
-        or not 2 <= len(classes) <= _LARGEST_CLASSES
+        or not (meta.get("model") == NumbersModel.name or len(classes) >= 2)
+        or len(classes) > (0 if meta.get("model") == NumbersModel.name else _LARGEST_CLASSES)
         or not all(isinstance(name, str) for name in classes)
         or len(set(classes)) != len(classes)
     ):
@@ -213,7 +241,7 @@ def load_head(path: Path, trust: Sequence[str] = ()) -> TrainedHead:
     model = models.restore(name, arrays, numbers, len(classes), origin)
     if isinstance(model, EstimatorModel):
         model = replace(model, trust=tuple(trust))
-    made = LabelSetsHead if isinstance(model, LabelSetsModel) else TrainedHead
+    made = {LabelSetsModel: LabelSetsHead, NumbersModel: NumbersHead}.get(type(model), TrainedHead)
     return made(kind, classes, model, fingerprint, identity, about)
 
 

@@ -1,4 +1,4 @@
-"""Train heads of other tasks than one class per picture: label sets."""
+"""Train heads of other tasks than one class per picture: label sets and numbers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from featstore import defaults
 from featstore.blocks import Features
 from featstore.errors import DataError, UsageError
 from featstore.heads.estimators.one_vs_rest import OneVsRestHead
-from featstore.heads.headfile import LabelSetsHead, TrainedHead
+from featstore.heads.estimators.ridge import RidgeHead
+from featstore.heads.headfile import LabelSetsHead, NumbersHead, TrainedHead
 from featstore.heads.trainer import HeadKind, head_kind, identified, record, settable, versions
-from featstore.store.targets import CLASSES, LABEL_SETS, Targets
+from featstore.store.targets import CLASSES, LABEL_SETS, NUMBERS, Targets
 from featstore.text import check_keywords, counted, natural
 
 TASK_HEADS: Final[dict[str, dict[str, HeadKind]]] = {
@@ -23,13 +24,20 @@ TASK_HEADS: Final[dict[str, dict[str, HeadKind]]] = {
         "logreg": HeadKind(
             "logreg", "logistic regression for label sets", OneVsRestHead, "the smallest log loss", weighted=False
         )
-    }
+    },
+    NUMBERS: {
+        "ridge": HeadKind(
+            "ridge", "ridge regression", RidgeHead, "the largest alpha", regularised=False, weighted=False
+        )
+    },
 }
 """The kinds of head for each task other than classes, by name; the first is the default."""
 
 
 def kind_for(task: str, name: str) -> HeadKind:
     """Return the kind of head called ``name`` for a task (see headfile.ALL_TASKS). Raises UsageError for other names."""
+    if task == CLASSES and name in TASK_HEADS[NUMBERS]:
+        raise UsageError(f"{name} predicts numbers: name their column with target (--target COLUMN)")
     if task == CLASSES:
         return head_kind(name)
     kinds = TASK_HEADS[task]
@@ -50,12 +58,15 @@ def train_targets(
 ) -> TrainedHead:
     """Train a head on the targets of the store's ``rows``, whose features are ``X``; ``options``: of train_label_sets.
 
-    Raises UsageError as train_label_sets does.
+    Raises UsageError as train_label_sets and train_numbers do.
     """
     kind_for(targets.task.kind, kind)
     if class_weight is not None:
         raise UsageError(f"{targets.task.kind} are learnt without class weights; leave them out (--balanced)")
-    return train_label_sets(X, targets.values[rows].tolist(), **options)
+    values = targets.values[rows].tolist()
+    return (
+        train_numbers(X, values, **options) if targets.task.kind == NUMBERS else train_label_sets(X, values, **options)
+    )
 
 
 def train_label_sets(
@@ -100,6 +111,34 @@ def train_label_sets(
         **(meta or {}),
     }
     return LabelSetsHead("logreg", names, estimator.model_, *identified(X, fingerprint, identity), about)
+
+
+def train_numbers(
+    X: Features,
+    y: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    seed: int = defaults.SEED,
+    folds: int | float = defaults.FOLDS,
+    C: float | str = "auto",
+    fingerprint: str = "",
+    identity: Mapping[str, Any] | None = None,
+    meta: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> NumbersHead:
+    """Train ridge regression on ``X`` (n, d), an array or block source, and numbers ``y`` (n,).
+
+    The parameters are those of train_head, where ``C`` must be "auto"; ``options`` go to RidgeHead. Raises UsageError:
+    a target that is the same for all rows, NaN, invalid options.
+    """
+    if C != "auto":
+        raise UsageError("ridge has no C; leave it out, and set alpha instead (--set alpha=10)")
+    check_keywords("train", options, settable_for(NUMBERS, "ridge"))
+    targets = np.asarray(y, np.float64)
+    estimator = RidgeHead(cv=folds, random_state=seed, **options)
+    estimator.fit(X, targets, groups=groups)
+    about = {**record(estimator, len(targets), seed), "versions": versions(), **(meta or {})}
+    return NumbersHead("ridge", [], estimator.model_, *identified(X, fingerprint, identity), about)
 
 
 def _require_two(names: Sequence[str], counts: Sequence[int], rows: int) -> None:

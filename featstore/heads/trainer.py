@@ -147,7 +147,7 @@ def record(estimator: Any, rows: int, seed: int, given: Mapping[str, Any] | None
         "parameters": _json(parameters),
         "chosen": {
             name.rstrip("_"): float(getattr(estimator, name))
-            for name in ("C_", "gamma_", "n_neighbors_", "epochs_")
+            for name in ("C_", "alpha_", "gamma_", "n_neighbors_", "epochs_")
             if hasattr(estimator, name)
         },
         "cross_validation": _json(getattr(estimator, "cv_results_", None)),

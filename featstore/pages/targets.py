@@ -10,9 +10,11 @@ import numpy as np
 
 from featstore.artifacts import origins_of_head
 from featstore.pages import parts
+from featstore.pages.charts import predicted_against_true
 from featstore.pages.render import number, percent, seconds, write_page
 from featstore.store import FeatureStore
 from featstore.store.pictures import Pictures
+from featstore.store.targets import NUMBERS
 from featstore.store.thumbnails import thumbnail_of
 from featstore.text import counted
 
@@ -41,7 +43,7 @@ def write_targets_page(
             "notes": [*trained.notes, *pictures.notes()],
             "figures": _figures(trained),
             "made_of": _made_of(trained, store, features),
-            **_label_sets(trained, store, pictures, features),
+            **(_numbers if trained.head.task == NUMBERS else _label_sets)(trained, store, pictures, features),
         },
     )
     return pictures.notes()
@@ -76,6 +78,45 @@ def _label_sets(trained: TrainReport, store: FeatureStore, pictures: Pictures, f
     }
 
 
+def _numbers(trained: TrainReport, store: FeatureStore, pictures: Pictures, features: str) -> dict[str, Any]:
+    """Return the template's values for a head that predicts numbers."""
+    from featstore.stages.train import numbers_of
+
+    truth, predicted = numbers_of(trained.split), trained.probabilities[:, 0]
+    worst = np.argsort(-np.abs(predicted - truth), kind="stable")[:ERRORS]
+    keys = [key.decode("utf-8", "surrogateescape") for key in store._key_bytes(trained.split.test[worst])]
+    r2, mae = trained.report.estimates["r2"], trained.report.estimates["mae"]
+    chosen, how = parts.parameters_tile(trained)
+    return {
+        "lead": f"numbers, {features}",
+        "tiles": [
+            (number(r2.value), f"R2; 95 % interval {number(r2.low)} to {number(r2.high)}"),
+            (f"{mae.value:.4g}", f"mean absolute error; {mae.low:.4g} to {mae.high:.4g}"),
+            (f"{len(trained.split.train):,} + {len(trained.split.test):,}", "pictures learnt from + held out"),
+            (chosen, how),
+        ],
+        "table": [],
+        "drawings_title": "Predicted and true numbers",
+        "drawings": [
+            (
+                "Held-out pictures",
+                predicted_against_true(truth, predicted).svg(),
+                "Each dot is a picture; on the dashed line the prediction is right.",
+            )
+        ],
+        "errors_about": "Pictures with the largest errors: the predicted and the true number.",
+        "errors": [
+            {
+                "key": key,
+                "label": f"{predicted[at]:.4g}",
+                "truth": f"{truth[at]:.4g}",
+                "thumb": thumbnail_of(pictures, key),
+            }
+            for key, at in zip(keys, worst.tolist(), strict=True)
+        ],
+    }
+
+
 def _worst_sets(trained: TrainReport, store: FeatureStore, pictures: Pictures) -> list[dict[str, Any]]:
     """Return the wrongly predicted pictures with the largest log loss over all labels."""
     from featstore.heads.headfile import LabelSetsHead
@@ -107,7 +148,7 @@ def _interval(estimate: Any) -> str:
 def _figures(trained: TrainReport) -> list[tuple[str, str, str]]:
     """Return (name, value, 95 % interval) as texts for each figure of the report."""
     return [
-        (trained.report.titles[name], number(one.value), f"{number(one.low)} to {number(one.high)}")
+        (trained.report.titles[name], f"{one.value:.4g}", f"{one.low:.4g} to {one.high:.4g}")
         for name, one in trained.report.estimates.items()
     ]
 
@@ -124,7 +165,7 @@ def _made_of(trained: TrainReport, store: FeatureStore, features: str) -> list[t
         ("seed", str(trained.head.meta.get("seed"))),
         (
             "intervals",
-            f"Bayesian bootstrap with one row that was not seen, {trained.report.replicates:,} replicates",
+            f"{trained.report.to_dict()['intervals']['method']}, {trained.report.replicates:,} replicates",
         ),
         ("time", f"{seconds(trained.seconds['train'])} to train, {seconds(trained.seconds['evaluate'])} to judge"),
         ("head", str(trained.path)),

@@ -1,7 +1,8 @@
-"""Read what a head learns from a column of a store: label sets, which a separator divides."""
+"""Read what a head learns from a column of a store: label sets, which a separator divides, or numbers."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,10 +15,10 @@ from featstore.errors import UsageError
 from featstore.store import FeatureStore, tables
 from featstore.text import counted, natural
 
-CLASSES, LABEL_SETS = "classes", "label sets"
-ALL_TASKS: Final = (CLASSES, LABEL_SETS)
-"""What heads predict: one class of a picture, or a set of labels."""
-TASK_OPTIONS: Final = ("labels", "separator")
+CLASSES, LABEL_SETS, NUMBERS = "classes", "label sets", "numbers"
+ALL_TASKS: Final = (CLASSES, LABEL_SETS, NUMBERS)
+"""What heads predict: one class of a picture, a set of labels, or a number."""
+TASK_OPTIONS: Final = ("labels", "separator", "target")
 """Options of ``train`` that choose the task."""
 
 
@@ -42,6 +43,10 @@ class Task:
         for name, value in given.items():
             if not isinstance(value, str) or not value:
                 raise UsageError(f"{name} must be a text that is not empty, not {value!r}")
+        if "target" in given and len(given) > 1:
+            raise UsageError("target is a column of numbers, labels and separator are for label sets; give one of them")
+        if "target" in given:
+            return cls(NUMBERS, given["target"])
         if "separator" in given:
             return cls(LABEL_SETS, given.get("labels", tables.LABEL), given["separator"])
         if "labels" in given:
@@ -84,13 +89,18 @@ class Task:
         return Targets(self, np.fromiter(values, object, len(values)), left_out)
 
 
-_OPTIONS: Final[Mapping[str, Mapping[str, str]]] = {LABEL_SETS: {"column": "labels", "separator": "separator"}}
+_OPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
+    LABEL_SETS: {"column": "labels", "separator": "separator"},
+    NUMBERS: {"column": "target"},
+}
 """For each kind of task, the fields of a Task and their options of ``train``."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """The target of each row of a store: ``values`` (n,) objects, a sorted tuple of labels, or None for an unused row.
+    """The target of each row of a store: ``values`` (n,) objects, None for an unused row.
+
+    A target is a sorted tuple of labels, or a number.
 
     ``left_out``: for each reason, a text on the rows without a target.
     """
@@ -105,13 +115,20 @@ class Targets:
         return np.array([value is not None for value in self.values.tolist()], bool)
 
     def strata(self, rows: NDArray[np.int64]) -> NDArray[np.intp]:
-        """Return a stratum (m,) for each of ``rows``, which a split distributes evenly: the rarest label of the row."""
+        """Return a stratum (m,) for each of ``rows``, which a split distributes evenly: the rarest label of the row.
+
+        All numbers are one stratum.
+        """
+        if self.task.kind == NUMBERS:
+            return np.zeros(len(rows), np.intp)
         counts = Counter(name for value in self.values[rows].tolist() for name in value)
         number = {name: at for at, name in enumerate(sorted(counts, key=lambda name: (counts[name], natural(name))), 1)}
         return np.array([min((number[name] for name in value), default=0) for value in self.values[rows]], np.intp)
 
     def texts(self, rows: NDArray[np.int64]) -> list[str]:
         """Return the target of each of ``rows`` as text, for digests."""
+        if self.task.kind == NUMBERS:
+            return [value.hex() for value in self.values[rows].tolist()]
         return [self.task.separator.join(value) for value in self.values[rows].tolist()]
 
     def missing(self, train: NDArray[np.int64], test: NDArray[np.int64]) -> list[str]:
@@ -130,7 +147,9 @@ class Targets:
         return [name for name in known if name not in set(there)]
 
     def names(self, rows: NDArray[np.int64]) -> list[str]:
-        """Return the labels of ``rows`` in natural order."""
+        """Return the labels of ``rows`` in natural order; an empty list for numbers."""
+        if self.task.kind == NUMBERS:
+            return []
         return sorted({name for value in self.values[rows].tolist() for name in value}, key=natural)
 
 
@@ -165,4 +184,29 @@ def _example(texts: Iterable[str]) -> str:
     return "" if longest is None else f", such as {longest[:60]!r}"
 
 
-_READERS: Final = {LABEL_SETS: _label_sets}
+def _numbers(task: Task, column: NDArray[np.object_]) -> tuple[list[Any], list[str]]:
+    """Return the number of each row, and texts on rows without one."""
+    values = [None if isinstance(value, str) and not value.strip() else value for value in column.tolist()]
+    numbers = [_number(value) for value in values]
+    odd = [str(value) for value, one in zip(values, numbers, strict=True) if one is None and value is not None]
+    missing = numbers.count(None) - len(odd)
+    left_out = [f"{counted(missing, 'picture')} without a number in {task.column!r}"] * bool(missing)
+    if odd:
+        shown = ", ".join(repr(text[:30]) for text in sorted(set(odd), key=natural)[:5])
+        more = ", ..." if len(set(odd)) > 5 else ""
+        left_out.append(f"{counted(len(odd), 'picture')} whose {task.column!r} is no finite number ({shown}{more})")
+    return numbers, left_out
+
+
+def _number(value: Any) -> float | None:
+    """Return a value of a column as a finite number, None if it is none."""
+    if value is None or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+_READERS: Final = {LABEL_SETS: _label_sets, NUMBERS: _numbers}

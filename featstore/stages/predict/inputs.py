@@ -100,7 +100,7 @@ def of_parents(head: Classifier, stores: StackedStores, pool: By) -> Iterator[Pr
     If no region of a picture is readable, its prediction has the failure reason of its first region.
     """
     names, codes = numbered(stores.first.parents)
-    total = np.zeros((len(names), len(head.classes)))
+    total = np.full((len(names), len(head.classes) or 1), -np.inf if pool == "max" else 0.0)
     count = np.zeros(len(names))
     found = _classified(head, stores.stream(np.flatnonzero(stores.whole)))
     for code, (_, probabilities) in zip(codes[stores.whole].tolist(), found, strict=True):
@@ -121,9 +121,14 @@ def of_parents(head: Classifier, stores: StackedStores, pool: By) -> Iterator[Pr
 
 
 def prediction(head: Classifier, key: str, chosen: Any, probabilities: NDArray[np.float64]) -> Prediction:
-    """Return the prediction for ``key``; ``chosen``: a class number, or whether each label is predicted (labels,)."""
+    """Return the prediction for ``key``.
+
+    ``chosen``: a class number, whether each label is predicted (labels,), or the predicted number.
+    """
     if head.task == "classes":
         return Prediction(key, head.classes[int(chosen)], probabilities)
+    if head.task == "numbers":
+        return Prediction(key, None, None, number=float(chosen))
     labels = tuple(head.classes[code] for code in np.flatnonzero(chosen).tolist())
     separator: str = getattr(head, "separator", ";")
     return Prediction(key, separator.join(labels), probabilities, labels=labels)

@@ -23,7 +23,8 @@ class Prediction:
 
     ``label``: the class; None for an unreadable picture, explained by ``reason`` and ``message``. ``probabilities``
     (classes,): float64 in the order of the head's classes. ``labels``: the predicted label set, None for a head of
-    classes; then ``label`` is the set as text, with the head's separator.
+    classes; then ``label`` is the set as text, with the head's separator. ``number``: the predicted number, of a head
+    that predicts numbers; then ``label`` and ``probabilities`` are None.
     """
 
     key: str
@@ -32,6 +33,12 @@ class Prediction:
     reason: str = ""
     message: str = ""
     labels: tuple[str, ...] | None = None
+    number: float | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no prediction."""
+        return self.label is None and self.number is None
 
     @property
     def probability(self) -> float | None:
@@ -41,12 +48,14 @@ class Prediction:
         return float(self.probabilities.max())
 
     def __repr__(self) -> str:
-        result = self.reason if self.label is None else repr(self.label)
+        result = self.reason if self.failed else repr(self.label) if self.number is None else f"{self.number:g}"
         result += "" if self.probability is None else f", {self.probability:.4f}"
         return f"<Prediction {self.key!r}: {result}>"
 
     def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
         """Return the prediction as JSON."""
+        if self.number is not None:
+            return {"key": self.key, "number": self.number}
         if self.label is None or self.probabilities is None:
             return {"key": self.key, "label": None, "reason": self.reason, "message": self.message}
         probabilities = dict(zip(classes, self.probabilities.tolist(), strict=True))
@@ -84,7 +93,8 @@ class Predictions:
 
         Columns: key, label (categorical), probability, the probability of each class, reason, message. If a class has
         the name of one of these columns, the column of the class gets a trailing underscore. If the head predicts label
-        sets, there are no columns label and probability but labels: tuples of labels, None if there is no prediction. For an unreadable picture
+        sets, there are no columns label and probability but labels: tuples of labels, None if there is no prediction. If
+        it predicts numbers, there is the column number. For an unreadable picture
         label and probabilities are missing, and ``reason`` and ``message`` explain why.
         """
         import pandas as pd
@@ -97,6 +107,8 @@ class Predictions:
         if self.task == "classes":
             columns["label"] = pd.Categorical([one.label for one in found], categories=self.classes)
             columns["probability"] = np.array([one.probability for one in found], np.float64)
+        elif self.task == "numbers":
+            columns["number"] = np.array([one.number for one in found], np.float64)
         else:
             columns["labels"] = pd.Series([one.labels for one in found], dtype=object)
         own = (*columns, "reason", "message")

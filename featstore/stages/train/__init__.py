@@ -3,7 +3,7 @@
 from featstore.stages.train.again import AgainReport, retrain, train_again
 from featstore.stages.train.report import Replaced, TrainReport, scale_of
 from featstore.stages.train.stage import Paths, assess, at_the_end, head_path, train
-from featstore.stages.train.tasks import truth_of
+from featstore.stages.train.tasks import numbers_of, truth_of
 
 __all__ = [
     "AgainReport",
@@ -13,6 +13,7 @@ __all__ = [
     "assess",
     "at_the_end",
     "head_path",
+    "numbers_of",
     "retrain",
     "scale_of",
     "train",

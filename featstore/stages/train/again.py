@@ -174,7 +174,7 @@ def _odd_field(asked: Request) -> str:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             return f"{name} = {str(value)[:80]!r}"
     task = CLASSES if asked.task is None else asked.task["kind"]
-    known = settable_for(task, asked.head) - own if asked.head in HEADS else {*asked.options} - own
+    known = settable_for(task, asked.head) - own if task != CLASSES or asked.head in HEADS else {*asked.options} - own
     return next((f"the option {name[:80]!r}" for name in asked.options if name not in known), "")
 
 
@@ -193,10 +193,11 @@ def _require_named(recorded: str, kind: str | None, path: Path) -> None:
     ``recorded``: the class in the head; ``kind``: the class that the user named, or None.
     """
     from featstore.heads import HEADS
+    from featstore.heads.task_trainer import TASK_HEADS
 
     if kind is not None and kind != recorded:
         raise UsageError(f"{path}: is a head of {printable(recorded)}, not of {kind}")
-    if kind is None and recorded not in HEADS:
+    if kind is None and recorded not in {*HEADS, *(name for kinds in TASK_HEADS.values() for name in kinds)}:
         raise UsageError(
             f"{path}: is a head of the class {printable(recorded)}, which is imported only where you name it: if you know this "
             f"class, add --head {printable(recorded)}"

@@ -58,7 +58,7 @@ class TrainReport:
     """A trained head with its evaluation.
 
     ``path``: the head's file. ``report``: figures on the held-out rows ``split.test``, a Report, or a LabelSetsReport of
-    a head that predicts label sets. ``probabilities``: (n, classes) of these rows, in the order of ``head.classes``. ``notes``: warnings for readers of the figures. ``seconds``:
+    a head that predicts label sets, or a NumbersReport. ``probabilities``: (n, classes) of these rows, in the order of ``head.classes``, or the predicted numbers (n, 1). ``notes``: warnings for readers of the figures. ``seconds``:
     duration of each step. ``uncalibrated``: calibration error and log loss before temperature scaling, empty for a head
     without temperature scaling. ``store``: the store of rows, labels and pictures. ``stores``: all stores, if there are
     several. ``replaced``: the head that was at ``path`` before, None if there was no head or it was unreadable.

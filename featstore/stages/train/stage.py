@@ -22,7 +22,7 @@ from featstore.store.past import KEY as PAST
 from featstore.store.past import record_of
 from featstore.store.splitting import Split, groups_of, split_store
 from featstore.store.stacked import StackedStores
-from featstore.store.targets import CLASSES, Task
+from featstore.store.targets import CLASSES, NUMBERS, Task
 from featstore.text import printable
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def train(
     which is imported. ``options``: parameters of the estimator (see featstore.heads); for a classifier of scikit-learn, C and
     class_weight are parameters too, if its class has them. With the option ``separator``, such as ";", the label is a
     set of labels, read from the column ``labels`` (default: the label) of the store: logistic regression learns each
-    label. With several stores, the features of equal keys are
+    label. With the option ``target``, a column of numbers, ridge regression (``head`` "ridge") predicts numbers. With several stores, the features of equal keys are
     concatenated (an ensemble of backbones). Labels, splits and pictures are those of the first store; all other stores
     must have a vector for each key. C is chosen by cross-validation with ``folds`` folds on the training rows only. The
     figures are computed on the held-out rows, see split_store. Rows of equal bytes are in the same fold; so are the
@@ -113,6 +113,8 @@ def train(
     from featstore.heads.task_trainer import kind_for
 
     task = Task.take(options)
+    if task is not None and task.kind == NUMBERS and head == "logreg":
+        head = "ridge"
     kind_for(CLASSES if task is None else task.kind, head)
     paths = _listed(store)
     stack = StackedStores.open(paths)
