@@ -32,7 +32,7 @@ from featstore.heads.solvers.passes import few_threads
 from featstore.heads.solvers.rows import Labels, TrainingRows, prepare
 from featstore.store.features import identity_of
 
-_FOLD_TOLERANCE: Final = 1000
+_FOLD_TOLERANCE: Final = 10_000
 """Tolerance of cross-validation fits, divided by that of the final fit."""
 
 
@@ -58,7 +58,7 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     standardize : bool
         Scale every column to unit standard deviation. All folds use the scaler of all training rows.
     tol : float
-        Relative gap to the optimum at which the final fit stops. Cross-validation fits stop at 1,000 times this gap.
+        Relative gap to the optimum at which the final fit stops. Cross-validation fits stop at 10,000 times this gap.
     memory_limit : int
         Largest size of a float32 copy of the training rows in bytes. Without a copy, each pass reads the rows again.
     random_state : int, RandomState or None
@@ -105,7 +105,7 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         cv: int | float = defaults.FOLDS,
         thresholds: float | str = "f1",
         standardize: bool = True,
-        tol: float = 1e-9,
+        tol: float = 1e-10,
         memory_limit: int = defaults.HEAD_MEMORY,
         random_state: Any = defaults.SEED,
     ) -> None:
