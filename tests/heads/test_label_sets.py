@@ -11,9 +11,10 @@ import pytest
 
 from featstore.errors import DamagedError, UsageError
 from featstore.heads import load_head, save_head
-from featstore.heads.export import export_sklearn, to_onnx
+from featstore.heads.export import to_onnx
 from featstore.heads.headfile import LabelSetsHead
 from featstore.heads.label_sets import LabelSetsModel
+from featstore.heads.sklearn_export import export_sklearn
 from featstore.heads.task_trainer import train_label_sets
 from tests.heads.estimators.test_one_vs_rest import tagged
 from tests.heads.made_up import Streamed

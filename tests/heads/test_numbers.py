@@ -13,9 +13,10 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 from featstore.errors import DamagedError, DataError, UsageError
 from featstore.heads import load_head, save_head
 from featstore.heads.evaluation.numbers_report import evaluate_numbers
-from featstore.heads.export import export_sklearn, to_onnx
+from featstore.heads.export import to_onnx
 from featstore.heads.headfile import NumbersHead
 from featstore.heads.numbers import NumbersModel
+from featstore.heads.sklearn_export import export_sklearn
 from featstore.heads.task_trainer import train_numbers
 from tests.heads.estimators.test_ridge import measured
 from tests.heads.made_up import Streamed

@@ -13,7 +13,8 @@ import numpy as np
 from featstore.artifacts import origins_of_head
 from featstore.errors import FeatstoreError, UsageError
 from featstore.files import atomic, sealed
-from featstore.heads.export import export_sklearn, to_onnx
+from featstore.heads.export import to_onnx
+from featstore.heads.sklearn_export import export_sklearn
 from featstore.store.targets import NUMBERS
 from featstore.text import counted
 
