@@ -361,6 +361,10 @@ class RecordsForger(Changes):
         """Forge a head of label sets: anything in its file, an array, its labels, or its target in the record."""
         return self._targets(to.theirs / "sets.head", ("labels", "separator"))
 
+    def forge_numbers(self, to: Ground) -> str:
+        """Forge a head of numbers: anything in its file, an array, its target in the record, or an option."""
+        return self._targets(to.theirs / "numbers.head", ("target", "alpha", "alphas"))
+
     def _targets(self, path: Path, options: tuple[str, ...]) -> str:
         """Forge a head of targets; ``options``: names of options of ``train`` that chose them."""
         told = [self.draw.choice(("seal", "array", "array", "classes", "task", "task", "option"))]
