@@ -106,6 +106,8 @@ HEAD_NEIGHBOURS: Final = (1, 3, 5, 10, 20, 50)
 """Numbers of neighbours that n_neighbors="auto" tries."""
 VOTE_TEMPERATURE: Final = 0.07
 """Temperature of the softmax that turns the neighbours' cosines into weights, as in DINO's k-NN evaluation."""
+RIDGE_ALPHAS: Final = (1e-2, 1e-1, 1.0, 10.0, 1e2, 1e3, 1e4, 1e5, 1e6)
+"""Values of alpha to try for ridge regression on standardised features; the loss is summed over the rows."""
 MLP_HIDDEN: Final = (512,)
 MLP_DROPOUT: Final = 0.5
 MLP_VALIDATION: Final = 0.2

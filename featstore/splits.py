@@ -37,6 +37,24 @@ def held_out(
     return np.flatnonzero(side == 0), np.flatnonzero(side == 1)
 
 
+def divide(
+    strata: ArrayLike, *, groups: ArrayLike | None = None, fraction: float, seed: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return (train_rows, test_rows), sorted, without splitting groups; a stratum may be in one part alone.
+
+    ``strata``: (n,) values that both parts should have in equal shares; ``groups``, ``fraction``: as in held_out.
+    Raises DataError if a part would be empty.
+    """
+    if not 0 < fraction < 1:
+        raise DataError(f"the held-out fraction must lie between 0 and 1, not {fraction}")
+    codes = _classes(strata)[1]
+    side = _deal(codes, _group_codes(groups, len(codes)), np.array([1 - fraction, fraction]), seed)
+    train, test = np.flatnonzero(side == 0), np.flatnonzero(side == 1)
+    if not len(train) or not len(test):
+        raise DataError(f"{len(codes):,} row(s), or copies of one, cannot be divided into two parts; give more")
+    return train, test
+
+
 def folds(y: ArrayLike, *, groups: ArrayLike | None = None, count: int, seed: int) -> NDArray[np.intp]:
     """Return the fold (n,) of each row, 0 to ``count`` - 1, stratified and without splitting groups.
 
@@ -67,6 +85,36 @@ def one_fold(y: ArrayLike, *, groups: ArrayLike | None = None, fraction: float, 
     group_codes = _group_codes(groups, len(codes))
     side = _deal(codes, group_codes, np.array([1 - fraction, fraction]), seed)
     return _keep_classes_trained(codes, group_codes, side - 1)
+
+
+def plain_folds(rows: int, *, groups: ArrayLike | None = None, cv: int | float, seed: int) -> NDArray[np.intp]:
+    """Return the fold (n,) of each of ``rows`` rows, in equal shares and without splitting groups.
+
+    ``cv``: the number of folds, or the fraction of rows to hold out once: fold 0, and -1 for the other rows.
+    Raises DataError if there are fewer than two folds, or fewer than two rows or groups.
+    """
+    once = isinstance(cv, float) and cv < 1
+    if (once and not cv > 0) or (not once and cv < 2):
+        raise DataError(f"cross-validation needs at least 2 folds, or a fraction to hold out, not {cv}")
+    shares = np.array([1 - cv, cv]) if once else np.full(int(cv), 1 / int(cv))
+    fold = _deal(np.zeros(rows, np.intp), _group_codes(groups, rows), shares, seed) - (1 if once else 0)
+    if len(np.unique(fold)) < 2:
+        raise DataError(f"{rows:,} row(s), or copies of one, cannot be divided into folds; give more")
+    return fold
+
+
+def always_trained(
+    fold: NDArray[np.intp], needed: NDArray[np.bool_], groups: ArrayLike | None = None
+) -> NDArray[np.intp]:
+    """Return the folds ``fold`` (n,) with -1 for the rows ``needed`` (n,) and for all rows of their groups.
+
+    Raises DataError if no row is left to hold out.
+    """
+    group_codes = _group_codes(groups, len(fold))
+    fold = np.where(np.isin(group_codes, group_codes[needed]), -1, fold)
+    if not (fold >= 0).any():
+        raise DataError("every training part needs all rows: nothing can be held out; give more rows")
+    return fold
 
 
 def require_two_of_each(y: ArrayLike, groups: ArrayLike | None = None) -> None:

@@ -137,3 +137,37 @@ def test_groups_may_have_mixed_types_and_each_none_is_separate():
     for members in ([1, 5], [2, 3, 4]):
         assert np.isin(members, train).all() or np.isin(members, test).all()
     assert len(train) == len(test) == 10
+
+
+def test_divide_keeps_groups_together_and_shares_strata():
+    strata, groups = np.repeat([0, 1, 2], [60, 30, 10]), np.arange(100) // 2
+    train, test = splits.divide(strata, groups=groups, fraction=0.2, seed=0)
+    assert sorted([*train, *test]) == list(range(100))
+    assert not set(groups[train]) & set(groups[test])
+    assert np.bincount(strata[test]).tolist() == [12, 6, 2]
+
+
+def test_divide_accepts_one_stratum_and_refuses_copies_of_one_row():
+    train, test = splits.divide(np.zeros(10), fraction=0.3, seed=0)
+    assert (len(train), len(test)) == (7, 3)
+    with pytest.raises(DataError, match="cannot be divided into two parts"):
+        splits.divide(np.zeros(10), groups=np.zeros(10), fraction=0.3, seed=0)
+
+
+def test_plain_folds_have_equal_sizes_and_keep_groups_together():
+    groups = np.arange(100) // 2
+    fold = splits.plain_folds(100, groups=groups, cv=5, seed=0)
+    assert np.bincount(fold).tolist() == [20] * 5
+    assert all(len(set(fold[groups == group])) == 1 for group in range(50))
+    once = splits.plain_folds(100, cv=0.25, seed=0)
+    assert (int((once == 0).sum()), int((once == -1).sum())) == (25, 75)
+    with pytest.raises(DataError, match="cannot be divided into folds"):
+        splits.plain_folds(10, groups=np.zeros(10), cv=5, seed=0)
+
+
+def test_rows_that_are_always_trained_take_their_group_along():
+    fold, needed = np.array([0, 0, 1, 1]), np.array([True, False, False, False])
+    assert splits.always_trained(fold, needed).tolist() == [-1, 0, 1, 1]
+    assert splits.always_trained(fold, needed, groups=["a", "b", "a", "c"]).tolist() == [-1, 0, -1, 1]
+    with pytest.raises(DataError, match="nothing can be held out"):
+        splits.always_trained(fold, np.ones(4, bool))

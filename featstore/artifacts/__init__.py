@@ -47,10 +47,14 @@ def kind_of(path: str | os.PathLike[str]) -> Literal["store", "head", "index", "
     return "head"
 
 
-def open_head(path: str | os.PathLike[str], trust: Sequence[str] | None = None) -> TrainedHead:
+def open_head(
+    path: str | os.PathLike[str], trust: Sequence[str] | None = None, tasks: Sequence[str] = ("classes",)
+) -> TrainedHead:
     """Return the head at ``path``, a head file or a model folder.
 
     Raises UsageError if there is no head, DamagedError if it is damaged.
+
+    ``tasks``: what the caller can use (see heads.headfile.ALL_TASKS); a head of another task raises UsageError.
 
     ``trust``: names of the Python types that may be loaded if the classifier comes from another package (see
     TrainedHead.trusting). With None no such classifier is loaded; the head can then only be described.
@@ -69,6 +73,8 @@ def open_head(path: str | os.PathLike[str], trust: Sequence[str] | None = None) 
         raise UsageError(f"{os.fspath(path)}: there is no such head; make one with featstore train") from None
     except IsADirectoryError:
         raise UsageError(f"{os.fspath(path)}: is a folder, not a head; {_HEAD_FIRST}") from None
+    if head.task not in tasks:
+        raise UsageError(f"{os.fspath(path)}: predicts {head.task}; this needs a head of {' or '.join(tasks)}")
     return head if trust is None else head.trusting(trust)
 
 

@@ -150,9 +150,17 @@ def _model_text(found: dict[str, Any]) -> str:
     )
 
 
-def _classes_text(classes: list[str]) -> str:
+def _classes_text(classes: list[str], title: str = "classes") -> str:
     shown = ", ".join(map(printable, sorted(classes, key=natural)[:_LISTED]))
-    return f"classes: {shown}" + (f", ... ({len(classes):,} in all)" if len(classes) > _LISTED else "")
+    return f"{title}: {shown}" + (f", ... ({len(classes):,} in all)" if len(classes) > _LISTED else "")
+
+
+def _target_lines(target: Any) -> list[str]:
+    """Return a line on what a head predicts other than classes; an empty list for a head of classes."""
+    if not isinstance(target, dict):
+        return []
+    told = f"predicts {target.get('kind')} of the column {target.get('column')}"
+    return [printable(told + (f", separated by {target['separator']}" if target.get("separator") else ""))]
 
 
 def _head_text(found: dict[str, Any]) -> str:
@@ -160,7 +168,12 @@ def _head_text(found: dict[str, Any]) -> str:
     split = found["split"]
     lines = [
         f"{found['path']}: {found['head']}, {chosen or 'as given'}, trained on {counted(found['rows'], 'picture')}",
-        _classes_text(found["classes"]),
+        *(
+            [_classes_text(found["classes"], "classes" if found["task"] == "classes" else "labels")]
+            if found["classes"]
+            else []
+        ),
+        *_target_lines(found["target"]),
         *map(_features_text, found["features"]),
         f"store: {' + '.join(printable(one['store']) for one in found['features'])} "
         f"(label version {found['label_version']}), seed {found['seed']}",

@@ -63,7 +63,7 @@ _SHOWN = 3
     "--csv",
     "as_csv",
     is_flag=True,
-    help="CSV: key, label, probability, one column per class, reason; a text that a spreadsheet would read as a formula gets an apostrophe.",
+    help="CSV: key, label, probability (or the label set, or the number), one column per class, reason; a text that a spreadsheet would read as a formula gets an apostrophe.",
 )
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @json_option
@@ -89,6 +89,8 @@ def predict(
 
     With --prompts, pictures are classified by texts (zero shot), if the features come from a network with a text tower.
 
+    A head of label sets gives each picture the labels whose probability reaches their threshold.
+
     An unreadable picture is listed with the reason; the exit code is then 1.
 
     \b
@@ -112,7 +114,7 @@ def predict(
             found = _run(head, inputs, prompts, templates, options)
             made = _without_bar(found.stream(), bar)
             if as_csv:
-                failed = _as_csv(found.classes, made)
+                failed = _as_csv(found.classes, made, found.task)
             elif as_json:
                 failed = _as_json(found.classes, made, found.notes)
             else:
@@ -158,29 +160,35 @@ def _without_bar(found: Iterable[Any], bar: Bar) -> Iterator[Any]:
 def _as_text(classes: list[str], found: Iterable[Any]) -> int:
     failed = 0
     for one in found:
-        if one.probabilities is None:
+        if one.number is not None:
+            line = f"{one.key}: {one.number:.6g}"
+        elif one.failed:
             failed += 1
             line = f"{one.key}: failed: {one.reason}: {one.message}"
         else:
             order = (-one.probabilities).argsort(kind="stable")[:_SHOWN].tolist()
             others = ", ".join(f"{classes[code]} {one.probabilities[code]:.3f}" for code in order)
-            line = f"{one.key}: {one.label} ({others})"
+            line = f"{one.key}: {one.label or 'no label'} ({others})"
         say(printable(line))
     return failed
 
 
-def _as_csv(classes: list[str], found: Iterable[Any]) -> int:
+def _as_csv(classes: list[str], found: Iterable[Any], task: str) -> int:
     failed = 0
     rows = CsvRows()
     # Heads of earlier featstore versions sort classes character by character: sort them here in natural order.
     order = sorted(range(len(classes)), key=lambda code: natural(classes[code]))
-    rows.write("key", "label", "probability", *(classes[code] for code in order), "reason")
+    own = {"classes": ("label", "probability"), "numbers": ("number",)}.get(task, ("labels",))
+    rows.write("key", *own, *(classes[code] for code in order), "reason")
     for one in found:
-        if one.probabilities is None:
+        if one.number is not None:
+            rows.write(one.key, one.number, "")
+        elif one.failed:
             failed += 1
-            rows.write(one.key, "", "", *[""] * len(classes), one.reason)
+            rows.write(one.key, *[""] * (len(own) + len(classes)), one.reason)
         else:
-            rows.write(one.key, one.label, one.probability, *one.probabilities[order].tolist(), "")
+            values = (one.label, one.probability)[: len(own)]
+            rows.write(one.key, *values, *one.probabilities[order].tolist(), "")
     return failed
 
 
@@ -189,7 +197,7 @@ def _as_json(classes: list[str], found: Iterable[Any], notes: list[str]) -> int:
     failed, count = 0, 0
     say(f'{{\n  "classes": {json_text(classes)},\n  "notes": {json_text(notes)},\n  "images": [', end="")
     for one in found:
-        failed += one.label is None
+        failed += one.failed
         say(("," if count else "") + "\n    " + json_text(one.to_dict(classes)), end="")
         count += 1
     say(f'\n  ],\n  "count": {count},\n  "failures": {failed}\n}}')

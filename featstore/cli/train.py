@@ -15,6 +15,7 @@ from featstore.cli.output import apart, json_option, show
 from featstore.text import counted, did_you_mean, printable
 
 if TYPE_CHECKING:
+    from featstore.heads import TrainedHead
     from featstore.stages.train import TrainReport
 
 
@@ -72,11 +73,18 @@ def _settings(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
 )
 @click.option(
     "--head",
-    metavar="logreg|linear-svm|rbf-svm|knn|mlp|PACKAGE.MODULE:CLASS",
+    metavar="logreg|linear-svm|rbf-svm|knn|mlp|ridge|PACKAGE.MODULE:CLASS",
     default="logreg",
     show_default=True,
-    help="Logistic regression, a support vector machine, nearest neighbours, a multilayer perceptron, or any scikit-learn classifier, whose code is imported.",
+    help="Logistic regression, a support vector machine, nearest neighbours, a multilayer perceptron, with --target ridge regression, or any scikit-learn classifier, whose code is imported.",
 )
+@click.option(
+    "--separator",
+    metavar="TEXT",
+    help="Learn label sets: TEXT stands between two labels of a picture, such as ';' in cat;dog. Only --head logreg.",
+)
+@click.option("--target", metavar="COLUMN", help="Predict the numbers of COLUMN by ridge regression (--head ridge).")
+@click.option("--labels", metavar="COLUMN", help="With --separator: the column of the label sets.  [default: label]")
 @click.option(
     "--set",
     "settings",
@@ -170,6 +178,12 @@ def train(
 
     An existing head file with the same classes and store is replaced; the output compares the old and the new head.
 
+    With --separator, a picture has a set of labels, and each label is learnt against all others. A text of separators
+    alone is the empty set; a picture without a text is left out. Thresholds are chosen on the training pictures.
+
+    With --target, ridge regression predicts numbers; alpha is chosen by cross-validation, or set by --set alpha=10.
+    Pictures without a number are left out and counted.
+
     --again HEAD trains an earlier head again, on the rows, labels and splits that its store had at that time, and
     compares the weights. Pictures that were purged since are listed. The new head is saved only with --out. The exit
     code is 1 if a weight differs.
@@ -180,6 +194,8 @@ def train(
       featstore train my.store --head rbf-svm --report page.html
       featstore train my.store --train-split train --test-split val --C 0.01 --out my.head
       featstore train --store resnet50.store --store efficientnet.store --report page.html --beside
+      featstore train my.store --labels tags --separator ";" --report page.html
+      featstore train my.store --target age --report page.html
       featstore train my.store --head mlp --hidden 512 --hidden 128 --balance sampler
       featstore train my.store --head mlp --views
       featstore train my.store --head sklearn.discriminant_analysis:LinearDiscriminantAnalysis
@@ -204,6 +220,8 @@ def train(
         raise click.UsageError("name a store to learn from: featstore train STORE")
     else:
         options["class_weight"] = "balanced" if balanced else None
+        if options["target"] is not None and kind is None:
+            options["head"] = "ridge"
         settings = _with_network(options, settings)
         trained = run(stores, **_with_settings(run, options, settings))
     notes = list(trained.notes)
@@ -222,12 +240,19 @@ def train(
     return 0
 
 
+def _told(head: TrainedHead) -> str:
+    """Return what a head predicts, such as "3 classes"."""
+    if head.task == "numbers":
+        return str(head.meta.get("task", {}).get("column"))
+    return f"{len(head.classes):,} {'classes' if head.task == 'classes' else 'labels'}"
+
+
 def _lines(trained: TrainReport, notes: list[str], report: str | None, figures: list[str]) -> list[str]:
     chosen = ", ".join(f"{name} = {value:g}" for name, value in trained.chosen.items())
     split = trained.split
     lines = [
         f"{trained.path}: {trained.head.kind}, {chosen or 'as given'} "
-        f"({len(trained.head.classes):,} classes, {trained.seconds['train']:.1f} s)",
+        f"({_told(trained.head)}, {trained.seconds['train']:.1f} s)",
         f"learnt from {split.names[0]} ({counted(len(split.train), 'picture')}), judged by {split.names[1]} ({len(split.test):,})",
         "\n".join(map(printable, trained.report.text().split("\n"))),
         *(f"note: {printable(note)}" for note in notes),
@@ -279,15 +304,15 @@ def _with_settings(run: Callable[..., Any], options: dict[str, Any], settings: d
     """Return ``options`` with the parameters of --set added. Raises UsageError if the head has no such parameter."""
     if not settings:
         return options
-    from featstore.heads.trainer import HEADS, settable, train_head
+    from featstore.heads.task_trainer import settable_for
+    from featstore.heads.trainer import HEADS, train_head
+    from featstore.store.targets import CLASSES, Task
 
-    head = options["head"]
-    own = {"views", *inspect.signature(run).parameters, *inspect.signature(train_head).parameters} - {
-        "C",
-        "class_weight",
-    }
+    head, task = options["head"], Task.take(dict(options))
+    names = {"views", *inspect.signature(run).parameters, *inspect.signature(train_head).parameters}
+    own = names - {"C", "class_weight"}
     for name in settings:
-        known = settable(head) if head in HEADS else {name} - own
+        known = settable_for(CLASSES if task is None else task.kind, head) if task or head in HEADS else {name} - own
         if name not in known:
             raise click.UsageError(f"--set {name}: is no parameter of the head{did_you_mean(name, known)}; see --help")
     return {**options, **settings}

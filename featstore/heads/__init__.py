@@ -1,6 +1,6 @@
 """Heads: classifiers on feature vectors, given as arrays or block by block (see solvers/blocks.py).
 
-Estimators (scikit-learn classifiers): LogisticHead, LinearSVMHead, KernelSVMHead, KNNHead, MLPHead. ``train_head``
+Estimators (scikit-learn classifiers): LogisticHead, LinearSVMHead, KernelSVMHead, KNNHead, MLPHead, OneVsRestHead; a regressor: RidgeHead. ``train_head``
 returns a TrainedHead, which predicts with numpy alone; ``save_head`` and ``load_head`` store it in a file without pickle. Names
 are imported lazily, so that importing this package is fast.
 """
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from featstore.heads.estimators.linear import LinearSVMHead, LogisticHead
     from featstore.heads.estimators.mlp import MLPHead
     from featstore.heads.estimators.neighbours import KNNHead
+    from featstore.heads.estimators.one_vs_rest import OneVsRestHead
+    from featstore.heads.estimators.ridge import RidgeHead
     from featstore.heads.evaluation.report import Report, evaluate
     from featstore.heads.headfile import TrainedHead, load_head, save_head
     from featstore.heads.trainer import HEADS, train_head
@@ -25,6 +27,8 @@ _HOMES: Final = {
     "LinearSVMHead": "estimators.linear",
     "LogisticHead": "estimators.linear",
     "MLPHead": "estimators.mlp",
+    "OneVsRestHead": "estimators.one_vs_rest",
+    "RidgeHead": "estimators.ridge",
     "HEADS": "trainer",
     "train_head": "trainer",
     "TrainedHead": "headfile",
@@ -41,7 +45,9 @@ __all__ = [
     "LinearSVMHead",
     "LogisticHead",
     "MLPHead",
+    "OneVsRestHead",
     "Report",
+    "RidgeHead",
     "TrainedHead",
     "evaluate",
     "load_head",

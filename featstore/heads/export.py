@@ -1,23 +1,21 @@
-"""Export heads to ONNX and to plain scikit-learn estimators.
-
-Export needs additional libraries: ``onnx`` (a pip extra of featstore), or scikit-learn and joblib.
-"""
+"""Export heads to ONNX, which needs the package ``onnx`` (a pip extra of featstore)."""
 
 from __future__ import annotations
 
-import copy
+import json
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.errors import DamagedError, UsageError
+from featstore.errors import UsageError
 from featstore.files import atomic
 from featstore.heads.headfile import TrainedHead
+from featstore.heads.label_sets import LabelSetsModel
 from featstore.heads.models import KernelModel, LinearModel, NeighboursModel
 from featstore.heads.network import NetworkModel
-from featstore.heads.wrapped import EstimatorModel
+from featstore.heads.numbers import NumbersModel
 from featstore.text import printable
 
 _OPSET: Final = 17
@@ -28,7 +26,9 @@ _IR_VERSION: Final = 8
 def export_onnx(head: TrainedHead, path: Path) -> None:
     """Write ``head`` as an ONNX model, which computes in float32.
 
-    Input: ``features`` (n, d) float32. Outputs: ``label`` (n,) text, and ``probabilities`` (n, k). Raises UsageError if
+    Input: ``features`` (n, d) float32. Outputs: ``label`` (n,) text, and ``probabilities`` (n, k); of a head that
+    predicts label sets ``chosen`` (n, k) bool instead of ``label``, with the labels in the metadata; of a head
+    that predicts numbers only ``number`` (n, 1). Raises UsageError if
     the package ``onnx`` is missing, OSError if writing fails.
     """
     atomic.write_bytes(path, to_onnx(head))
@@ -54,6 +54,10 @@ def to_onnx(head: TrainedHead) -> bytes:
     elif isinstance(model, NetworkModel):
         decisions = graph.layers(model)
         graph.finish(decisions, graph.softmax(decisions, model.scale))
+    elif isinstance(model, LabelSetsModel):
+        graph.finish_sets(graph.gemm("features", model.coef, model.intercept), model.thresholds)
+    elif isinstance(model, NumbersModel):
+        graph.finish_numbers(graph.gemm("features", model.coef, model.intercept))
     elif isinstance(model, NeighboursModel):
         shares = graph.vote(model)
         graph.finish(shares, shares)
@@ -61,7 +65,10 @@ def to_onnx(head: TrainedHead) -> bytes:
         raise UsageError(
             f"a head of {printable(head.kind)} has no ONNX form here; export it with --sklearn, for skl2onnx"
         )
-    made = graph.build({"featstore head": head.kind, "fingerprint": head.fingerprint})
+    notes = {"featstore head": head.kind, "fingerprint": head.fingerprint}
+    if isinstance(model, LabelSetsModel):
+        notes["labels"] = json.dumps(head.classes)
+    made = graph.build(notes)
     onnx.checker.check_model(made)
     return bytes(made.SerializeToString())
 
@@ -76,6 +83,7 @@ class _Graph:
         self._dimension, self._classes = dimension, classes
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
+        self._chosen = False
 
     def _add(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         name = output or f"{kind.lower()}_{len(self._nodes)}"
@@ -151,6 +159,16 @@ class _Graph:
         self._add("Gather", self._text(), code, output="label")
         self._add("Identity", probabilities, output="probabilities")
 
+    def finish_sets(self, decisions: str, thresholds: NDArray[np.float64]) -> None:
+        """Add the outputs ``chosen`` (whether a label's probability reaches its threshold) and ``probabilities``."""
+        self._add("Sigmoid", decisions, output="probabilities")
+        self._add("GreaterOrEqual", "probabilities", self._constant(thresholds), output="chosen")
+        self._chosen = True
+
+    def finish_numbers(self, numbers: str) -> None:
+        """Add the output ``number``."""
+        self._add("Identity", numbers, output="number")
+
     def _text(self) -> str:
         from onnx import TensorProto
 
@@ -165,127 +183,15 @@ class _Graph:
         helper = self._helper
         features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", self._dimension])
         outputs = [
-            helper.make_tensor_value_info("label", TensorProto.STRING, ["n"]),
+            helper.make_tensor_value_info("chosen", TensorProto.BOOL, ["n", len(self._classes)])
+            if self._chosen
+            else helper.make_tensor_value_info("label", TensorProto.STRING, ["n"]),
             helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", len(self._classes)]),
         ]
+        if not self._classes:
+            outputs = [helper.make_tensor_value_info("number", TensorProto.FLOAT, ["n", 1])]
         graph = helper.make_graph(self._nodes, "head", [features], outputs, self._constants)
         opset = [helper.make_opsetid("", _OPSET)]
         model = helper.make_model(graph, producer_name="featstore", opset_imports=opset, ir_version=_IR_VERSION)
         helper.set_model_props(model, notes)
         return model
-
-
-def export_sklearn(head: TrainedHead, path: Path) -> list[str]:
-    """Write ``head`` as a plain scikit-learn estimator with joblib. The file is a pickle: load only files you trust.
-
-    Returns notes for the user on how the estimator differs from the head. featstore itself never loads such a file.
-    Raises UsageError for nearest neighbours, DamagedError, OSError.
-    """
-    import joblib
-
-    estimator = to_sklearn(head)
-    notes = _differences(head, estimator)
-    with atomic.new_file(path) as temporary:
-        joblib.dump(estimator, temporary)
-    return notes
-
-
-def _differences(head: TrainedHead, estimator: Any) -> list[str]:
-    if not isinstance(head.model, EstimatorModel):
-        return []
-    notes = ["probabilities are the class's own, without the temperature scaling of featstore"]
-    if not _predicts_names(estimator, head):
-        numbered = ", ".join(f"{number} = {printable(name)}" for number, name in enumerate(head.classes[:20]))
-        notes.append(f"it predicts the number of the class: {numbered}{', ...' if len(head.classes) > 20 else ''}")
-    return notes
-
-
-def _predicts_names(estimator: Any, head: TrainedHead) -> bool:
-    X = np.random.default_rng(0).standard_normal((64, head.dimension)).astype(np.float32)
-    try:
-        return set(np.asarray(estimator.predict(X)).tolist()) <= set(head.classes)
-    except Exception as error:
-        raise DamagedError(
-            f"the classifier of the head failed on made-up features ({printable(str(error))[:200]})"
-        ) from None
-
-
-def _named(head: TrainedHead, model: EstimatorModel) -> Any:
-    """Return a copy of the model's classifier that predicts labels instead of class numbers.
-
-    If the classifier does not work with replaced labels, the returned copy predicts class numbers.
-    """
-    plain, named = copy.deepcopy(model.estimator), copy.deepcopy(model.estimator)
-    try:
-        named.classes_ = np.array(head.classes)
-        return named if _predicts_names(named, head) else plain
-    except Exception:
-        return plain
-
-
-def to_sklearn(head: TrainedHead) -> Any:
-    """Return a scikit-learn estimator with the predictions and probabilities of ``head``, usable without featstore.
-
-    A linear head becomes a LogisticRegression whose coefficients include the factor of temperature scaling. This is so
-    for a linear SVM too, because scikit-learn's LinearSVC has no ``predict_proba``. An RBF head becomes a pipeline of
-    StandardScaler, Nystroem and LogisticRegression. A multilayer perceptron becomes a pipeline of StandardScaler and
-    MLPClassifier. For a head that is a classifier of another package, the classifier
-    itself is returned, without temperature scaling; it predicts class numbers if its labels cannot be replaced. Raises
-    UsageError for nearest neighbours, because scikit-learn does not have the weighted vote.
-    """
-    model = head.model
-    if isinstance(model, LinearModel):
-        return _logistic(head.classes, model.coef * model.scale, model.intercept * model.scale)
-    if isinstance(model, EstimatorModel):
-        return _named(head, model)
-    if not isinstance(model, KernelModel | NetworkModel):
-        raise UsageError(f"a {head.kind} head has no plain scikit-learn counterpart; export it to ONNX instead")
-    from sklearn.kernel_approximation import Nystroem
-    from sklearn.pipeline import Pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    scaler = StandardScaler()
-    scaler.mean_, scaler.scale_, scaler.var_ = model.mean, model.spread, model.spread**2
-    scaler.n_features_in_ = model.dimension
-    scaler.n_samples_seen_ = len(model.landmarks) if isinstance(model, KernelModel) else 1
-    if isinstance(model, NetworkModel):
-        return Pipeline([("standardscaler", scaler), ("mlpclassifier", _perceptron(head.classes, model))])
-    kernel = Nystroem(kernel="rbf", gamma=model.gamma, n_components=len(model.coef))
-    kernel.components_ = model.landmarks.astype(np.float64)
-    # scikit-learn's Nystroem multiplies the kernel by ``normalization_``. With the coefficients of the head in this
-    # matrix, Nystroem returns decision values.
-    kernel.normalization_ = model.coef
-    kernel.component_indices_ = np.arange(len(model.landmarks))
-    kernel.n_features_in_ = model.dimension
-    last = _logistic(head.classes, np.eye(len(model.coef)) * model.scale, model.intercept * model.scale)
-    return Pipeline([("standardscaler", scaler), ("nystroem", kernel), ("logisticregression", last)])
-
-
-def _perceptron(classes: list[str], model: NetworkModel) -> Any:
-    from sklearn.neural_network import MLPClassifier
-    from sklearn.preprocessing import LabelBinarizer
-
-    estimator = MLPClassifier([len(bias) for bias in model.biases[:-1]], activation="relu")
-    estimator.classes_ = np.array(classes)
-    estimator._label_binarizer = LabelBinarizer().fit(estimator.classes_)
-    # LabelBinarizer.fit sorts the classes as text, but the outputs of the model are in natural order.
-    estimator._label_binarizer.classes_ = estimator.classes_
-    estimator.coefs_ = [weight.T.astype(np.float64) for weight in model.weights]
-    estimator.intercepts_ = [bias.astype(np.float64) for bias in model.biases]
-    estimator.coefs_[-1] *= model.scale
-    estimator.intercepts_[-1] *= model.scale
-    estimator.n_features_in_, estimator.n_outputs_ = model.dimension, len(model.biases[-1])
-    estimator.n_layers_ = len(model.weights) + 1
-    estimator.out_activation_ = "logistic" if estimator.n_outputs_ == 1 else "softmax"
-    return estimator
-
-
-def _logistic(classes: list[str], coef: NDArray[np.float64], intercept: NDArray[np.float64]) -> Any:
-    from sklearn.linear_model import LogisticRegression
-
-    estimator = LogisticRegression()
-    estimator.classes_ = np.array(classes)
-    estimator.coef_, estimator.intercept_ = np.ascontiguousarray(coef), intercept
-    estimator.n_features_in_ = coef.shape[1]
-    estimator.n_iter_ = np.zeros(1, np.int32)
-    return estimator

@@ -15,20 +15,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featstore.blocks import Features
-from featstore.errors import DamagedError, DataError, IdentityError
+from featstore.errors import DamagedError, DataError, IdentityError, UsageError
 from featstore.files import sealed
 from featstore.heads import models
+from featstore.heads.label_sets import LabelSetsModel
+from featstore.heads.numbers import NumbersModel
 from featstore.heads.solvers.blocks import dense_blocks, is_blocks
 from featstore.heads.solvers.losses import predict_codes
 from featstore.heads.wrapped import EstimatorModel
 from featstore.store.features import require_same
 from featstore.store.identity import differences
+from featstore.store.targets import CLASSES, LABEL_SETS, NUMBERS
 
 KIND: Final = "head"
 FORMAT: Final = 1
@@ -44,6 +47,7 @@ class TrainedHead:
     the head was trained (JSON).
     """
 
+    task: ClassVar[str] = CLASSES
     kind: str
     classes: list[str]
     model: models.Model
@@ -70,17 +74,21 @@ class TrainedHead:
         """Return probabilities (n, k) in the order of ``classes``. Raises DataError: NaN, infinity, wrong width."""
         return self.model.probabilities(models.decide(self.model, self._fitting(X)))
 
-    def predict(self, X: Features) -> NDArray[np.str_]:
+    def predict(self, X: Features) -> NDArray[Any]:
         """Return the predicted labels (n,). Raises DataError: NaN, infinity, wrong width."""
         return np.array(self.classes)[predict_codes(models.decide(self.model, self._fitting(X)))]
 
-    def predict_blocks(self, X: Features) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]:
+    def predict_blocks(self, X: Features) -> Iterator[tuple[NDArray[Any], NDArray[np.float64]]]:
         """Yield (predicted class numbers (m,), probabilities (m, k)) block by block, in constant memory.
 
         Raises DataError: NaN, infinity, wrong width.
         """
         for decisions in models.decide_blocks(self.model, self._fitting(X)):
             yield predict_codes(decisions), self.model.probabilities(decisions)
+
+    def choose(self, probabilities: NDArray[np.float64]) -> NDArray[Any]:
+        """Return the class number (...) of the largest of the probabilities (..., k)."""
+        return np.asarray(probabilities.argmax(axis=-1))
 
     def trusting(self, types: Sequence[str]) -> TrainedHead:
         """Return the head with its classifier unpacked; a head of featstore's own kinds is returned unchanged.
@@ -118,6 +126,74 @@ class TrainedHead:
         return X
 
 
+class LabelSetsHead(TrainedHead):
+    """A trained head that predicts a label set for each row; ``classes`` are the labels."""
+
+    task = LABEL_SETS
+
+    @property
+    def thresholds(self) -> NDArray[np.float64]:
+        """Probability from which on each label is predicted, (k,)."""
+        assert isinstance(self.model, LabelSetsModel)
+        return self.model.thresholds
+
+    @property
+    def separator(self) -> str:
+        """Text between two labels of a set."""
+        task = self.meta.get("task")
+        separator = task.get("separator") if isinstance(task, dict) else None
+        return separator if isinstance(separator, str) and separator else ";"
+
+    def __repr__(self) -> str:
+        return super().__repr__().replace(" classes, ", " labels, ")
+
+    def decision_function(self, X: Features) -> NDArray[Any]:
+        """Return decision values (n, k), positive where the probability is above 0.5. Raises DataError."""
+        return models.decide(self.model, self._fitting(X))
+
+    def choose(self, probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return whether each probability (..., k) reaches the threshold of its label."""
+        return np.asarray(probabilities >= self.thresholds)
+
+    def predict(self, X: Features) -> NDArray[np.object_]:
+        """Return the predicted label sets (n,), tuples of labels. Raises DataError: NaN, infinity, wrong width."""
+        chosen = self.choose(self.predict_proba(X))
+        sets = (tuple(self.classes[code] for code in np.flatnonzero(row)) for row in chosen)
+        return np.fromiter(sets, object, len(chosen))
+
+    def predict_blocks(self, X: Features) -> Iterator[tuple[NDArray[Any], NDArray[np.float64]]]:
+        """Yield (whether each label is predicted (m, k), probabilities (m, k)) block by block, in constant memory."""
+        for decisions in models.decide_blocks(self.model, self._fitting(X)):
+            probabilities = self.model.probabilities(decisions)
+            yield self.choose(probabilities), probabilities
+
+
+class NumbersHead(TrainedHead):
+    """A trained head that predicts a number for each row; ``classes`` is empty."""
+
+    task = NUMBERS
+
+    def __repr__(self) -> str:
+        return super().__repr__().replace("0 classes, ", "")
+
+    def predict(self, X: Features) -> NDArray[np.float64]:
+        """Return the predicted numbers (n,). Raises DataError: NaN, infinity, wrong width."""
+        return np.asarray(models.decide(self.model, self._fitting(X))[:, 0], np.float64)
+
+    def predict_proba(self, X: Features) -> NDArray[np.float64]:
+        """Raise UsageError, because a number has no probability."""
+        raise UsageError("this head predicts numbers, which have no probabilities; call predict")
+
+    def choose(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the numbers (...) of predictions (..., 1)."""
+        return probabilities[..., 0]
+
+    def predict_blocks(self, X: Features) -> Iterator[tuple[NDArray[Any], NDArray[np.float64]]]:
+        """Yield the predicted numbers as (m,) and as (m, 1), block by block, in constant memory."""
+        for numbers in models.decide_blocks(self.model, self._fitting(X)):
+            yield numbers[:, 0], np.asarray(numbers, np.float64)
+
+
 def save_head(path: Path, head: TrainedHead, meta: Mapping[str, Any] | None = None) -> str:
     """Write ``head`` to ``path`` atomically; return the file's checksum. ``meta`` is added to ``head.meta``."""
     head = replace(head, meta={**head.meta, **(meta or {})})
@@ -153,7 +229,8 @@ def load_head(path: Path, trust: Sequence[str] = (), *, follow: bool = True) -> 
     classes = meta.get("classes")
     if (
         not isinstance(classes, list)
-        or not 2 <= len(classes) <= _LARGEST_CLASSES
+        or not (meta.get("model") == NumbersModel.name or len(classes) >= 2)
+        or len(classes) > (0 if meta.get("model") == NumbersModel.name else _LARGEST_CLASSES)
         or not all(isinstance(name, str) for name in classes)
         or len(set(classes)) != len(classes)
     ):
@@ -164,7 +241,8 @@ def load_head(path: Path, trust: Sequence[str] = (), *, follow: bool = True) -> 
     model = models.restore(name, arrays, numbers, len(classes), origin)
     if isinstance(model, EstimatorModel):
         model = replace(model, trust=tuple(trust))
-    return TrainedHead(kind, classes, model, fingerprint, identity, about)
+    made = {LabelSetsModel: LabelSetsHead, NumbersModel: NumbersHead}.get(type(model), TrainedHead)
+    return made(kind, classes, model, fingerprint, identity, about)
 
 
 def _text(meta: Mapping[str, Any], key: str, origin: str) -> str:

@@ -21,7 +21,9 @@ from featstore.blocks import Features
 from featstore.errors import DamagedError
 from featstore.heads.calibration import softmax
 from featstore.heads.checking import Checker
+from featstore.heads.label_sets import LabelSetsModel
 from featstore.heads.network import NetworkModel
+from featstore.heads.numbers import NumbersModel
 from featstore.heads.rowwise import margins, nearest, rbf_of_products, require_finite, row_products, unit_rows
 from featstore.heads.solvers.blocks import Scaler, iterate
 from featstore.heads.wrapped import EstimatorModel
@@ -69,7 +71,8 @@ def decide(model: Model, X: Features) -> NDArray[Any]:
     """Return decision values (n, c) of all rows of an array or block source. Raises the DataErrors of ``iterate``."""
     parts = list(decide_blocks(model, X))
     if not parts:
-        return np.zeros((0, 1 if model.classes == 2 else model.classes), np.float32)
+        columns = getattr(model, "columns", 1 if model.classes == 2 else model.classes)
+        return np.zeros((0, columns), np.float32)
     return np.concatenate(parts)
 
 
@@ -288,6 +291,10 @@ def restore(
             raise DamagedError(f"{origin}: its class numbers do not fit its classes")
         mean = check.vector("mean", np.float64, vectors.shape[1])
         return NeighboursModel(vectors, codes, mean, int(count), check.number("temperature"), classes)
+    if name == LabelSetsModel.name:
+        return LabelSetsModel.restore(check, classes)
+    if name == NumbersModel.name:
+        return NumbersModel.restore(check)
     if name == NetworkModel.name:
         return NetworkModel.restore(check, columns)
     if name == EstimatorModel.name:

@@ -125,18 +125,7 @@ def train_head(
     coded = np.array([codes[label] for label in labels.tolist()], np.int64)
     estimator.fit(X, coded, groups=groups)
     about = {
-        "parameters": _json(
-            {**(found := estimator.get_params()), **({"class_weight": class_weight} if "class_weight" in found else {})}
-        ),
-        "chosen": {
-            name.rstrip("_"): float(getattr(estimator, name))
-            for name in ("C_", "gamma_", "n_neighbors_", "epochs_")
-            if hasattr(estimator, name)
-        },
-        "cross_validation": _json(getattr(estimator, "cv_results_", None)),
-        "seed": seed,
-        "passes": estimator.effort_.passes if hasattr(estimator, "effort_") else None,
-        "rows": len(labels),
+        **record(estimator, len(labels), seed, {"class_weight": class_weight}),
         "class_counts": {
             name: int(count) for name, count in zip(names, np.bincount(coded, minlength=len(names)), strict=True)
         },
@@ -144,10 +133,36 @@ def train_head(
         **({"history": estimator.history_} if hasattr(estimator, "history_") else {}),
         **(meta or {}),
     }
+    return TrainedHead(kind, names, estimator.model_, *identified(X, fingerprint, identity), about)
+
+
+def record(estimator: Any, rows: int, seed: int, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what a head's ``meta`` records about its fitted ``estimator``: parameters, choice, scores, passes.
+
+    ``given``: values to record in place of the estimator's parameters of these names.
+    """
+    parameters = estimator.get_params()
+    parameters |= {name: value for name, value in (given or {}).items() if name in parameters}
+    return {
+        "parameters": _json(parameters),
+        "chosen": {
+            name.rstrip("_"): float(getattr(estimator, name))
+            for name in ("C_", "alpha_", "gamma_", "n_neighbors_", "epochs_")
+            if hasattr(estimator, name)
+        },
+        "cross_validation": _json(getattr(estimator, "cv_results_", None)),
+        "seed": seed,
+        "passes": estimator.effort_.passes if hasattr(estimator, "effort_") else None,
+        "rows": rows,
+    }
+
+
+def identified(X: Features, fingerprint: str, identity: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
+    """Return the given fingerprint and identity of the features, or those that ``X`` carries if none is given."""
     carried = getattr(X, "identity", None) if identity is None and identity_of(X) is not None else None
     if carried is not None:
-        fingerprint, identity = carried.fingerprint, carried.to_dict()
-    return TrainedHead(kind, names, estimator.model_, fingerprint, dict(identity or {}), about)
+        return carried.fingerprint, carried.to_dict()
+    return fingerprint, dict(identity or {})
 
 
 def _own(

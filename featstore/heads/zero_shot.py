@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,7 @@ class ZeroShotHead:
     softmax.
     """
 
+    task: ClassVar[str] = "classes"
     classes: list[str]
     vectors: NDArray[np.float32]
     scale: float
@@ -98,6 +99,10 @@ class ZeroShotHead:
         ends = np.cumsum([len(one) for one in texts.values()])
         means = np.stack([part.mean(axis=0) for part in np.split(made, ends[:-1])])
         return cls(list(texts), _unit(means), scale)
+
+    def choose(self, probabilities: NDArray[np.float64]) -> NDArray[np.intp]:
+        """Return the class number (...) of the largest of the probabilities (..., classes)."""
+        return np.asarray(probabilities.argmax(axis=-1), np.intp)
 
     def predict_blocks(self, vectors: Any, rows: int = 4096) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]:
         """Yield (predicted class numbers (m,), probabilities (m, classes)) for each block of ``vectors`` (n, d)."""

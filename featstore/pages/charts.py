@@ -20,6 +20,7 @@ _SHARES: Final = tuple((value, f"{value:g}") for value in (0.0, 0.25, 0.5, 0.75,
 CURVES: Final = len(CURVE_COLOURS)
 """Largest number of classes that get a precision-recall curve each; for more classes, the mean curve is drawn."""
 _POINTS: Final = 200
+_DOTS: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,25 @@ def heat_map(confusion: Sequence[Sequence[int]], side: int = 800) -> str:
     from featstore.store.thumbnails import data_uri
 
     return data_uri(heat_pixels(confusion, side))
+
+
+def predicted_against_true(truth: NDArray[np.float64], predicted: NDArray[np.float64]) -> Drawing:
+    """Draw the predicted numbers (n,) against the true ones (n,); of many rows, 1,000 evenly chosen ones."""
+    shown_rows = np.unique(np.linspace(0, len(truth) - 1, _DOTS).astype(np.intp))
+    low, high = float(min(truth.min(), predicted.min())), float(max(truth.max(), predicted.max()))
+    axes = _Axes(low, high, low, high)
+    drawing = Drawing(_WIDTH, _HEIGHT, "Predicted numbers against true numbers")
+    for value in _ticks(low, high):
+        drawing.line("grid", (_LEFT, axes.y(value)), (_WIDTH - _RIGHT, axes.y(value)))
+        drawing.write("tick", (_LEFT - 8, axes.y(value) + 4), f"{value:g}", "end")
+        drawing.write("tick", (axes.x(value), _HEIGHT - _BOTTOM + 17), f"{value:g}")
+    drawing.line("ideal", axes.at(low, low), axes.at(high, high))
+    for row in shown_rows.tolist():
+        text = f"true {truth[row]:.4g}, predicted {predicted[row]:.4g}"
+        drawing.dot("dot chosen", axes.at(float(truth[row]), float(predicted[row])), 2, text)
+    drawing.write("axis", ((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6), "true number")
+    drawing.write("axis", (16, (_TOP + _HEIGHT - _BOTTOM) / 2), "predicted number", turned=True)
+    return drawing
 
 
 def _shortened(name: str, longest: int) -> str:

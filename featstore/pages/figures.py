@@ -51,6 +51,8 @@ def write_figures(trained: TrainReport, page: str | os.PathLike[str]) -> list[Pa
     Returns the paths of these files: PAGE.selection.png, PAGE.confusion.png, ..., PAGE.json, where PAGE is the path of
     the page without its extension. Raises OSError.
     """
+    if trained.head.task != "classes":
+        return _write_json(trained, page)
     confusion = trained.report.table.confusion.astype(np.int64).tolist()
     images: dict[str, Any] = {name: one.image() for name, one in charts_of(trained).items()}
     few = len(confusion) <= CELLS
@@ -66,6 +68,12 @@ def write_figures(trained: TrainReport, page: str | os.PathLike[str]) -> list[Pa
         image.save(buffer, format="png", optimize=True)
         atomic.write_bytes(path, buffer.getvalue())
         written.append(path)
+    return [*written, *_write_json(trained, page)]
+
+
+def _write_json(trained: TrainReport, page: str | os.PathLike[str]) -> list[Path]:
+    """Write the report of ``trained`` as JSON beside ``page``, which is also where a head of no classes has figures."""
+    base = Path(page).with_suffix("")
     path = base.with_name(f"{base.name}.json")
     atomic.write_bytes(path, json.dumps(trained.to_dict(), indent=2, allow_nan=False).encode() + b"\n")
-    return [*written, path]
+    return [path]

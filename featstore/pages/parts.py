@@ -194,7 +194,7 @@ def figures(report: dict[str, Any]) -> list[tuple[str, str, str]]:
 def parameters_tile(trained: TrainReport) -> tuple[str, str]:
     """Return two texts: a head's parameters, and whether cross-validation chose them or the user gave them."""
     table = trained.head.meta.get("cross_validation") or {}
-    chosen = len(table.get("mean_accuracy", ())) > 1
+    chosen = len(table.get("mean_accuracy", table.get("mean_r2", ()))) > 1
     return chosen_text(trained.chosen), "chosen on the training pictures alone" if chosen else "as given"
 
 

@@ -10,6 +10,7 @@ from featstore.artifacts import origins_of_head
 from featstore.pages import parts
 from featstore.pages.figures import charts_of
 from featstore.pages.render import percent, seconds, write_page
+from featstore.pages.targets import write_targets_page
 from featstore.store import FeatureStore
 from featstore.store.pictures import Pictures
 from featstore.text import counted
@@ -28,6 +29,8 @@ def write_training_page(
     ``root``: where the pictures are now, if they moved. The page shows a note in place of a missing picture. Returns
     the warnings of Pictures.notes() on missing pictures. Raises OSError.
     """
+    if trained.head.task != "classes":
+        return write_targets_page(trained, path, root=root)
     from featstore.heads.evaluation.report import codes_of, worst_errors
     from featstore.heads.trainer import head_kind
 

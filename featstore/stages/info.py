@@ -12,6 +12,7 @@ from featstore.errors import DamagedError, UsageError
 from featstore.files import model_folder
 from featstore.files.model_folder import is_model
 from featstore.store import FeatureStore, folders
+from featstore.store.targets import ALL_TASKS
 from featstore.store.view_stores import view_stores
 from featstore.text import natural
 
@@ -62,7 +63,7 @@ def describe_head(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return classes, parameters, figures and origin of a head as JSON. Raises UsageError, DamagedError."""
     from featstore.artifacts import open_head
 
-    head = open_head(path)
+    head = open_head(path, tasks=ALL_TASKS)
     origins, meta = origins_of_head(head, os.fspath(path)), head.meta
     features = [
         {"identity": origin.identity.to_dict(), "fingerprint": origin.identity.fingerprint, **origin.to_dict()}
@@ -74,6 +75,8 @@ def describe_head(path: str | os.PathLike[str]) -> dict[str, Any]:
             "kind": "head",
             "path": os.fspath(path),
             "head": head.kind,
+            "task": head.task,
+            "target": meta.get("task"),
             "classes": head.classes,
             "chosen": dict(meta["chosen"]),
             "rows": meta["rows"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -16,6 +16,7 @@ from featstore.sources.layout import split_words
 from featstore.store import FeatureStore
 from featstore.store.origin import require_vectors
 from featstore.store.region_views import numbered
+from featstore.store.targets import Targets, Task
 from featstore.text import counted, natural
 
 TRAIN_NAMES = ("train", "training")
@@ -37,7 +38,8 @@ class Split:
     splits. ``unlabelled``: number of pictures without a label, which are not used. ``shared``: number of held-out
     pictures whose bytes are also in the training split. ``missing``: classes without a held-out picture. ``unsplit``:
     number of labelled pictures that are not used because they have no split; ``unknown``: classes that
-    only these pictures have.
+    only these pictures have. ``targets``: what is learnt instead of one class per picture; then ``unlabelled`` is the
+    number of pictures without a target, and ``missing`` are labels without a held-out picture.
     """
 
     train: Rows
@@ -51,6 +53,7 @@ class Split:
     parents: int = 0
     unsplit: int = 0
     unknown: tuple[str, ...] = ()
+    targets: Targets | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         return f"<Split {self.kind}: {len(self.train):,} of {self.names[0]!r} to train on, {len(self.test):,} of {self.names[1]!r} held out>"
@@ -64,6 +67,7 @@ class Split:
             "train_rows": len(self.train),
             "test_rows": len(self.test),
             "unlabelled": self.unlabelled,
+            **({"left_out": self.targets.left_out} if self.targets is not None else {}),
             "equal_bytes_in_both": self.shared,
             "missing_classes": self.missing,
             **({"parents_in_both": self.parents} if self.parents else {}),
@@ -74,7 +78,9 @@ class Split:
     def notes(self) -> list[str]:
         """Return warnings about the split that concern the measured accuracy, such as left-out pictures."""
         notes = []
-        if self.unlabelled:
+        if self.targets is not None:
+            notes += [f"left out: {text}" for text in self.targets.left_out]
+        elif self.unlabelled:
             notes.append(f"left out: {counted(self.unlabelled, 'picture')} without a label")
         if self.unsplit:
             classes = f", so the head does not know {_some(self.unknown)}" if self.unknown else ""
@@ -106,8 +112,9 @@ def split_store(
     held_out: float = defaults.HELD_OUT,
     seed: int = defaults.SEED,
     apart: bool = False,
+    task: Task | None = None,
 ) -> Split:
-    """Choose the rows to train on and the rows to hold out.
+    """Choose the rows to train on and the rows to hold out; ``task``: what is learnt, None for one class per picture.
 
     Uses the named splits, if any. If none is named and the store has a split called train and one called test (or val),
     uses these two. Otherwise holds out a stratified part ``held_out``; pictures with equal bytes are put in the same
@@ -115,15 +122,8 @@ def split_store(
     only one class, if a held-out class has no training picture, or if a named split does not exist.
     """
     require_vectors(store)
-    labels = store.labels
-    labelled = np.array([label is not None for label in labels.tolist()], bool)
-    if not labelled.any():
-        flat = any(source.get("layout") in ("flat", "none") for source in store._plan.sources().values())
-        again = ", or extract again with --layout class, which makes its sub-folders the classes" if flat else ""
-        raise UsageError(
-            f"{store.path}: none of its {len(store):,} pictures has a label; "
-            f"give them labels with: featstore label {store.path} TABLE{again}"
-        )
+    targets = None if task is None else task.read(store)
+    labelled = _with_label(store) if targets is None else targets.usable
     if train_split is not None and train_split == test_split:
         raise UsageError(f"the pictures of split {train_split!r} cannot be trained on and held out at once")
     names = _names(store, train_split, test_split)
@@ -134,35 +134,60 @@ def split_store(
             train = _labelled(store, store.split_rows(names[0]), labelled, names[0])
         else:
             train = np.setdiff1d(np.flatnonzero(labelled), test)
-        first = names[0] or f"all but {names[1]}"
-        _require_classes(labels[train], first, store)
-        unknown = sorted(set(labels[test].tolist()) - set(labels[train].tolist()), key=natural)
-        if unknown:
-            raise UsageError(
-                f"{store.path}: the split {names[1]!r} has pictures of {_some(unknown)}, which the split {first!r} lacks: "
-                f"a head cannot learn them; label some for training, or leave them out ({_leaving_out(store)})"
-            )
-        missing = sorted(set(labels[train].tolist()) - set(labels[test].tolist()), key=natural)
+        sides = (names[0] or f"all but {names[1]}", names[1])
+        missing = _missing(store, train, test, sides) if targets is None else targets.missing(train, test)
         shared = _shared(store, train, test)
         both = _in_both(store, train, test)
         outside = _outside(store, labelled, np.concatenate([train, test]))
-        return Split(train, test, "given", (first, names[1]), unlabelled, shared, missing, {}, both, *outside)
+        return Split(train, test, "given", sides, unlabelled, shared, missing, {}, both, *outside, targets)
     pool = np.flatnonzero(labelled)
     if names[0] is not None:
         pool = _labelled(store, store.split_rows(names[0]), labelled, names[0])
-    _require_classes(labels[pool], names[0] or "", store)
-    from featstore.splits import held_out as stratified
+    if targets is None:
+        _require_classes(store.labels[pool], names[0] or "", store)
+    from featstore import splits
 
+    groups = groups_of(store, pool, apart=apart)
     try:
-        train_at, test_at = stratified(
-            labels[pool].astype(str), groups=groups_of(store, pool, apart=apart), fraction=held_out, seed=seed
-        )
+        if targets is None:
+            labels = store.labels[pool].astype(str)
+            train_at, test_at = splits.held_out(labels, groups=groups, fraction=held_out, seed=seed)
+        else:
+            train_at, test_at = splits.divide(targets.strata(pool), groups=groups, fraction=held_out, seed=seed)
     except DataError as error:
         raise UsageError(f"{store.path}: {error} ({_leaving_out(store)})") from None
+    train, test = pool[train_at], pool[test_at]
+    missing = [] if targets is None else targets.missing(train, test)
     sides = (f"{1 - held_out:.0%} of {names[0] or 'all'}", f"{held_out:.0%} of {names[0] or 'all'}, held out")
     settings = {"held_out": held_out, "seed": seed}
     outside = _outside(store, labelled, pool)
-    return Split(pool[train_at], pool[test_at], "made", sides, unlabelled, 0, [], settings, 0, *outside)
+    return Split(train, test, "made", sides, unlabelled, 0, missing, settings, 0, *outside, targets)
+
+
+def _with_label(store: FeatureStore) -> NDArray[np.bool_]:
+    """Return whether each row has a label (n,). Raises UsageError if none has."""
+    labelled = np.array([label is not None for label in store.labels.tolist()], bool)
+    if not labelled.any():
+        flat = any(source.get("layout") in ("flat", "none") for source in store._plan.sources().values())
+        again = ", or extract again with --layout class, which makes its sub-folders the classes" if flat else ""
+        raise UsageError(
+            f"{store.path}: none of its {len(store):,} pictures has a label; "
+            f"give them labels with: featstore label {store.path} TABLE{again}"
+        )
+    return labelled
+
+
+def _missing(store: FeatureStore, train: Rows, test: Rows, sides: tuple[str, str]) -> list[str]:
+    """Return the classes without a held-out picture. Raises UsageError if a held-out class has no training picture."""
+    labels = store.labels
+    _require_classes(labels[train], sides[0], store)
+    unknown = sorted(set(labels[test].tolist()) - set(labels[train].tolist()), key=natural)
+    if unknown:
+        raise UsageError(
+            f"{store.path}: the split {sides[1]!r} has pictures of {_some(unknown)}, which the split {sides[0]!r} lacks: "
+            f"a head cannot learn them; label some for training, or leave them out ({_leaving_out(store)})"
+        )
+    return sorted(set(labels[train].tolist()) - set(labels[test].tolist()), key=natural)
 
 
 def _outside(store: FeatureStore, labelled: NDArray[np.bool_], used: Rows) -> tuple[int, tuple[str, ...]]:

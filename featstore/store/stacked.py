@@ -116,14 +116,14 @@ class StackedStores:
             if more
         ]
 
-    def digest(self, rows: NDArray[np.int64]) -> str:
+    def digest(self, rows: NDArray[np.int64], targets: Sequence[str] | None = None) -> str:
         """Return the XXH3-128 of ids, labels and vectors of ``rows`` of the first store.
 
-        Each row must have a vector in every store.
+        ``targets``: texts (m,) in place of the labels. Each row must have a vector in every store.
         """
         digest = xxhash.xxh3_128()
         digest.update(np.ascontiguousarray(self.first.ids[rows], "<i8").data)
-        for label in self.first.labels[rows].tolist():
+        for label in self.first.labels[rows].tolist() if targets is None else targets:
             digest.update(b"" if label is None else str(label).encode("utf-8", "surrogateescape"))
             digest.update(b"\0")
         for block in self.stream(rows).blocks():

@@ -174,3 +174,60 @@ def test_multilayer_perceptron_is_trained_with_its_options_and_predicts(place, t
 def test_train_rejects_wrong_parameters(wrong, message):
     with pytest.raises(click.UsageError, match=message):
         train.main(["s", *wrong], standalone_mode=False)
+
+
+@pytest.fixture(scope="module")
+def targets(place):
+    """A store with a column of label sets and a column of numbers."""
+    run("extract", place / "pictures", place / "u", *SMALL)
+    keys = names("train", 6) + names("val", 3)
+    rows = [f"{key},{'warm;' if number % 2 else ';'}{key.split('/')[1]},{number}" for number, key in enumerate(keys)]
+    (place / "u.csv").write_text("\n".join(["path,tags,size", *rows]) + "\n")
+    run("label", place / "u", place / "u.csv")
+    return place / "u"
+
+
+def test_train_and_predict_label_sets(targets, tmp_path):
+    head, page = tmp_path / "a.head", tmp_path / "a.html"
+    given = ("--labels", "tags", "--separator", ";", "--folds", "2", "--set", "thresholds=0.4", "--out", head)
+    shown = run("train", targets, *given, "--report", page).stdout
+    for text in (": logreg, C = ", "(3 labels, ", "mean average precision", "threshold"):
+        assert text in shown
+    read(page)
+    rows = list(csv.DictReader(io.StringIO(run("predict", head, targets, "--csv").stdout)))
+    assert list(rows[0]) == ["key", "labels", "ant", "bee", "warm", "reason"]
+    for row in rows:
+        assert (
+            row["labels"].split(";") == [name for name in ("ant", "bee", "warm") if float(row[name]) >= 0.4]
+            or not row["labels"]
+        )
+    told = run_json("predict", head, targets)["images"][0]
+    assert set(told) == {"key", "labels", "probabilities"}
+    assert len(run("predict", head, targets).stdout.splitlines()) == 18
+    assert "predicts label sets of the column tags, separated by ;" in run("info", head).stdout
+    assert "equal bit for bit" in run("train", "--again", head).stdout
+    assert "replaced the head that was there: logreg, C = " in run("train", "--update", head).stdout
+    said = run("train", targets, "--labels", "tags", "--separator", "|", code=2).stderr
+    assert "the separator '|' is in no text" in said
+
+
+def test_train_and_predict_numbers(targets, tmp_path):
+    head, page = tmp_path / "a.head", tmp_path / "a.html"
+    shown = run(
+        "train", targets, "--target", "size", "--folds", "2", "--out", head, "--report", page, "--beside"
+    ).stdout
+    for text in (": ridge, alpha = ", "(size, ", "R2", "mean absolute error"):
+        assert text in shown
+    read(page)
+    rows = list(csv.DictReader(io.StringIO(run("predict", head, targets, "--csv").stdout)))
+    assert list(rows[0]) == ["key", "number", "reason"]
+    numbers = [one["number"] for one in run_json("predict", head, targets)["images"]]
+    assert numbers == pytest.approx([float(row["number"]) for row in rows], abs=1e-4)
+    assert run("predict", head, targets).stdout.startswith("train/ant/00.png: ")
+    assert "predicts numbers of the column size" in run("info", head).stdout
+    assert "equal bit for bit" in run("train", "--again", head).stdout
+    (picture,) = run_json("predict", head, targets.parent / "pictures/val/ant/01.png")["images"]
+    assert picture["number"] == pytest.approx(numbers[12 + 1], abs=0.05)
+    trained = run_json("train", targets, "--target", "size", "--set", "alpha=10", "--out", tmp_path / "b.head")
+    assert trained["chosen"] == {"alpha": 10}
+    assert "give one of them" in run("train", targets, "--target", "size", "--separator", ";", code=2).stderr

@@ -198,6 +198,28 @@ VERBS: dict[str, dict[str, str]] = {
         "export a.model --onnx --out ../out/n.onnx": "",
         "export a.model --sklearn --out ../out/x.joblib": "",
     },
+    "sets": {
+        "info sets.head": "",
+        "verify sets.head": "",
+        "predict sets.head store": "",
+        "predict sets.head store --csv": "",
+        "export sets.head --sklearn --out ../out/x.joblib": "",
+        "export sets.head --onnx --features-only --out ../out/f.onnx": "",
+        "train --again sets.head": "",
+        "train --update sets.head store": "sets.head",
+        "train store --separator o --folds 2 --out sets.head": "sets.head",
+    },
+    "numbers": {
+        "info numbers.head": "",
+        "verify numbers.head": "",
+        "predict numbers.head cut": "",
+        "predict numbers.head cut --csv --by parent": "",
+        "export numbers.head --sklearn --out ../out/x.joblib": "",
+        "export numbers.head --onnx --features-only --out ../out/f.onnx": "",
+        "train --again numbers.head": "",
+        "train --update numbers.head cut": "numbers.head",
+        "train cut --target x --out numbers.head": "numbers.head",
+    },
     "identity": {
         "info store": "",
         "info a.head": "",
@@ -282,6 +304,8 @@ MADE: dict[str, tuple[str, ...]] = {
         )
     ),
     "perceptron": ("train store --head mlp --hidden 8 --hidden 4 --set epochs=3 --out mlp.head",),
+    "sets": ("train store --separator o --folds 2 --out sets.head",),
+    "numbers": (f"extract {FOLDER} cut {CUT} {NETWORK.format(0)}", "train cut --target x --out numbers.head"),
     "imported": ("import vectors/v.npy foreign --identity x --keys ../home/keys.txt",),
 }
 """Commands that make the files to forge, by kind; a store, a head, an index and exports are made for every kind."""

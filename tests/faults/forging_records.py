@@ -390,6 +390,48 @@ class RecordsForger(Changes):
         self._reseal(head, change)
         return ": ".join(told)
 
+    def forge_sets(self, to: Ground) -> str:
+        """Forge a head of label sets: anything in its file, an array, its labels, or its target in the record."""
+        return self._targets(to.theirs / "sets.head", ("labels", "separator"))
+
+    def forge_numbers(self, to: Ground) -> str:
+        """Forge a head of numbers: anything in its file, an array, its target in the record, or an option."""
+        return self._targets(to.theirs / "numbers.head", ("target", "alpha", "alphas"))
+
+    def _targets(self, path: Path, options: tuple[str, ...]) -> str:
+        """Forge a head of targets; ``options``: names of options of ``train`` that chose them."""
+        told = [self.draw.choice(("seal", "array", "array", "classes", "task", "task", "option"))]
+        if told[0] == "seal":
+            return f"seal: {self._seal(path)}"
+
+        def change(arrays: dict[str, np.ndarray], meta: Any) -> Any:
+            if told[0] == "array":
+                name = self.draw.choice(sorted(arrays))
+                array = arrays[name].copy()
+                array.reshape(-1)[self.draw.randrange(array.size)] = self.draw.choice(
+                    (0, 1, -1, 1e19, 1e308, np.nan, np.inf)
+                )
+                arrays[name] = self.draw.choice((array, array, array[:1], array.T.copy(), array.astype(np.float16)))
+                told.append(name)
+                return meta
+            value = self.draw.choice(
+                (*NUMBERS, None, "x", "", [], ["a"], {}, ATTACK, "label", "split", "key", "numbers")
+            )
+            if told[0] == "classes":
+                told.append(f"{value!r}")
+                return {**meta, "classes": self.draw.choice((value, [], ["a", "a"], ["a"], [ATTACK, "b", "c"]))}
+            about = meta["about"]
+            name = self.draw.choice((*options, "head") if told[0] == "option" else ("kind", "column", "separator"))
+            told.append(f"{name}={value!r}")
+            request = about["request"]
+            if told[0] == "option":
+                return {**meta, "about": {**about, "request": {**request, "options": {name: value}}}}
+            task = self.draw.choice((value, {**request["task"], name: value}, {**request["task"], name: value}))
+            return {**meta, "about": {**about, "task": task, "request": {**request, "task": task}}}
+
+        self._reseal(path, change)
+        return " ".join(told)
+
     def forge_perceptron(self, to: Ground) -> str:
         """Forge a multilayer perceptron: anything in its file, its layers, or the options for training it again."""
         path, told = (

@@ -12,8 +12,9 @@ import pytest
 
 from featstore.errors import DamagedError, UsageError
 from featstore.heads import HEADS, skops_bytes, train_head
-from featstore.heads.export import export_onnx, export_sklearn, to_onnx, to_sklearn
+from featstore.heads.export import export_onnx, to_onnx
 from featstore.heads.headfile import TrainedHead
+from featstore.heads.sklearn_export import export_sklearn, to_sklearn
 from featstore.heads.wrapped import EstimatorModel
 from tests.heads.made_up import blobs
 

@@ -21,7 +21,8 @@ import numpy as np
 import onnxruntime
 
 from featstore.heads import HEADS, load_head
-from featstore.heads.export import export_onnx, export_sklearn
+from featstore.heads.export import export_onnx
+from featstore.heads.sklearn_export import export_sklearn
 from featstore.stages.train import train
 from featstore.store import FeatureStore
 

@@ -61,7 +61,7 @@ class Measurer:
         bins = np.ceil(self.confidence * CALIBRATION_BINS).astype(np.intp) - 1
         self.bins: NDArray[np.intp] = np.clip(bins, 0, CALIBRATION_BINS - 1)
         self.hits: Floats = (self.predicted == codes).astype(np.float64)
-        self._rankings = [_Ranking(probabilities[:, k], codes == k) for k in range(self.classes)]
+        self._rankings = [Ranking(probabilities[:, k], codes == k) for k in range(self.classes)]
 
     def measure(self, weights: Floats) -> dict[str, float]:
         """Return all measures by name (see NAMES) for the row weights ``weights`` (n,).
@@ -117,7 +117,7 @@ def draws(rows: int, replicates: int, seed: int) -> Iterator[tuple[Floats, Float
         yield weights * np.r_[np.ones(rows + 1), 0.0], weights * np.r_[np.ones(rows), 0.0, 1.0]
 
 
-class _Ranking:
+class Ranking:
     """Rows sorted by their score for one class; rows with equal scores form a group."""
 
     def __init__(self, scores: Floats, positive: NDArray[np.bool_]) -> None:

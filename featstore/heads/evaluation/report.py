@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -60,6 +60,7 @@ class Report:
     ``missing``: classes that have no row.
     """
 
+    headline: ClassVar[str] = "accuracy"
     classes: list[str]
     rows: int
     estimates: dict[str, Estimate]
@@ -84,11 +85,17 @@ class Report:
         return {
             "rows": self.rows,
             "estimates": {
-                name: {"value": _json(e.value), "low": _json(e.low), "high": _json(e.high)}
+                name: {"value": json_number(e.value), "low": json_number(e.low), "high": json_number(e.high)}
                 for name, e in self.estimates.items()
             },
             "classes": [
-                {"class": name, "precision": _json(p), "recall": _json(r), "f1": _json(f), "support": int(s)}
+                {
+                    "class": name,
+                    "precision": json_number(p),
+                    "recall": json_number(r),
+                    "f1": json_number(f),
+                    "support": int(s),
+                }
                 for name, p, r, f, s in zip(self.classes, *columns, strict=True)
             ],
             "confusion": self.table.confusion.astype(int).tolist(),
@@ -98,8 +105,8 @@ class Report:
                     "low": b.low,
                     "high": b.high,
                     "rows": b.rows,
-                    "confidence": _json(b.confidence),
-                    "accuracy": _json(b.accuracy),
+                    "confidence": json_number(b.confidence),
+                    "accuracy": json_number(b.accuracy),
                 }
                 for b in self.calibration
             ],
@@ -236,9 +243,14 @@ def _bootstrap(
         if math.isnan(value):
             estimates[name] = Estimate(value, math.nan, math.nan)
             continue
-        low, high = np.nanquantile(replicates[:, :, place], [0.025, 0.975], axis=0)
-        estimates[name] = Estimate(value, min(value, *low.tolist()), max(value, *high.tolist()))
+        estimates[name] = interval_of(value, replicates[:, :, place])
     return estimates
+
+
+def interval_of(value: float, replicates: NDArray[np.float64]) -> Estimate:
+    """Return ``value`` with the 95 % interval of its ``replicates`` (n, weightings), which always contains it."""
+    low, high = np.nanquantile(replicates, [0.025, 0.975], axis=0)
+    return Estimate(value, min(value, *low.tolist()), max(value, *high.tolist()))
 
 
 def _calibration(measurer: Measurer) -> list[CalibrationBin]:
@@ -254,5 +266,6 @@ def _calibration(measurer: Measurer) -> list[CalibrationBin]:
     return bins
 
 
-def _json(value: float) -> float | None:
+def json_number(value: float) -> float | None:
+    """Return ``value`` as JSON, None for NaN."""
     return None if math.isnan(value) else float(value)

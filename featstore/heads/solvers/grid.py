@@ -12,6 +12,7 @@ Letters in shapes: p problems, c columns (of decision values) per problem, m row
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -74,20 +75,20 @@ def solve(
     *,
     tol: float = 1e-6,
     max_passes: int = MAX_PASSES,
-    start: Start | None = None,
+    start: Start | Mapping[int, Start] | None = None,
 ) -> list[Solution]:
     """Solve ``problems`` together; return their solutions in order.
 
     ``tol``: the solver stops for a problem when the estimated gap to the optimum is at most ``tol`` times the
-    objective, or after ``max_passes``. ``start``: starting point for the smallest C of each fold; zeros if None. Each
-    larger C of a fold starts from the solutions for smaller C.
+    objective, or after ``max_passes``. ``start``: starting point for the smallest C of each fold, or of each column of
+    label sets; zeros if None. Each larger C of a fold starts from the solutions for smaller C.
     """
     if start is None:
         start = Start(np.zeros((columns(rows.labels.classes), rows.dimension + 1)), [])
     searches = [_Search(rows, problem, tol, max_passes) for problem in problems]
     paths = _paths(problems, searches)
     for path in paths:
-        path[0].begin(start)
+        path[0].begin(start if isinstance(start, Start) else start[_column(path[0].problem)])
     with workers_for(rows) as workers:
         while True:
             active = [search for path in paths if (search := _current(path, loss)) is not None]
@@ -102,11 +103,16 @@ def solve(
     return [search.solution() for search in searches]
 
 
+def _column(problem: Problem) -> int:
+    assert problem.column is not None
+    return problem.column
+
+
 def _paths(problems: list[Problem], searches: list[_Search]) -> list[list[_Search]]:
-    """Return a list of paths: a path holds the searches (solver runs) of one fold, sorted by C."""
-    by_fold: dict[int | None, list[_Search]] = {}
+    """Return a list of paths: a path holds the searches (solver runs) of one fold and column, sorted by C."""
+    by_fold: dict[tuple[int | None, int | None], list[_Search]] = {}
     for problem, search in sorted(zip(problems, searches, strict=True), key=lambda pair: pair[0].C):
-        by_fold.setdefault(problem.fold, []).append(search)
+        by_fold.setdefault((problem.fold, problem.column), []).append(search)
     return list(by_fold.values())
 
 
@@ -200,12 +206,12 @@ def effort(rows: TrainingRows, solutions: list[Solution]) -> Effort:
     folds = rows.labels.folds
     trained = {fold: int((folds != fold).sum()) for fold in np.unique(folds)}
     operations = 0.0
-    passes: Counter[int | None] = Counter()
+    passes: Counter[tuple[int | None, int | None]] = Counter()
     for solution in solutions:
         fold = solution.problem.fold
         count = len(folds) if fold is None else trained[fold]
         operations += 4.0 * count * solution.weights.size * solution.evaluations
-        passes[fold] += solution.evaluations
+        passes[fold, solution.problem.column] += solution.evaluations
     return Effort(max(passes.values()), operations)
 
 

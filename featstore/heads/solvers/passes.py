@@ -12,7 +12,7 @@ Letters in shapes: p problems, c columns (of decision values) per problem, m row
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -41,10 +41,14 @@ _LEAST_CURVATURE: Final = 1e-3
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem to solve: a value of ``C`` and a held-out fold (None: all rows are trained on)."""
+    """One problem to solve: a value of ``C`` and a held-out fold (None: all rows are trained on).
+
+    ``column``: for rows with label sets, the label that is told from all others; otherwise None.
+    """
 
     C: float
     fold: int | None
+    column: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,14 @@ class Selection:
     """The weights, stacked into one matrix, of the problems to evaluate on the rows of one fold.
 
     ``chosen``: numbers of these problems; ``points``: (p, c, r + 1), the weights of all problems, the intercept last.
+    ``problems``: all problems; needed for rows with label sets.
     """
 
-    def __init__(self, chosen: list[int], points: NDArray[Any], dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, chosen: list[int], points: NDArray[Any], dtype: np.dtype[Any], problems: Sequence[Problem] = ()
+    ) -> None:
         self.chosen = chosen
+        self._labels = [column for i in chosen if problems and (column := problems[i].column) is not None]
         self.count = points.shape[1]
         flat = points[chosen].swapaxes(0, 1).reshape(-1, points.shape[2])
         self.weights = np.ascontiguousarray(flat[:, :-1], dtype)
@@ -81,6 +89,10 @@ class Selection:
     def shape(self) -> tuple[int, int]:
         """Shape of the stacked weights with intercepts: (columns, dimensions + 1)."""
         return self.columns, self.weights.shape[1] + 1
+
+    def codes_of(self, codes: NDArray[Any]) -> NDArray[Any]:
+        """Return the class numbers (m,) unchanged; of label sets (m, k), the column of each chosen problem, (p, m)."""
+        return codes if codes.ndim == 1 else codes[:, self._labels].T
 
     def decide(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return decision values of the m rows ``values`` (m, r): (c, p, m), c columns for each of the p chosen problems."""
@@ -193,7 +205,8 @@ class _Sums:
             part = slice(start, start + step)
             values = segment.read(part)
             weights = None if segment.weights is None else segment.weights[part]
-            losses, bends, derivative = loss.evaluate(selection.decide(values), segment.codes[part], weights)
+            codes = selection.codes_of(segment.codes[part])
+            losses, bends, derivative = loss.evaluate(selection.decide(values), codes, weights)
             self.losses[selection.chosen] += losses
             self.bends[selection.chosen] += bends
             gradient[:, :-1] += selection.pull(derivative, values)
@@ -217,7 +230,7 @@ def evaluate(
         for segment in rows.segments():
             if segment.fold not in selections:
                 chosen = [i for i, problem in enumerate(problems) if problem.fold != segment.fold]
-                selections[segment.fold] = Selection(chosen, points, rows.dtype)
+                selections[segment.fold] = Selection(chosen, points, rows.dtype, problems)
             selection = selections[segment.fold]
             if selection.chosen:
                 worker = loads.index(min(loads))

@@ -32,7 +32,7 @@ of a block that belong to one fold."""
 class Segment:
     """A segment: m training rows of one fold, with r feature values each.
 
-    ``values``: (m, r); ``codes``: class numbers (m,); ``weights``: (m,), None if all weights are 1; ``rows``: row
+    ``values``: (m, r); ``codes``: class numbers (m,) or label sets (m, k); ``weights``: (m,), None if all weights are 1; ``rows``: row
     numbers in the training set (m,).
     """
 
@@ -54,7 +54,8 @@ class Segment:
 class Labels:
     """Labels, folds and weights of all n training rows, which have k classes.
 
-    ``codes``: class numbers (n,). ``folds``: fold numbers (n,). ``class_weights``: one weight for each class (k,);
+    ``codes``: class numbers (n,), or label sets: (n, k) of 1 and 0, whether a row has each of k labels; then every label
+    is a problem with two classes, and there are no class weights. ``folds``: fold numbers (n,). ``class_weights``: one weight for each class (k,);
     ``row_weights``: one weight for each row (n,); None means that these weights are 1.
     A row of fold f >= 0 is held out when the model of fold f is trained. A row of fold -1 is always trained on, never
     scored.
@@ -67,8 +68,8 @@ class Labels:
 
     @property
     def classes(self) -> int:
-        """The number of classes."""
-        return int(self.codes.max()) + 1
+        """The number of classes; 2 for label sets."""
+        return 2 if self.codes.ndim == 2 else int(self.codes.max()) + 1
 
     def weights_of(self, rows: NDArray[np.intp] | slice, dtype: Any) -> NDArray[Any] | None:
         """Return the weights of ``rows``, class weight times row weight, or None if all weights are 1."""

@@ -12,6 +12,7 @@ from featstore.embed.progress import Progress
 from featstore.errors import UsageError
 from featstore.store import FeatureStore
 from featstore.store.exporting import FORMATS, StoreExport, export_store
+from featstore.store.targets import ALL_TASKS
 from featstore.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def export(
 
         backbone = load_model_backbone(path)
     if kind in ("head", "model"):
-        opened = open_head(path, trust)
+        opened = open_head(path, trust, ALL_TASKS)
         return head.export_head(opened, path, to, out, features_only=features_only, weights=weights, backbone=backbone)
     if features_only or weights is not None:
         raise UsageError(f"{os.fspath(path)}: is a store; features-only and weights are for heads: leave them out")

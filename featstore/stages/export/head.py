@@ -13,7 +13,9 @@ import numpy as np
 from featstore.artifacts import origins_of_head
 from featstore.errors import FeatstoreError, UsageError
 from featstore.files import atomic, sealed
-from featstore.heads.export import export_sklearn, to_onnx
+from featstore.heads.export import to_onnx
+from featstore.heads.sklearn_export import export_sklearn
+from featstore.store.targets import NUMBERS
 from featstore.text import counted, printable
 
 if TYPE_CHECKING:
@@ -55,8 +57,10 @@ class HeadExport:
     def text(self) -> str:
         """Return the result of the export as text for the user."""
         close = self.greatest_difference
-        checked = "" if close is None else f"; probabilities differ from featstore's by at most {close:.1e}"
-        line = f"{self.out}: {self.head}, {counted(len(self.classes), 'class', 'classes')} ({self.bytes / 2**20:,.1f} MiB){checked}"
+        what = "probabilities" if self.classes else "numbers"
+        checked = "" if close is None else f"; {what} differ from featstore's by at most {close:.1e}"
+        known = f"{self.head}, {counted(len(self.classes), 'class', 'classes')}" if self.classes else self.head
+        line = f"{self.out}: {known} ({self.bytes / 2**20:,.1f} MiB){checked}"
         lines = [line, f"takes: {self.inputs}", *(f"note: {note}" for note in self.notes)]
         # A forged head can hold a newline in any name, and so print a line that looks like an error.
         return "\n".join(map(printable, lines))
@@ -216,7 +220,12 @@ def _rounded(model: Any, features: str) -> str:
 
 def _check_features(head: TrainedHead, file: Path, notes: list[str]) -> float | None:
     X = np.random.default_rng(0).standard_normal((64, head.dimension)).astype(np.float32)
-    return _compare(file, [({"features": X}, head.predict_proba(X))], notes)
+    return _compare(file, [({"features": X}, _expected(head, X))], notes)
+
+
+def _expected(head: TrainedHead, X: Any) -> Any:
+    """Return what the file should give for features ``X``: probabilities (n, k), or numbers (n, 1)."""
+    return head.predict(X)[:, None] if head.task == NUMBERS else head.predict_proba(X)
 
 
 def _check_pictures(head: TrainedHead, network: Network, file: Path, notes: list[str]) -> float | None:
@@ -231,7 +240,7 @@ def _check_pictures(head: TrainedHead, network: Network, file: Path, notes: list
         picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
         cropped = resize_and_crop(picture, network.backbone.preprocessing)[None]
         features = network.engine(cropped).astype(network.identity.numpy_dtype)
-        cases.append(({"pixels": np.asarray(picture)}, head.predict_proba(features.astype(np.float32))))
+        cases.append(({"pixels": np.asarray(picture)}, _expected(head, features.astype(np.float32))))
     return _compare(file, cases, notes)
 
 
@@ -244,8 +253,11 @@ def _compare(file: Path, cases: list[tuple[dict[str, Any], Any]], notes: list[st
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
+    name = next(one.name for one in session.get_outputs() if one.name in ("probabilities", "number"))
+    # Numbers may be large: their differences are relative to the largest of them.
+    largest = 1.0 if name == "probabilities" else max(1.0, *(float(np.abs(expected).max()) for _, expected in cases))
     differences = [
-        float(np.abs(session.run(["probabilities"], inputs)[0] - expected).max()) for inputs, expected in cases
+        float(np.abs(session.run([name], inputs)[0] - expected).max()) / largest for inputs, expected in cases
     ]
     if max(differences) > _LARGEST_DIFFERENCE:
         raise FeatstoreError(

@@ -22,7 +22,10 @@ class Classifier(Protocol):
 
     @property
     def classes(self) -> list[str]: ...
-    def predict_blocks(self, vectors: Any, /) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]: ...
+    @property
+    def task(self) -> str: ...
+    def choose(self, probabilities: NDArray[np.float64], /) -> NDArray[Any]: ...
+    def predict_blocks(self, vectors: Any, /) -> Iterator[tuple[NDArray[Any], NDArray[np.float64]]]: ...
 
 
 class Tally:
@@ -52,7 +55,7 @@ def of_pictures(
             if at in failures:
                 yield Prediction(one.name, None, None, *failures[at])
             else:
-                yield Prediction(one.name, *next(found))
+                yield prediction(head, one.name, *next(found))
 
 
 def _embedded(
@@ -84,7 +87,7 @@ def of_stores(head: Classifier, stores: StackedStores) -> Iterator[Prediction]:
     found = _classified(head, stores.stream(np.flatnonzero(stores.whole)))
     for key, whole in zip(stores.first.keys, stores.whole.tolist(), strict=True):
         if whole:
-            yield Prediction(key, *next(found))
+            yield prediction(head, key, *next(found))
         else:
             yield Prediction(key, None, None, "missing", "one of the stores has no vector of this picture")
     for key, failure in stores.first.failures():
@@ -97,7 +100,7 @@ def of_parents(head: Classifier, stores: StackedStores, pool: By) -> Iterator[Pr
     If no region of a picture is readable, its prediction has the failure reason of its first region.
     """
     names, codes = numbered(stores.first.parents)
-    total = np.zeros((len(names), len(head.classes)))
+    total = np.full((len(names), len(head.classes) or 1), -np.inf if pool == "max" else 0.0)
     count = np.zeros(len(names))
     found = _classified(head, stores.stream(np.flatnonzero(stores.whole)))
     for code, (_, probabilities) in zip(codes[stores.whole].tolist(), found, strict=True):
@@ -109,7 +112,7 @@ def of_parents(head: Classifier, stores: StackedStores, pool: By) -> Iterator[Pr
             yield Prediction(name, None, None, "missing", "one of the stores has no vector of this picture")
             continue
         joined = row if pool == "max" else row / regions
-        yield Prediction(name, head.classes[int(joined.argmax())], joined)
+        yield prediction(head, name, head.choose(joined), joined)
     for key, failure in stores.first.failures():
         parent = stores.first.parent_of(key)
         if parent not in known:
@@ -117,9 +120,22 @@ def of_parents(head: Classifier, stores: StackedStores, pool: By) -> Iterator[Pr
             yield Prediction(parent, None, None, failure.reason, failure.message)
 
 
-def _classified(head: Classifier, vectors: Any) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """Yield (class, probabilities (classes,)) for each of ``vectors``, which are read block by block."""
+def prediction(head: Classifier, key: str, chosen: Any, probabilities: NDArray[np.float64]) -> Prediction:
+    """Return the prediction for ``key``.
+
+    ``chosen``: a class number, whether each label is predicted (labels,), or the predicted number.
+    """
+    if head.task == "classes":
+        return Prediction(key, head.classes[int(chosen)], probabilities)
+    if head.task == "numbers":
+        return Prediction(key, None, None, number=float(chosen))
+    labels = tuple(head.classes[code] for code in np.flatnonzero(chosen).tolist())
+    separator: str = getattr(head, "separator", ";")
+    return Prediction(key, separator.join(labels), probabilities, labels=labels)
+
+
+def _classified(head: Classifier, vectors: Any) -> Iterator[tuple[Any, NDArray[np.float64]]]:
+    """Yield (class number or chosen labels, probabilities (classes,)) for each of ``vectors``, read block by block."""
     if vectors.shape[0]:
         for codes, probabilities in head.predict_blocks(vectors):
-            for code, row in zip(codes.tolist(), probabilities, strict=True):
-                yield head.classes[code], row
+            yield from zip(codes, probabilities, strict=True)

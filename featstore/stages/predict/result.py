@@ -22,7 +22,9 @@ class Prediction:
     """The prediction for one picture, or the reason why there is no prediction.
 
     ``label``: the class; None for an unreadable picture, explained by ``reason`` and ``message``. ``probabilities``
-    (classes,): float64 in the order of the head's classes.
+    (classes,): float64 in the order of the head's classes. ``labels``: the predicted label set, None for a head of
+    classes; then ``label`` is the set as text, with the head's separator. ``number``: the predicted number, of a head
+    that predicts numbers; then ``label`` and ``probabilities`` are None.
     """
 
     key: str
@@ -30,32 +32,49 @@ class Prediction:
     probabilities: NDArray[np.float64] | None
     reason: str = ""
     message: str = ""
+    labels: tuple[str, ...] | None = None
+    number: float | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no prediction."""
+        return self.label is None and self.number is None
 
     @property
     def probability(self) -> float | None:
-        """Probability of the predicted class ``label``."""
-        return None if self.probabilities is None else float(self.probabilities.max())
+        """Probability of the predicted class ``label``; None for a label set."""
+        if self.probabilities is None or self.labels is not None:
+            return None
+        return float(self.probabilities.max())
 
     def __repr__(self) -> str:
-        result = f"{self.label!r}, {self.probability:.4f}" if self.label is not None else self.reason
+        result = self.reason if self.failed else repr(self.label) if self.number is None else f"{self.number:g}"
+        result += "" if self.probability is None else f", {self.probability:.4f}"
         return f"<Prediction {self.key!r}: {result}>"
 
     def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
         """Return the prediction as JSON."""
+        if self.number is not None:
+            return {"key": self.key, "number": self.number}
         if self.label is None or self.probabilities is None:
             return {"key": self.key, "label": None, "reason": self.reason, "message": self.message}
         probabilities = dict(zip(classes, self.probabilities.tolist(), strict=True))
+        if self.labels is not None:
+            return {"key": self.key, "labels": list(self.labels), "probabilities": probabilities}
         return {"key": self.key, "label": self.label, "probability": self.probability, "probabilities": probabilities}
 
 
 class Predictions:
     """The predictions of one call, computed during the first iteration and kept for later iterations.
 
-    ``classes``: class names in the order of the probabilities. ``notes``: warnings for the user.
+    ``classes``: class names in the order of the probabilities. ``notes``: warnings for the user. ``task``: what the
+    head predicts, see heads.headfile.ALL_TASKS.
     """
 
-    def __init__(self, classes: list[str], make: Callable[[], Iterator[Prediction]], notes: list[str]) -> None:
-        self.classes, self.notes = classes, notes
+    def __init__(
+        self, classes: list[str], make: Callable[[], Iterator[Prediction]], notes: list[str], task: str = "classes"
+    ) -> None:
+        self.classes, self.notes, self.task = classes, notes, task
         self._make, self._kept = make, CachedIterator(make)
 
     def __iter__(self) -> Iterator[Prediction]:
@@ -73,7 +92,9 @@ class Predictions:
         """Return a DataFrame with one row per picture.
 
         Columns: key, label (categorical), probability, the probability of each class, reason, message. If a class has
-        the name of one of these columns, the column of the class gets a trailing underscore. For an unreadable picture
+        the name of one of these columns, the column of the class gets a trailing underscore. If the head predicts label
+        sets, there are no columns label and probability but labels: tuples of labels, None if there is no prediction. If
+        it predicts numbers, there is the column number. For an unreadable picture
         label and probabilities are missing, and ``reason`` and ``message`` explain why.
         """
         import pandas as pd
@@ -82,12 +103,15 @@ class Predictions:
         nothing = np.full(len(self.classes), np.nan)
         rows = [nothing if one.probabilities is None else one.probabilities for one in found]
         table = np.stack(rows) if rows else np.zeros((0, len(self.classes)))
-        own = ("key", "label", "probability", "reason", "message")
-        columns: dict[str, Any] = {
-            "key": pd.Series([one.key for one in found], dtype=object),
-            "label": pd.Categorical([one.label for one in found], categories=self.classes),
-            "probability": np.array([one.probability for one in found], np.float64),
-        }
+        columns: dict[str, Any] = {"key": pd.Series([one.key for one in found], dtype=object)}
+        if self.task == "classes":
+            columns["label"] = pd.Categorical([one.label for one in found], categories=self.classes)
+            columns["probability"] = np.array([one.probability for one in found], np.float64)
+        elif self.task == "numbers":
+            columns["number"] = np.array([one.number for one in found], np.float64)
+        else:
+            columns["labels"] = pd.Series([one.labels for one in found], dtype=object)
+        own = (*columns, "reason", "message")
         columns |= {f"{name}_" if name in own else name: table[:, code] for code, name in enumerate(self.classes)}
         columns["reason"] = pd.Series([one.reason for one in found], dtype=object)
         columns["message"] = pd.Series([one.message for one in found], dtype=object)

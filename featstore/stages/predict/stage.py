@@ -20,6 +20,7 @@ from featstore.store.as_source import is_store
 from featstore.store.origin import STACKED, origin_of_store, state_of_store
 from featstore.store.region_views import By, check_how
 from featstore.store.stacked import StackedStores, match_origins
+from featstore.store.targets import ALL_TASKS
 
 if TYPE_CHECKING:
     from featstore.backbones import Backbone
@@ -55,7 +56,7 @@ def predict(
 
     Raises UsageError, IdentityError (the head was trained on other features), DamagedError.
     """
-    loaded = open_head(head, trust) if isinstance(head, str | os.PathLike) else head
+    loaded = open_head(head, trust, ALL_TASKS) if isinstance(head, str | os.PathLike) else head
     paths = _paths(inputs)
     what = os.fspath(head) if isinstance(head, str | os.PathLike) else "the head"
     _check(by, pool)
@@ -84,7 +85,8 @@ def predict(
 
     tally = None if progress is None else Tally(progress, paths)
 
-    return Predictions(loaded.classes, partial(of_pictures, loaded, embedders, paths, batch, workers, tally), [])
+    make = partial(of_pictures, loaded, embedders, paths, batch, workers, tally)
+    return Predictions(loaded.classes, make, [], loaded.task)
 
 
 def predict_by_text(
@@ -157,7 +159,7 @@ def _for_stores(head: Classifier, stores: StackedStores, by: str | None, pool: B
     """Return a prediction for each row of ``stores`` or, if ``by``, for each picture, pooled over its regions."""
     notes = [*state_of_store(stores.first), *stores.notes()]
     make = partial(of_stores, head, stores) if by is None else partial(of_parents, head, stores, pool)
-    return Predictions(head.classes, make, notes)
+    return Predictions(head.classes, make, notes, head.task)
 
 
 def _paths(inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str | os.PathLike[str]]:

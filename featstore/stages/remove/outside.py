@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from featstore.artifacts import open_head
 from featstore.artifacts.lineage import Artifact
 from featstore.errors import FeatstoreError, UsageError
 from featstore.store import FeatureStore
 from featstore.store.denylist import Denylist
+from featstore.store.targets import ALL_TASKS, CLASSES, Task
 from featstore.text import to_bytes
+
+if TYPE_CHECKING:
+    from featstore.heads import TrainedHead
 
 
 def rewrite(artifact: Artifact, store: FeatureStore, denylist: Denylist) -> bool:
@@ -64,8 +72,8 @@ def _rewrite_index(path: Path, store: FeatureStore, denylist: Denylist) -> bool:
 
 def _keeps(path: Path, store: FeatureStore, denylist: Denylist) -> bool:
     """Return whether the head may contain a row of a removed picture, or a label that only removed pictures had."""
-    head = open_head(path)
-    lost = set(head.classes) - set(store.classes)
+    head = open_head(path, tasks=ALL_TASKS)
+    lost = set(head.classes) - _labels(head, store)
     if not head.model.keeps_rows and not lost:
         return False
     try:
@@ -76,7 +84,20 @@ def _keeps(path: Path, store: FeatureStore, denylist: Denylist) -> bool:
     if then.missing.count:
         return True
     denied = denylist.denies_keys([to_bytes(key) for key in then.keys])
-    return bool(denied.any()) and (head.model.keeps_rows or not lost.isdisjoint(then.labels[denied].tolist()))
+    return bool(denied.any()) and (head.model.keeps_rows or not lost.isdisjoint(_labels(head, then, denied)))
+
+
+def _labels(head: TrainedHead, store: FeatureStore, rows: NDArray[np.bool_] | None = None) -> set[str]:
+    """Return the labels in ``store`` of what ``head`` predicts; ``rows``: mask (n,) of the rows to look at."""
+    chosen = np.ones(len(store), bool) if rows is None else rows
+    if head.task == CLASSES:
+        return {str(label) for label in store.labels[chosen].tolist() if label is not None}
+    try:
+        task = Task.recorded(head.meta.get("task"))
+        targets = None if task is None else task.read(store)
+    except (UsageError, ValueError):
+        targets = None
+    return set() if targets is None else set(targets.names(np.flatnonzero(chosen & targets.usable)))
 
 
 def _rewrite_head(path: Path) -> bool:

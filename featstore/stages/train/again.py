@@ -15,14 +15,15 @@ import numpy as np
 from featstore.artifacts import open_head, origins_of_head
 from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic
-from featstore.stages.train.report import TrainReport
-from featstore.stages.train.stage import DATA, REQUEST, Request, assess, digests_of, fit, train
+from featstore.stages.train.report import DATA, TrainReport
+from featstore.stages.train.stage import REQUEST, Request, assess, digests_of, fit, train
 from featstore.stages.train.views import VIEWS, views_as_then
 from featstore.store import FeatureStore
 from featstore.store.as_source import purged_labels
 from featstore.store.past import KEY as PAST
 from featstore.store.past import Missing
 from featstore.store.stacked import StackedStores, match_origins
+from featstore.store.targets import ALL_TASKS, CLASSES, TASK_OPTIONS, Task
 from featstore.text import counted, printable
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def train_again(
     from featstore.heads import save_head
 
     path = Path(head)
-    old = open_head(path)
+    old = open_head(path, tasks=ALL_TASKS)
     request, recorded = _request_of(old, path, kind)
     if out is not None:
         atomic.require_place(Path(out))
@@ -125,9 +126,11 @@ def retrain(
     do; DamagedError, OSError.
     """
     path = Path(head)
-    old = open_head(path)
+    old = open_head(path, tasks=ALL_TASKS)
     asked = dict(_request_of(old, path, kind)[0].__dict__)
     options = asked.pop("options")
+    task = Task.recorded(asked.pop("task"))
+    options |= {} if task is None else task.options()
     return train(_places(old, path, stores), out=path, force=True, **asked, **options)
 
 
@@ -143,7 +146,7 @@ def _request_of(head: TrainedHead, path: Path, kind: str | None) -> tuple[Reques
         asked, digests = Request(**request), dict(data)
     except (TypeError, ValueError):
         raise DamagedError(f"{path}: its record of how it was trained is damaged") from None
-    odd = _odd_field(asked)
+    odd = _odd_task(asked, head) or _odd_field(asked)
     if odd:
         raise DamagedError(f"{path}: its record of how it was trained is damaged: {printable(odd)} cannot be")
     _require_named(asked.head, kind, path)
@@ -157,9 +160,9 @@ def _odd_field(asked: Request) -> str:
     estimator, not parameters of ``train`` such as the output path.
     """
     from featstore.heads import HEADS, train_head
-    from featstore.heads.trainer import settable
+    from featstore.heads.task_trainer import settable_for
 
-    own = {VIEWS, *signature(train).parameters, *signature(train_head).parameters}
+    own = {VIEWS, *TASK_OPTIONS, *signature(train).parameters, *signature(train_head).parameters}
     text, number = str | None, int | float
     kinds: dict[str, Any] = {
         "head": str,
@@ -173,8 +176,18 @@ def _odd_field(asked: Request) -> str:
         value = getattr(asked, name)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             return f"{name} = {str(value)[:80]!r}"
-    known = settable(asked.head) - own if asked.head in HEADS else {*asked.options} - own
+    task = CLASSES if asked.task is None else asked.task["kind"]
+    known = settable_for(task, asked.head) - own if task != CLASSES or asked.head in HEADS else {*asked.options} - own
     return next((f"the option {name[:80]!r}" for name in asked.options if name not in known), "")
+
+
+def _odd_task(asked: Request, head: TrainedHead) -> str:
+    """Return "task" if the recorded task is invalid, or not what ``head`` predicts; otherwise ""."""
+    try:
+        task = Task.recorded(asked.task)
+    except (KeyError, TypeError, ValueError, UsageError):
+        return "task"
+    return "" if head.task == (CLASSES if task is None else task.kind) else "task"
 
 
 def _require_named(recorded: str, kind: str | None, path: Path) -> None:
@@ -183,10 +196,11 @@ def _require_named(recorded: str, kind: str | None, path: Path) -> None:
     ``recorded``: the class in the head. ``kind``: the class that the user named, or None; a wrong name is an error too.
     """
     from featstore.heads import HEADS
+    from featstore.heads.task_trainer import TASK_HEADS
 
     if kind is not None and kind != recorded:
         raise UsageError(f"{path}: is a head of {printable(recorded)}, not of {kind}")
-    if kind is None and recorded not in HEADS:
+    if kind is None and recorded not in {*HEADS, *(name for kinds in TASK_HEADS.values() for name in kinds)}:
         raise UsageError(
             f"{path}: is a head of the class {printable(recorded)}, which is imported only where you name it: if you know this "
             f"class, add --head {printable(recorded)}"

@@ -12,7 +12,10 @@ from featstore.store.splitting import Split
 from featstore.text import counted
 
 if TYPE_CHECKING:
-    from featstore.heads import Report, TrainedHead
+    from featstore.heads import TrainedHead
+
+DATA = "data"
+"""Key in a head's ``meta``: digests of its training and held-out rows."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class Replaced:
 class TrainReport:
     """A trained head with its evaluation.
 
-    ``path``: the head's file. ``report``: figures on the held-out rows ``split.test``. ``probabilities``: (n, classes)
-    of these rows, in the order of ``head.classes``. ``notes``: warnings for readers of the figures. ``seconds``:
+    ``path``: the head's file. ``report``: figures on the held-out rows ``split.test``, a Report, or a LabelSetsReport of
+    a head that predicts label sets, or a NumbersReport. ``probabilities``: (n, classes) of these rows, in the order of ``head.classes``, or the predicted numbers (n, 1). ``notes``: warnings for readers of the figures. ``seconds``:
     duration of each step. ``uncalibrated``: calibration error and log loss before temperature scaling, empty for a head
     without temperature scaling. ``store``: the store of rows, labels and pictures. ``stores``: all stores, if there are
     several. ``replaced``: the head that was at ``path`` before, None if there was no head or it was unreadable.
@@ -64,7 +67,7 @@ class TrainReport:
     store: str
     path: str
     head: TrainedHead
-    report: Report
+    report: Any
     split: Split
     probabilities: NDArray[np.float64] = field(repr=False)
     notes: list[str]
@@ -74,9 +77,10 @@ class TrainReport:
     replaced: Replaced | None = None
 
     def __repr__(self) -> str:
-        one = self.report.accuracy
+        name = self.report.headline
+        one = self.report.estimates[name]
         return (
-            f"<TrainReport {self.head.kind} on {' + '.join(self.stores or [self.store])}: accuracy {one.value:.4f} "
+            f"<TrainReport {self.head.kind} on {' + '.join(self.stores or [self.store])}: {name.replace('_', ' ')} {one.value:.4f} "
             f"[{one.low:.4f}, {one.high:.4f}] on {counted(self.report.rows, 'held-out picture')}>"
         )
 
@@ -110,6 +114,7 @@ class TrainReport:
             "stores": self.stores or [self.store],
             "head": self.path,
             "kind": self.head.kind,
+            "task": self.head.task,
             "classes": self.head.classes,
             "chosen": self.chosen,
             "cross_validation": self.head.meta.get("cross_validation"),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
-from featstore.errors import DamagedError, FeatstoreError, UsageError
+from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic, sealed
-from featstore.stages.train.report import Replaced, TrainReport, scale_of
+from featstore.stages.train.earlier import compared, require_same_data
+from featstore.stages.train.report import DATA, TrainReport, scale_of
 from featstore.stages.train.views import (
     VIEWS,
     digest_with_views,
@@ -25,19 +25,20 @@ from featstore.stages.train.views import (
     record_of_views,
     training_rows,
 )
-from featstore.store.origin import KEY, generation_number, origins_in, state_of_store
+from featstore.store.origin import KEY, generation_number, state_of_store
 from featstore.store.past import KEY as PAST
 from featstore.store.past import record_of
 from featstore.store.splitting import Split, groups_of, split_store
 from featstore.store.stacked import StackedStores
-from featstore.text import natural, printable
+from featstore.store.targets import CLASSES, NUMBERS, Task
+from featstore.text import printable
 
 if TYPE_CHECKING:
-    from featstore.heads import Report, TrainedHead
+    from featstore.heads import TrainedHead
     from featstore.store import FeatureStore
 
-DATA, REQUEST = "data", "request"
-"""Keys in a head's ``meta``: digests of its training and held-out rows, and the options of ``train`` (see Request)."""
+REQUEST = "request"
+"""Key in a head's ``meta``: the options of ``train`` (see Request)."""
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """Path of one store, or of several stores of the same pictures."""
 
@@ -57,10 +58,11 @@ class Request:
     options: dict[str, Any]
     apart: bool = False
     views: bool = False
+    task: dict[str, str] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the options as JSON, without ``views`` if it is false, as in older versions."""
-        return {name: value for name, value in asdict(self).items() if name != VIEWS or value}
+        """Return the options as JSON, without ``views`` and ``task`` if they are not set, as in older versions."""
+        return {name: value for name, value in asdict(self).items() if name not in (VIEWS, "task") or value}
 
     def split(self, store: FeatureStore) -> Split:
         """Divide the rows of ``store`` into rows to train on and rows to hold out."""
@@ -71,16 +73,20 @@ class Request:
             held_out=self.held_out,
             seed=self.seed,
             apart=self.apart,
+            task=Task.recorded(self.task),
         )
 
 
-def head_path(store: Paths, kind: str) -> Path:
-    """Return the default path of a head: beside the (first) store, named after all stores and ``kind``.
+def head_path(store: Paths, kind: str, column: str = "") -> Path:
+    """Return the default path of a head: beside the (first) store, named after all stores, ``column`` and ``kind``.
 
-    If ``kind`` is package.module:Class, the name has only the class.
+    ``column``: the column with the targets of a task other than classes. If ``kind`` is package.module:Class, the name
+    has only the class.
     """
     paths = [Path(os.path.abspath(path)) for path in _listed(store)]
-    return paths[0].with_name(f"{'+'.join(path.name for path in paths)}.{kind.rpartition(':')[2]}.head")
+    middle = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in column)
+    name = ".".join(filter(None, ("+".join(path.name for path in paths), middle, kind.rpartition(":")[2], "head")))
+    return paths[0].with_name(name)
 
 
 def train(
@@ -103,7 +109,9 @@ def train(
 
     ``head``: "logreg", "linear-svm", "rbf-svm", "knn", "mlp", or any scikit-learn classifier as package.module:Class,
     which is imported. ``options``: parameters of the estimator (see featstore.heads); for a classifier of scikit-learn, C and
-    class_weight are parameters too, if its class has them. With several stores, the features of equal keys are
+    class_weight are parameters too, if its class has them. With the option ``separator``, such as ";", the label is a
+    set of labels, read from the column ``labels`` (default: the label) of the store: logistic regression learns each
+    label. With the option ``target``, a column of numbers, ridge regression (``head`` "ridge") predicts numbers. With several stores, the features of equal keys are
     concatenated (an ensemble of backbones). Labels, splits and pictures are those of the first store; all other stores
     must have a vector for each key. C is chosen by cross-validation with ``folds`` folds on the training rows only. The
     figures are computed on the held-out rows, see split_store. Rows of equal bytes are in the same fold; so are the
@@ -116,28 +124,32 @@ def train(
     than a head, pictures that are not in every store; DamagedError, OSError.
     """
     from featstore.heads import TrainedHead, save_head
-    from featstore.heads.trainer import head_kind
+    from featstore.heads.task_trainer import kind_for
 
-    head_kind(head)
+    task = Task.take(options)
+    if task is not None and task.kind == NUMBERS and head == "logreg":
+        head = "ridge"
+    kind_for(CLASSES if task is None else task.kind, head)
     paths = _listed(store)
     stack = StackedStores.open(paths)
     stack.require_whole()
     asked_views = bool(options.pop(VIEWS, False))
     views = open_views(stack) if asked_views else []
     opened = stack.first
-    path = Path(out) if out is not None else head_path(store, head)
+    path = Path(out) if out is not None else head_path(store, head, "" if task is None else task.column)
     earlier = _head_at(path)
+    told = None if task is None else task.to_dict()
     request = Request(
-        head, train_split, test_split, held_out, C, class_weight, folds, seed, options, apart, asked_views
+        head, train_split, test_split, held_out, C, class_weight, folds, seed, options, apart, asked_views, told
     )
     split = request.split(opened)
     if isinstance(earlier, TrainedHead) and not force:
-        _require_same_data(path, earlier, stack, opened.labels[split.train])
+        require_same_data(path, earlier, stack, split)
     started = time.perf_counter()
     trained = fit(stack, split, request, views)
     fitted = time.perf_counter()
     probabilities, report, uncalibrated = assess(stack, trained, split, seed=seed)
-    replaced, notes = _compared(earlier, trained, stack, split, probabilities)
+    replaced, notes = compared(earlier, trained, stack, split, probabilities)
     seconds = {"train": round(fitted - started, 3), "evaluate": round(time.perf_counter() - fitted, 3)}
     save_head(path, trained, {"report": report.to_dict(), "seconds": seconds})
     notes += notes_on_views(stack, split.train, views)
@@ -154,49 +166,60 @@ def fit(stack: StackedStores, split: Split, request: Request, views: Sequence[Fe
     ``views``: augmented views of the store, whose rows of the same pictures are training rows too.
     """
     from featstore.heads import train_head
+    from featstore.heads.task_trainer import train_targets
 
     opened = stack.first
     features, order = training_rows(stack, split.train, views)
-    return train_head(
-        features,
-        opened.labels[split.train].astype(str)[order],
-        kind=request.head,
-        groups=groups_of(opened, split.train, apart=request.apart)[order],
-        seed=request.seed,
-        folds=request.folds,
-        C=request.C,
-        class_weight=request.class_weight,
-        fingerprint=stack.fingerprint,
-        identity=stack.identity,
-        meta={
+    options = {
+        "kind": request.head,
+        "groups": groups_of(opened, split.train, apart=request.apart)[order],
+        "seed": request.seed,
+        "folds": request.folds,
+        "C": request.C,
+        "class_weight": request.class_weight,
+        "fingerprint": stack.fingerprint,
+        "identity": stack.identity,
+        "meta": {
             **_data_record(stack, split),
+            **({} if request.task is None else {"task": request.task}),
             **record_of_views(views),
             PAST: [record_of(store) for store in (*stack.stores, *views)],
             DATA: digests_of(stack, split, views),
             REQUEST: request.to_dict(),
         },
         **request.options,
-    )
+    }
+    if split.targets is not None:
+        return train_targets(features, split.targets, split.train[order], **options)
+    return train_head(features, opened.labels[split.train].astype(str)[order], **options)
 
 
 def digests_of(stack: StackedStores, split: Split, views: Sequence[FeatureStore] = ()) -> dict[str, str]:
     """Return the digests of the rows to train on, in all ``views`` too, and of the held-out rows."""
-    return {"train": digest_with_views(stack, split.train, views), "test": stack.digest(split.test)}
+    targets = split.targets
+    told = {name: None if targets is None else targets.texts(getattr(split, name)) for name in ("train", "test")}
+    return {
+        "train": digest_with_views(stack, split.train, views, told["train"]),
+        "test": stack.digest(split.test, told["test"]),
+    }
 
 
 def assess(
     stack: StackedStores, head: TrainedHead, split: Split, *, seed: int = defaults.SEED
-) -> tuple[NDArray[np.float64], Report, dict[str, float]]:
+) -> tuple[NDArray[np.float64], Any, dict[str, float]]:
     """Evaluate ``head`` on the held-out rows of ``split``.
 
-    Returns the probabilities (n, classes), the Report, and the calibration figures before temperature scaling (empty
+    Returns the probabilities (n, classes), the Report (for label sets a LabelSetsReport), and the calibration figures before temperature scaling (empty
     for a head without temperature scaling).
     """
     from featstore.heads.evaluation.report import before_calibration, evaluate
+    from featstore.stages.train.tasks import assess_targets
 
     head.check_identity(stack.fingerprint, stack.identity)
     blocks = [probabilities for _, probabilities in head.predict_blocks(stack.stream(split.test))]
     probabilities = np.concatenate(blocks)
+    if split.targets is not None:
+        return probabilities, assess_targets(head, split, probabilities, seed), {}
     truth, scale = stack.first.labels[split.test].astype(str), scale_of(head)
     before = before_calibration(truth, probabilities, head.classes, scale) if scale is not None else {}
     return probabilities, evaluate(truth, probabilities, head.classes, seed=seed), before
@@ -262,75 +285,3 @@ def _head_at(path: Path) -> TrainedHead | str | None:
         return load_head(path)
     except DamagedError as error:
         return f"replaced a head that could not be read: {error}"
-
-
-def _require_same_data(path: Path, earlier: TrainedHead, stack: StackedStores, labels: NDArray[np.object_]) -> None:
-    """Raise UsageError if the head at ``path`` has other classes than ``labels``, or was trained on another store."""
-    old, new = set(earlier.classes), set(labels.astype(str).tolist())
-    reasons = []
-    if old != new:
-        changes = [f"gone: {_some(old - new)}"] * bool(old - new) + [f"new: {_some(new - old)}"] * bool(new - old)
-        reasons.append(f"its {len(old):,} classes, where there are {len(new):,} now ({'; '.join(changes)})")
-    origin = earlier.meta.get(KEY)
-    ids, now = ([one.get("store_id") for one in origins_in(each)] for each in (origin, stack.origin))
-    if ids != now:
-        known = origin.get("store", "several") if isinstance(origin, dict) else "unknown"
-        reasons.append(f"features of another store ({known})")
-    if reasons:
-        raise UsageError(
-            f"{path}: holds a head with {' and '.join(reasons)}; name another file with --out, or replace it with --force"
-        )
-
-
-def _some(names: set[str]) -> str:
-    shown = ", ".join(sorted(names, key=natural)[:5])
-    return shown + (f" and {len(names) - 5:,} others" if len(names) > 5 else "")
-
-
-def _same_held_out(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Return whether the ``meta`` of two heads record the same held-out pictures, labels and vectors."""
-    was, found = earlier.get(DATA), now[DATA]
-    if isinstance(was, dict):
-        return bool(was.get("test") == found["test"])
-    # Heads of earlier featstore versions have no digests: compare what they recorded about the split and the store.
-    names = (KEY, "split", "label_version", "generation")
-    return all(earlier.get(name) == json.loads(json.dumps(now[name])) for name in names)
-
-
-def _compared(
-    earlier: TrainedHead | str | None,
-    trained: TrainedHead,
-    stack: StackedStores,
-    split: Split,
-    probabilities: NDArray[np.float64],
-) -> tuple[Replaced | None, list[str]]:
-    """Compare the head to be replaced with the new head on the held-out rows; return the comparison and notes.
-
-    ``earlier``: the old head, or why it is unreadable, or None. ``probabilities``: (n, classes) of the new head.
-    """
-    if earlier is None or isinstance(earlier, str):
-        return None, [earlier] if earlier else []
-    try:
-        figures = earlier.meta["report"]["estimates"]["accuracy"]
-        value, low, high = (float(figures[name]) for name in ("value", "low", "high"))
-        rows = int(earlier.meta["report"]["rows"])
-        old = Replaced(earlier.kind, dict(earlier.meta["chosen"]), value, low, high, rows)
-    except (KeyError, TypeError, ValueError):
-        return None, ["replaced a head that did not tell how good it was"]
-    if not _same_held_out(earlier.meta, trained.meta):
-        return old, [old.text()]
-    from scipy.stats import binomtest
-
-    truth = stack.first.labels[split.test].astype(str)
-    try:
-        # The user named the new head's class, so the types of this class are trusted in the old head too.
-        ready = earlier.trusting(getattr(trained.model, "trust", ()))
-        codes = np.concatenate([codes for codes, _ in ready.predict_blocks(stack.stream(split.test))])
-    except FeatstoreError as error:
-        return old, [old.text(), f"the two were not compared picture by picture: {error}"]
-    was = np.array(earlier.classes)[codes] == truth
-    right = np.array(earlier.classes)[probabilities.argmax(axis=1)] == truth
-    better, worse = int((right & ~was).sum()), int((was & ~right).sum())
-    p_value = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
-    old = replace(old, better=better, worse=worse, p_value=p_value)
-    return old, [old.text()]

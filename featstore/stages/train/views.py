@@ -71,9 +71,14 @@ def training_rows(
     return stack.features(rows) if small else stack.stream(rows), np.arange(len(rows))
 
 
-def digest_with_views(stack: StackedStores, rows: NDArray[np.int64], views: Sequence[FeatureStore]) -> str:
-    """Return the XXH3-128 of ids, labels and vectors of ``rows``; with ``views``, of their vectors too."""
-    plain = stack.digest(rows)
+def digest_with_views(
+    stack: StackedStores, rows: NDArray[np.int64], views: Sequence[FeatureStore], targets: Sequence[str] | None = None
+) -> str:
+    """Return the XXH3-128 of ids, labels and vectors of ``rows``; with ``views``, of their vectors too.
+
+    ``targets``: texts (m,) in place of the labels.
+    """
+    plain = stack.digest(rows, targets)
     if not views:
         return plain
     digest, viewed = xxhash.xxh3_128(plain.encode()), ViewRows([stack.first, *views], rows)

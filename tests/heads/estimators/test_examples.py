@@ -17,6 +17,8 @@ _SECTIONS = ("Parameters", "Attributes", "Examples")
         ("featstore.heads.estimators.kernel", "KernelSVMHead"),
         ("featstore.heads.estimators.neighbours", "KNNHead"),
         ("featstore.heads.estimators.mlp", "MLPHead"),
+        ("featstore.heads.estimators.one_vs_rest", "OneVsRestHead"),
+        ("featstore.heads.estimators.ridge", "RidgeHead"),
         ("featstore.embed.transformer", "ImageEmbedder"),
     ],
 )

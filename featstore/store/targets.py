@@ -1,0 +1,212 @@
+"""Read what a head learns from a column of a store: label sets, which a separator divides, or numbers."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.errors import UsageError
+from featstore.store import FeatureStore, tables
+from featstore.text import counted, natural
+
+CLASSES, LABEL_SETS, NUMBERS = "classes", "label sets", "numbers"
+ALL_TASKS: Final = (CLASSES, LABEL_SETS, NUMBERS)
+"""What heads predict: one class of a picture, a set of labels, or a number."""
+TASK_OPTIONS: Final = ("labels", "separator", "target")
+"""Options of ``train`` that choose the task."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a head learns other than one class per picture: ``kind``, the ``column`` of the store, and the ``separator``.
+
+    A text of the column is a label set: "cat; dog" with the separator ";" has the labels cat and dog.
+    """
+
+    kind: str
+    column: str
+    separator: str = ""
+
+    @classmethod
+    def take(cls, options: dict[str, Any]) -> Task | None:
+        """Remove TASK_OPTIONS from the ``options`` of ``train``; return their task, or None for classes.
+
+        Raises UsageError if the options contradict each other.
+        """
+        given = {name: value for name in TASK_OPTIONS if (value := options.pop(name, None)) is not None}
+        for name, value in given.items():
+            if not isinstance(value, str) or not value:
+                raise UsageError(f"{name} must be a text that is not empty, not {value!r}")
+        if "target" in given and len(given) > 1:
+            raise UsageError("target is a column of numbers, labels and separator are for label sets; give one of them")
+        if "target" in given:
+            return cls(NUMBERS, given["target"])
+        if "separator" in given:
+            return cls(LABEL_SETS, given.get("labels", tables.LABEL), given["separator"])
+        if "labels" in given:
+            raise UsageError(
+                "labels names a column of label sets: say with separator what stands between two labels, such as ';'; "
+                "for one class a picture, make the column the label (featstore label)"
+            )
+        return None
+
+    @classmethod
+    def recorded(cls, value: Any) -> Task | None:
+        """Return the task that ``to_dict`` wrote, which may come from an untrusted file. Raises ValueError."""
+        if value is None:
+            return None
+        if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+            raise ValueError("no task")
+        options = (
+            {name: value[key] for key, name in _OPTIONS[value["kind"]].items()} if value.get("kind") in _OPTIONS else {}
+        )
+        task = cls.take(options) if options else None
+        if task is None or task.to_dict() != value:
+            raise ValueError("no task")
+        return task
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the task as JSON."""
+        return {"kind": self.kind, "column": self.column, "separator": self.separator}
+
+    def options(self) -> dict[str, str]:
+        """Return the options of ``train`` for the task."""
+        return {name: getattr(self, key) for key, name in _OPTIONS[self.kind].items()}
+
+    def read(self, store: FeatureStore) -> Targets:
+        """Return the target of each row of ``store``. Raises UsageError if the column has no usable target."""
+        column = store.column(self.column)
+        values, left_out = _READERS[self.kind](self, column)
+        if not any(value is not None for value in values):
+            reasons = "".join(f"; {text}" for text in left_out)
+            raise UsageError(f"{store.path}: nothing can be learnt from the column {self.column!r}{reasons}")
+        return Targets(self, np.fromiter(values, object, len(values)), left_out)
+
+
+_OPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
+    LABEL_SETS: {"column": "labels", "separator": "separator"},
+    NUMBERS: {"column": "target"},
+}
+"""For each kind of task, the fields of a Task and their options of ``train``."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The target of each row of a store: ``values`` (n,) objects, None for an unused row.
+
+    A target is a sorted tuple of labels, or a number.
+
+    ``left_out``: for each reason, a text on the rows without a target.
+    """
+
+    task: Task
+    values: NDArray[np.object_]
+    left_out: list[str]
+
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        """Whether each row has a target (n,)."""
+        return np.array([value is not None for value in self.values.tolist()], bool)
+
+    def strata(self, rows: NDArray[np.int64]) -> NDArray[np.intp]:
+        """Return a stratum (m,) for each of ``rows``, which a split distributes evenly: the rarest label of the row.
+
+        All numbers are one stratum.
+        """
+        if self.task.kind == NUMBERS:
+            return np.zeros(len(rows), np.intp)
+        counts = Counter(name for value in self.values[rows].tolist() for name in value)
+        number = {name: at for at, name in enumerate(sorted(counts, key=lambda name: (counts[name], natural(name))), 1)}
+        return np.array([min((number[name] for name in value), default=0) for value in self.values[rows]], np.intp)
+
+    def texts(self, rows: NDArray[np.int64]) -> list[str]:
+        """Return the target of each of ``rows`` as text, for digests."""
+        if self.task.kind == NUMBERS:
+            return [value.hex() for value in self.values[rows].tolist()]
+        return [self.task.separator.join(value) for value in self.values[rows].tolist()]
+
+    def missing(self, train: NDArray[np.int64], test: NDArray[np.int64]) -> list[str]:
+        """Return the labels of the rows ``train`` that none of the rows ``test`` has.
+
+        Raises UsageError if a row of ``test`` has a label that no row of ``train`` has.
+        """
+        known, there = self.names(train), self.names(test)
+        unknown = [name for name in there if name not in set(known)]
+        if unknown:
+            more = f" and {len(unknown) - 5:,} more" if len(unknown) > 5 else ""
+            raise UsageError(
+                f"the held-out pictures have {', '.join(unknown[:5])}{more}, which no training picture has: take such "
+                "labels out of the column, or give them to more pictures"
+            )
+        return [name for name in known if name not in set(there)]
+
+    def names(self, rows: NDArray[np.int64]) -> list[str]:
+        """Return the labels of ``rows`` in natural order; an empty list for numbers."""
+        if self.task.kind == NUMBERS:
+            return []
+        return sorted({name for value in self.values[rows].tolist() for name in value}, key=natural)
+
+
+def _label_sets(task: Task, column: NDArray[np.object_]) -> tuple[list[Any], list[str]]:
+    """Return the label set of each row, and texts on rows without one.
+
+    A text of separators alone is the empty set; a missing or empty text is no label set, so the row is not used.
+    """
+    texts = [None if value is None else str(value).strip() for value in column.tolist()]
+    if not any(text and task.separator in text for text in texts):
+        raise UsageError(
+            f"the separator {task.separator!r} is in no text of the column {task.column!r}"
+            + _example(text for text in texts if text)
+            + "; for one class a picture leave it out"
+        )
+    sets = [
+        tuple(sorted({part for piece in text.split(task.separator) if (part := piece.strip())}, key=natural))
+        if text
+        else None
+        for text in texts
+    ]
+    missing = sets.count(None)
+    left_out = (
+        f"{counted(missing, 'picture')} without a label set in {task.column!r} (the text {task.separator!r} would be the "
+        "empty set)"
+    )
+    return sets, [left_out] * bool(missing)
+
+
+def _example(texts: Iterable[str]) -> str:
+    longest = max(texts, key=len, default=None)
+    return "" if longest is None else f", such as {longest[:60]!r}"
+
+
+def _numbers(task: Task, column: NDArray[np.object_]) -> tuple[list[Any], list[str]]:
+    """Return the number of each row, and texts on rows without one."""
+    values = [None if isinstance(value, str) and not value.strip() else value for value in column.tolist()]
+    numbers = [_number(value) for value in values]
+    odd = [str(value) for value, one in zip(values, numbers, strict=True) if one is None and value is not None]
+    missing = numbers.count(None) - len(odd)
+    left_out = [f"{counted(missing, 'picture')} without a number in {task.column!r}"] * bool(missing)
+    if odd:
+        shown = ", ".join(repr(text[:30]) for text in sorted(set(odd), key=natural)[:5])
+        more = ", ..." if len(set(odd)) > 5 else ""
+        left_out.append(f"{counted(len(odd), 'picture')} whose {task.column!r} is no finite number ({shown}{more})")
+    return numbers, left_out
+
+
+def _number(value: Any) -> float | None:
+    """Return a value of a column as a finite number, None if it is none."""
+    if value is None or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+_READERS: Final = {LABEL_SETS: _label_sets, NUMBERS: _numbers}

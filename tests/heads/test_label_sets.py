@@ -1,0 +1,117 @@
+"""Tests of heads that predict label sets: file, predictions, exports."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import joblib
+import numpy as np
+import pytest
+
+from featstore.errors import DamagedError, UsageError
+from featstore.heads import load_head, save_head
+from featstore.heads.export import to_onnx
+from featstore.heads.headfile import LabelSetsHead
+from featstore.heads.label_sets import LabelSetsModel
+from featstore.heads.sklearn_export import export_sklearn
+from featstore.heads.task_trainer import train_label_sets
+from tests.heads.estimators.test_one_vs_rest import tagged
+from tests.heads.made_up import Streamed
+
+NAMES = ["1", "2", "10", "cat", "dog"]
+
+
+def sets_of(indicator):
+    return [{NAMES[column] for column in np.flatnonzero(row)} for row in indicator]
+
+
+@pytest.fixture(scope="module")
+def head():
+    X, indicator = tagged()
+    return train_label_sets(X, sets_of(indicator), C=0.1, folds=3, meta={"task": {"separator": "|"}})
+
+
+def test_labels_are_in_natural_order_and_counted(head):
+    assert head.classes == NAMES
+    assert head.meta["class_counts"] == dict(zip(NAMES, tagged()[1].sum(axis=0).tolist(), strict=True))
+    assert (head.task, head.separator, head.kind) == ("label sets", "|", "logreg")
+
+
+def test_saved_head_predicts_the_same_sets_and_probabilities(head, tmp_path):
+    X, _ = tagged(seed=5)
+    save_head(tmp_path / "a.head", head)
+    loaded = load_head(tmp_path / "a.head")
+    assert isinstance(loaded, LabelSetsHead)
+    np.testing.assert_array_equal(loaded.predict_proba(X), head.predict_proba(X))
+    found = loaded.predict(X)
+    expected = [tuple(NAMES[at] for at in np.flatnonzero(row)) for row in head.predict_proba(X) >= head.thresholds]
+    assert found.tolist() == expected
+    blocks = list(loaded.predict_blocks(Streamed(X)))
+    np.testing.assert_array_equal(np.concatenate([p for _, p in blocks]), head.predict_proba(X))
+    assert loaded.decision_function(X).shape == (600, 5)
+    assert loaded.predict(X[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"thresholds": np.ones(5)}, "not below 1"),
+        ({"thresholds": np.zeros(5)}, "not positive"),
+        ({"thresholds": np.full(4, 0.5)}, "has the shape"),
+        ({"coef": np.full((5, 12), np.nan)}, "NaN or infinity"),
+        ({"coef": np.zeros((4, 12))}, "wrong shape"),
+        ({"intercept": np.zeros(5, np.float32)}, "missing or of the wrong type"),
+    ],
+)
+def test_a_file_whose_arrays_do_not_fit_is_damaged(head, tmp_path, change, message):
+    class Other(LabelSetsModel):
+        def arrays(self):
+            return {**super().arrays(), **change}
+
+    model = Other(head.model.coef, head.model.intercept, head.model.thresholds)
+    save_head(tmp_path / "a.head", LabelSetsHead("logreg", NAMES, model))
+    with pytest.raises(DamagedError, match=message) as error:
+        load_head(tmp_path / "a.head")
+    assert "\n" not in str(error.value)
+
+
+def test_onnx_gives_the_same_probabilities_and_choices(head):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    session = onnxruntime.InferenceSession(to_onnx(head), providers=["CPUExecutionProvider"])
+    X, _ = tagged(seed=5)
+    chosen, probabilities = session.run(["chosen", "probabilities"], {"features": X})
+    expected = head.predict_proba(X)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-4)
+    clear = np.abs(expected - head.thresholds) > 1e-4
+    np.testing.assert_array_equal(chosen[clear], (expected >= head.thresholds)[clear])
+    assert json.loads(session.get_modelmeta().custom_metadata_map["labels"]) == NAMES
+
+
+def test_scikit_learn_export_gives_the_same_probabilities_and_names_the_thresholds(head, tmp_path):
+    X, _ = tagged(seed=5)
+    notes = export_sklearn(head, tmp_path / "a.joblib")
+    estimator = joblib.load(tmp_path / "a.joblib")
+    expected = head.predict_proba(X)
+    np.testing.assert_allclose(estimator.predict_proba(X), expected, atol=1e-5)
+    np.testing.assert_array_equal(estimator.predict(X), estimator.predict_proba(X) > 0.5)
+    assert f"10 {head.thresholds[2]:.4g}" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda sets: [{"cat"} for _ in sets], "the training pictures have 1 label"),
+        (
+            lambda sets: [{"rare"} if not at else one for at, one in enumerate(sets)],
+            "only one training picture has rare",
+        ),
+        (lambda sets: [one | {"all"} for one in sets], "all training pictures, or all but one, have all"),
+    ],
+)
+def test_label_sets_that_cannot_be_learnt_are_refused_in_one_line(change, message):
+    X, indicator = tagged()
+    with pytest.raises(UsageError, match=re.escape(message)) as error:
+        train_label_sets(X, change(sets_of(indicator)))
+    assert "\n" not in str(error.value)

@@ -1,0 +1,186 @@
+"""Tests of training on label sets."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from featstore.artifacts import open_head
+from featstore.errors import UsageError
+from featstore.heads import load_head
+from featstore.pages.figures import write_figures
+from featstore.pages.train import write_training_page
+from featstore.stages.info import info
+from featstore.stages.label import label
+from featstore.stages.predict import predict
+from featstore.stages.train import head_path, retrain, train, train_again
+from featstore.store import FeatureStore
+from tests.chain import make_store, names, write_coloured
+from tests.page_reading import read
+
+KEYS = names("", 20, ("ant", "bee", "cow"))
+
+
+def tags_of(key):
+    """Return the label set of a picture as text: its class, and warm for red and green pictures."""
+    kind = key.split("/")[0]
+    return kind if kind == "bee" else f"{kind}; warm"
+
+
+def write_table(path, **columns):
+    """Write a table with a row for each of KEYS; ``columns``: a function from key to text for each column."""
+    with open(path, "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", *columns])
+        writer.writerows([key, *(text(key) for text in columns.values())] for key in KEYS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store with a column of label sets, in which one picture has no text and one has the empty set."""
+    place = tmp_path_factory.mktemp("targets")
+    made = make_store(write_coloured(place / "pictures", KEYS), place / "s")
+    special = {KEYS[0]: "", KEYS[1]: ";"}
+    table = write_table(place / "t.csv", tags=lambda key: special.get(key, tags_of(key)), plain=lambda key: "x")
+    label(made, table)
+    return made
+
+
+@pytest.fixture(scope="module")
+def trained(store):
+    return train(store, labels="tags", separator=";", folds=3)
+
+
+def test_label_sets_of_a_column_are_learnt_and_judged(store, trained):
+    assert trained.path == str(head_path(store, "logreg", "tags"))
+    assert trained.head.classes == ["ant", "bee", "cow", "warm"]
+    assert trained.report.estimates["mean_average_precision"].value > 0.95
+    assert trained.report.estimates["exact_match"].value > 0.8
+    told = json.loads(json.dumps(trained.to_dict(), allow_nan=False))
+    assert told["task"] == "label sets"
+    assert [row["label"] for row in told["held_out"]["labels"]] == trained.head.classes
+
+
+def test_a_missing_text_leaves_the_picture_out_and_separators_alone_are_the_empty_set(store, trained):
+    opened = FeatureStore.open(store)
+    used = set(opened.keys[np.r_[trained.split.train, trained.split.test]])
+    assert KEYS[0] not in used
+    assert KEYS[1] in used
+    assert any("left out: 1 picture without a label set in 'tags'" in note for note in trained.notes)
+    assert trained.split.targets.values[opened.keys[:].index(KEYS[1])] == ()
+
+
+def test_predictions_are_label_sets(store, trained):
+    found = predict(trained.path, store)
+    by_key = {one.key: one for one in found}
+    right = [set(by_key[key].labels) == set(tags_of(key).split("; ")) for key in KEYS]
+    assert np.mean(right) > 0.8
+    one = by_key[KEYS[-1]]
+    assert one.label == ";".join(one.labels)
+    assert set(one.to_dict(found.classes)) == {"key", "labels", "probabilities"}
+    frame = found.to_pandas()
+    assert list(frame.columns) == ["key", "labels", *trained.head.classes, "reason", "message"]
+    assert frame["labels"][len(KEYS) - 1] == one.labels
+
+
+def test_training_again_gives_the_same_bits_and_an_update_the_same_task(store, trained, tmp_path):
+    assert train_again(trained.path).equal
+    again = train(store, labels="tags", separator=";", folds=3, out=tmp_path / "a.head")
+    updated = retrain(again.path)
+    assert updated.head.task == "label sets"
+    assert any("replaced the head that was there: logreg, C = " in note for note in updated.notes)
+
+
+def test_training_again_after_a_label_set_changed_uses_the_old_sets(tmp_path):
+    made = make_store(write_coloured(tmp_path / "pictures", KEYS), tmp_path / "s")
+    label(made, write_table(tmp_path / "t.csv", tags=tags_of))
+    first = train(made, labels="tags", separator=";", folds=3)
+    label(
+        made, write_table(tmp_path / "u.csv", tags=lambda key: "new; " + tags_of(key) if key > "bee" else tags_of(key))
+    )
+    assert train_again(first.path).equal
+    assert retrain(first.path).head.classes == ["ant", "bee", "cow", "new", "warm"]
+
+
+def test_the_store_own_label_can_be_a_label_set(store, tmp_path):
+    made = make_store(write_coloured(tmp_path / "pictures", KEYS), tmp_path / "s")
+    label(made, write_table(tmp_path / "t.csv", label=tags_of))
+    assert train(made, separator=";", folds=3).head.classes == ["ant", "bee", "cow", "warm"]
+
+
+def test_commands_for_classes_refuse_a_head_of_label_sets_in_one_line(trained):
+    with pytest.raises(UsageError, match="predicts label sets; this needs a head of classes") as error:
+        open_head(trained.path)
+    assert "\n" not in str(error.value)
+
+
+def test_info_names_the_column_and_the_separator(trained):
+    told = info(trained.path)
+    assert told["task"] == "label sets"
+    assert told["target"] == {"kind": "label sets", "column": "tags", "separator": ";"}
+
+
+def test_a_head_of_another_target_is_replaced_only_with_force(store, trained, tmp_path):
+    path = tmp_path / "a.head"
+    train(store, folds=3, out=path)
+    with pytest.raises(UsageError, match="another target than is asked for"):
+        train(store, labels="tags", separator=";", out=path)
+    train(store, labels="tags", separator=";", folds=3, out=path, force=True)
+    assert load_head(path).task == "label sets"
+
+
+def test_page_and_figures_of_label_sets(trained, tmp_path):
+    write_training_page(trained, tmp_path / "page.html")
+    page = read(tmp_path / "page.html")
+    assert "mean average precision" in (tmp_path / "page.html").read_text()
+    assert page is not None
+    assert [path.name for path in write_figures(trained, tmp_path / "page.html")] == ["page.json"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": "tags"}, "say with separator what stands between two labels"),
+        (
+            {"labels": "tags", "separator": "|"},
+            "the separator '|' is in no text of the column 'tags', such as 'ant; warm'",
+        ),
+        ({"labels": "none", "separator": ";"}, "no column 'none'"),
+        ({"separator": ""}, "separator must be a text that is not empty"),
+        ({"separator": ";"}, "is in no text of the column 'label'"),
+        ({"labels": "tags", "separator": ";", "head": "knn"}, "label sets are learnt by the head logreg, not by knn"),
+        ({"labels": "tags", "separator": ";", "class_weight": "balanced"}, "without class weights"),
+    ],
+)
+def test_invalid_options_are_refused_in_one_line(store, options, message):
+    with pytest.raises(UsageError) as error:
+        train(store, **options)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_label_of_the_held_out_split_alone_is_refused(tmp_path):
+    made = make_store(write_coloured(tmp_path / "pictures", KEYS), tmp_path / "s")
+    split = lambda key: "test" if key.endswith(("0.png", "1.png")) else "train"  # noqa: E731
+    tags = lambda key: tags_of(key) + ("; last" if split(key) == "test" else "")  # noqa: E731
+    label(made, write_table(tmp_path / "t.csv", tags=tags, split=split))
+    with pytest.raises(UsageError, match="the held-out pictures have last, which no training picture has"):
+        train(made, labels="tags", separator=";")
+
+
+def test_a_forged_task_in_the_record_is_damage(trained, tmp_path):
+    from dataclasses import replace
+
+    from featstore.errors import DamagedError
+    from featstore.heads import save_head
+
+    head = load_head(trained.path)
+    for task in ({"kind": "label sets"}, {"kind": "x", "column": "tags", "separator": ";"}, [], 3, None, "label sets"):
+        forged = replace(head, meta={**head.meta, "request": {**head.meta["request"], "task": task}})
+        save_head(tmp_path / "a.head", forged)
+        with pytest.raises(DamagedError, match="task"):
+            train_again(tmp_path / "a.head")
