@@ -321,8 +321,7 @@ def _with_settings(run: Callable[..., Any], options: dict[str, Any], settings: d
 def _require_only(context: click.Context, option: str, *more: str) -> None:
     """Raise UsageError if an option is given that cannot be combined with ``option`` ("again" or "update").
 
-    --again and --update take the settings of the old head, so the user must not give these settings again. ``more``:
-    options that are allowed nevertheless.
+    ``more``: options that are allowed nevertheless. All other settings are those of the old head.
     """
     own = (option, "store", "more", "as_json", *more)
     given = [
