@@ -13,6 +13,13 @@ FITS: Final = ("crop", "squash", "pad")
 """Ways to make a picture square, see Preprocessing."""
 POOLS: Final = ("avg", "max", "cls", "cls+mean", "none")
 """Ways to make a vector from the output of a layer, see featstore.backbones.layers.take."""
+POLICIES: Final = ("light", "standard")
+"""Ways to augment pictures, see featstore.decode.augment."""
+AUGMENT: Final = "standard"
+LARGEST_VIEW: Final = 9_999
+"""Maximum number of an augmented view of a store."""
+LARGEST_SEED: Final = (1 << 63) - 1
+"""Maximum seed of augmented views."""
 OUTPUT_OF: Final = "output of "
 """Text before the layer's name in the field ``layer`` of an identity, if the user chose this layer by name."""
 MAX_PIXELS: Final = 178_956_970

@@ -6,26 +6,28 @@ write no warning or message to any stream. The fast decoder needs torch, the ref
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+import hashlib
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore import defaults
+from featstore.decode.augment import Augment, Fitting
+from featstore.decode.opening import as_failure
 from featstore.decode.pillow import DECODER, decode, load_rgb
 from featstore.decode.preprocessing import INTERPOLATIONS, DecodeFailure, Preprocessing
 from featstore.errors import UsageError
 from featstore.processes.sandbox import function_of
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 __all__ = [
     "DECODER",
     "DECODERS",
     "INTERPOLATIONS",
+    "Augment",
     "DecodeFailure",
     "Decoder",
+    "Fitting",
     "Preprocessing",
     "decode",
     "decoder_class",
@@ -49,21 +51,34 @@ class Decoder(Protocol):
     def __call__(self, data: bytes, preprocessing: Preprocessing, *, max_pixels: int = ...) -> NDArray[np.uint8]: ...
 
 
-def open_decoder(name: str) -> Decoder:
-    """Return the decoder called ``name``; raise UsageError if it is not one of DECODERS."""
-    if name not in DECODERS:
-        raise UsageError(f"there is no decoder {name!r}; there are {', '.join(DECODERS)}")
-    return function_of(DECODERS[name])
+def open_decoder(name: str, augment: Augment | None = None) -> Decoder:
+    """Return the decoder called ``name``; raise UsageError if it is not one of DECODERS.
+
+    ``augment``: the decoder gives this random version of each picture instead of the plain picture.
+    """
+    fitting = open_fitting(name, augment)
+    if augment is None:
+        return function_of(DECODERS[name])
+
+    def decode_augmented(
+        data: bytes, preprocessing: Preprocessing, *, max_pixels: int = defaults.MAX_PIXELS
+    ) -> NDArray[np.uint8]:
+        with as_failure():
+            image = load_rgb(data, max_pixels=max_pixels)
+            return fitting(image, preprocessing, hashlib.sha256(data).digest())
+
+    return decode_augmented
 
 
-def open_fitting(name: str) -> Callable[[Image.Image, Preprocessing], NDArray[np.uint8]]:
-    """Return the function of the decoder ``name`` that resizes and crops an RGB image, which ``load_rgb`` read.
+def open_fitting(name: str, augment: Augment | None = None) -> Fitting:
+    """Return the function of the decoder ``name`` that makes the network's input from an RGB image of ``load_rgb``.
 
+    ``augment``: how the function augments the image; None for the plain picture.
     Raises UsageError if ``name`` is not one of DECODERS.
     """
     if name not in DECODERS:
         raise UsageError(f"there is no decoder {name!r}; there are {', '.join(DECODERS)}")
-    return function_of(DECODERS[name].replace(":decode", ":resize_and_crop"))
+    return Fitting(function_of(DECODERS[name].replace(":decode", ":resize_and_crop")), augment)
 
 
 def decoder_class(choice: str) -> str:

@@ -40,6 +40,20 @@ def on_square(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArra
         return np.ascontiguousarray(pixels[top : top + crop, left : left + crop])
     square = np.empty((crop, crop, 3), np.uint8)
     square[:] = preprocessing.fill
-    left, top = (crop - width) // 2, (crop - height) // 2
-    square[top : top + height, left : left + width] = pixels
+    square[_centred(width, height, crop)] = pixels
     return square
+
+
+def content_box(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[slice, slice]:
+    """Return the (rows, columns) of the (crop, crop, 3) pixels that show a picture of ``size`` (width, height).
+
+    The rest are the margins of the fit "pad"; other fits have none.
+    """
+    if preprocessing.fit != "pad":
+        return slice(0, preprocessing.crop), slice(0, preprocessing.crop)
+    return _centred(*resized_size(*size, preprocessing), preprocessing.crop)
+
+
+def _centred(width: int, height: int, side: int) -> tuple[slice, slice]:
+    left, top = (side - width) // 2, (side - height) // 2
+    return slice(top, top + height), slice(left, left + width)

@@ -311,7 +311,7 @@ def open_embedder(
     from featstore.embed.recipe import reopen
 
     identity = origin.identity
-
+    identity.require_plain(what)
     if engine == "auto" and identity.precision == "fp32" and _are_few_files(inputs):
         engine = "torch"
     network = reopen(

@@ -11,12 +11,12 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.decode import DecodeFailure, Decoder, Preprocessing
+from featstore.decode import DecodeFailure, Decoder, Fitting, Preprocessing
 from featstore.decode.opening import as_failure
 from featstore.embed.pipeline import NO_DIGEST, Batch, Loaded, Part, Timings, one_by_one
 from featstore.processes.in_hand import DECODING, READING, InHand
@@ -29,8 +29,6 @@ from featstore.store.rows import Rows
 from featstore.store.writer import SUPERSEDED
 
 _MEMORY: Final = ("out-of-memory", "the picture does not fit into the memory there is")
-Fitting = Callable[[Any, Preprocessing], NDArray[np.uint8]]
-"""Function that maps an RGB image to the pixels that the network sees (see featstore.decode.open_fitting)."""
 Cutting = Callable[[Hashable, Callable[[], CutPicture]], CutPicture]
 """Function (place, make) that returns the CutPicture of one picture file; see SharedDecoding.cut.
 
@@ -201,8 +199,9 @@ class Loader:
         for row in rows:
             try:
                 with self._stage("decode", DECODING, unit, row), as_failure():
-                    image = picture.region(target.rows.region(row))
-                    found.append(Loaded(self.fit(image, self.preprocessing), digest))
+                    region = target.rows.region(row)
+                    pixels = self.fit(picture.region(region), self.preprocessing, digest, region)
+                    found.append(Loaded(pixels, digest))
             except (ReadFailure, DecodeFailure) as failure:
                 found.append(Loaded(None, digest, failure.reason, failure.message))
         return found

@@ -55,6 +55,26 @@ class Request:
     fit: str | None = None
     layer: str | None = None
     pool: str | None = None
+    augment: str | None = None
+    view: int | None = None
+    augment_seed: int | None = None
+
+    @property
+    def augmentation(self) -> dict[str, Any] | None:
+        """The field ``augment`` of an Identity that this request asks for; None to leave it to the store.
+
+        Raises UsageError for invalid values.
+        """
+        if self.augment is None and self.view in (None, 0):
+            if self.augment_seed is not None:
+                raise UsageError("augment_seed: is only for augmented pictures; name augment too, or leave it out")
+            return None if self.view is None else {}
+        # Import here, not at the top: featstore.decode imports Pillow, which takes time.
+        from featstore.decode import Augment
+
+        if self.augment is None or self.view is None:
+            raise UsageError("augment and view belong together: an augmentation makes one of several views; name both")
+        return Augment(self.augment, self.view, self.augment_seed or 0).to_dict()
 
     @property
     def geometry(self) -> Geometry:
@@ -71,6 +91,7 @@ class Request:
         return (
             self._names_backbone(existing)
             and not self.geometry.differences(identity)
+            and self.augmentation in (None, identity.augment)
             and self.dtype in (None, identity.dtype)
             and (self.decode == "auto" or _decoder(self.decode) == identity.decoder)
             and self.precision in ("auto", identity.precision)
@@ -103,6 +124,9 @@ class Request:
         if known is not None:
             known.require_pictures(str(store))
             self.geometry.require(known, str(store))
+        augment = self.augmentation
+        if known is not None and augment is None:
+            augment = known.augment
         decoder = _decoder(self.decode) if self.decode != "auto" else DECODER if known is None else known.decoder
         asked = self.backbone
         geometry = self.geometry
@@ -117,7 +141,7 @@ class Request:
             engine, precision = engine_for_class(known.precision, engine)
         opened = open_engine(backbone, engine=engine, device=self.device, precision=precision)
         dtype = self.dtype or (defaults.DTYPE if known is None else known.dtype)
-        return Network(backbone, opened, identity_of(backbone, opened, dtype, decoder))
+        return Network(backbone, opened, identity_of(backbone, opened, dtype, decoder, augment))
 
     def _load_backbone(self, name: str | None, existing: Manifest | None, store: Path) -> Backbone:
         if existing is not None:
@@ -192,7 +216,7 @@ def reopen(
     backbone = Geometry.of(identity).apply(backbone)
     engine, precision = engine_for_class(identity.precision, engine)
     opened = open_engine(backbone, engine=engine, device=device, precision=precision)
-    identity.check(identity_of(backbone, opened, identity.dtype, identity.decoder), what)
+    identity.check(identity_of(backbone, opened, identity.dtype, identity.decoder, identity.augment), what)
     return Network(backbone, opened, identity)
 
 
@@ -203,11 +227,17 @@ def _decoder(choice: str) -> str:
     return decoder_class(choice)
 
 
-def identity_of(backbone: Backbone, engine: Engine, dtype: str, decoder: str) -> Identity:
-    """Return the identity of features from ``backbone``, ``engine`` and the decoder named ``decoder``."""
+def identity_of(
+    backbone: Backbone, engine: Engine, dtype: str, decoder: str, augment: dict[str, Any] | None = None
+) -> Identity:
+    """Return the identity of features from ``backbone``, ``engine`` and the decoder named ``decoder``.
+
+    ``augment``: the field ``augment`` of the identity; None or empty for plain pictures.
+    """
     if dtype not in ("float32", "float16"):
         raise UsageError(f"dtype: {dtype!r} is not float32 or float16")
-    return Identity(**of_backbone(backbone), decoder=decoder, precision=engine.precision, dtype=dtype)
+    own = of_backbone(backbone)
+    return Identity(**own, decoder=decoder, precision=engine.precision, dtype=dtype, augment=augment or {})
 
 
 def of_backbone(backbone: Backbone) -> dict[str, Any]:

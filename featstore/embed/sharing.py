@@ -9,6 +9,7 @@ run can block another run, and the features equal those of separate runs.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Hashable
@@ -21,7 +22,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from featstore import defaults
-from featstore.decode import Preprocessing, load_rgb, open_fitting
+from featstore.decode import Augment, Fitting, Preprocessing, load_rgb, open_fitting
 from featstore.decode.opening import as_failure
 from featstore.store.cutting import CutPicture
 
@@ -45,18 +46,19 @@ class SharedDecoding:
         self.decoded, self.limit = 0, limit
         self._changed = threading.Condition()
         self._expected = set(range(runs))
-        self._fit: dict[int, tuple[Callable[[Any, Preprocessing], Pixels], Preprocessing]] = {}
+        self._fit: dict[int, tuple[Fitting, Preprocessing]] = {}
         self._kept: dict[int, dict[bytes, deque[Future[Pixels]]]] = {run: defaultdict(deque) for run in range(runs)}
         self._count, self._taken = [0] * runs, [0] * runs
         self._cut: OrderedDict[Hashable, tuple[CutPicture, set[int]]] = OrderedDict()
 
-    def join(self, run: int, decoder: str, preprocessing: Preprocessing) -> Decoder:
+    def join(self, run: int, decoder: str, preprocessing: Preprocessing, augment: Augment | None = None) -> Decoder:
         """Wait until every run has joined or left; return the decoder function for run number ``run``.
 
-        ``decoder``: name of the decoder with which the features of this run are made.
+        ``decoder``: name of the decoder with which the features of this run are made. ``augment``: how the pictures of
+        this run are augmented; None for plain pictures.
         """
         with self._changed:
-            self._fit[run] = open_fitting(decoder), preprocessing
+            self._fit[run] = open_fitting(decoder, augment), preprocessing
             self._expected.discard(run)
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._expected)
@@ -121,16 +123,18 @@ class SharedDecoding:
         with self._changed:
             self.decoded += 1
             own, fits = self._fit[run], {other: self._fit.get(other) for other in others}
-        results: dict[tuple[Any, str], Pixels] = {}
+        results: dict[tuple[Fitting, str], Pixels] = {}
+        augmented = any(fit is not None and fit[0].augment is not None for fit in (own, *fits.values()))
+        digest = hashlib.sha256(data).digest() if augmented else b""
         for other, future in others.items():
             fit = fits[other]
             try:
                 # If the other run has left, its preprocessing is unknown, and it will not read this result. Use the
                 # preprocessing of this run, because the future needs some result.
-                future.set_result(_fitted(image, fit or own, results))
+                future.set_result(_fitted(image, digest, fit or own, results))
             except BaseException as error:
                 future.set_exception(error)
-        return _fitted(image, own, results)
+        return _fitted(image, digest, own, results)
 
     def _moved(self, run: int, full: int, taken: int) -> bool:
         """Return whether a run that waits until ``run`` takes its results may continue.
@@ -163,15 +167,16 @@ class SharedDecoding:
 
 
 def _fitted(
-    image: Any, fit: tuple[Callable[[Any, Preprocessing], Pixels], Preprocessing], known: dict[tuple[Any, str], Pixels]
+    image: Any, digest: bytes, fit: tuple[Fitting, Preprocessing], known: dict[tuple[Fitting, str], Pixels]
 ) -> Pixels:
-    """Return the picture resized and cropped by ``fit`` (function, preprocessing).
+    """Return the pixels that ``fit`` (function, preprocessing) makes of a whole picture.
 
-    ``known``: results made so far; the result for an equal ``fit`` is returned again.
+    ``digest``: SHA-256 of the picture's file. ``known``: results made so far; the result for an equal ``fit`` is
+    returned again.
     """
     function, preprocessing = fit
     name = (function, repr(preprocessing))
     if name not in known:
         with as_failure():
-            known[name] = function(image, preprocessing)
+            known[name] = function(image, preprocessing, digest)
     return known[name]

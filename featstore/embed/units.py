@@ -117,18 +117,19 @@ class Run:
         """
         if not self.todo:
             return
-        from featstore.decode import open_decoder, open_fitting
+        from featstore.decode import Augment, open_decoder, open_fitting
         from featstore.embed.loader import Loader
         from featstore.embed.parity_check import check_drift
 
+        augment = Augment.from_dict(self.manifest.identity.augment)
         loader = Loader(
             network.backbone.preprocessing,
             self.root,
             self.timings,
             max_pixels=max_pixels,
             max_bytes=max_bytes,
-            decode=decode or open_decoder(self.manifest.identity.decoder),
-            fit=open_fitting(self.manifest.identity.decoder),
+            decode=decode or open_decoder(self.manifest.identity.decoder, augment),
+            fit=open_fitting(self.manifest.identity.decoder, augment),
             cut=cut,
             in_hand=self.in_hand,
         )

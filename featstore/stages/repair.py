@@ -108,7 +108,7 @@ class _Reextraction:
         With the same engine, threads, instruction set and library versions, the vectors are bit-identical to
         the original vectors.
         """
-        from featstore.decode import open_decoder, open_fitting
+        from featstore.decode import Augment, open_decoder, open_fitting
         from featstore.embed import pipeline
         from featstore.embed.loader import Loader
         from featstore.embed.pipeline import Batch, Timings
@@ -116,14 +116,15 @@ class _Reextraction:
         manifest, network = self._open()
         roots = self._roots(Plan(self.store, manifest.epoch))
         timings = Timings()
+        augment = Augment.from_dict(manifest.identity.augment)
         loader = Loader(
             network.backbone.preprocessing,
             roots.__getitem__,
             timings,
             max_pixels=defaults.MAX_PIXELS,
             max_bytes=defaults.MAX_FILE_BYTES,
-            decode=open_decoder(manifest.identity.decoder),
-            fit=open_fitting(manifest.identity.decoder),
+            decode=open_decoder(manifest.identity.decoder, augment),
+            fit=open_fitting(manifest.identity.decoder, augment),
         )
         size = batch or defaults.BATCH
         found: dict[int, Remade] = {}

@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from featstore.defaults import OUTPUT_OF
+from featstore.defaults import LARGEST_SEED, LARGEST_VIEW, OUTPUT_OF, POLICIES
 from featstore.errors import DamagedError, IdentityError, UsageError
 from featstore.files import atomic
 from featstore.text import printable
 
-OPTIONAL: Final = frozenset({"pool", "shape"})
+OPTIONAL: Final = frozenset({"pool", "shape", "augment"})
 """Fields that are omitted from an identity's JSON if they are empty."""
 _SHOWN: Final = 40
 """Longest JSON value in a message, in characters."""
@@ -47,6 +47,9 @@ class Identity:
     shape : tuple of int
         With the pool "none": shape of the layer's output, (channels, height, width) or (tokens, channels); a vector is
         the output in C order. Otherwise ().
+    augment : dict
+        For features of augmented pictures: policy, view, seed and version of featstore.decode.augment.Augment (JSON).
+        Empty for features of plain pictures.
     """
 
     backbone: str
@@ -59,6 +62,7 @@ class Identity:
     dtype: str
     pool: str = ""
     shape: tuple[int, ...] = ()
+    augment: dict[str, Any] = field(default_factory=dict)
 
     UNKNOWN: ClassVar[str] = "unknown"
     """Value of those fields of an identity that are unknown for imported features."""
@@ -72,6 +76,14 @@ class Identity:
     def is_imported(self) -> bool:
         """Whether the features were made by another program, so that featstore cannot compute more of them."""
         return self.layer == "imported" and not self.preprocessing
+
+    def require_plain(self, what: str) -> None:
+        """Raise UsageError, naming ``what``, if the features are of augmented pictures: queries are plain pictures."""
+        if self.augment:
+            raise UsageError(
+                f"{what}: has features of augmented pictures ({self.augment['policy']}, view {self.augment['view']}), and "
+                "other pictures are not augmented; use the store of the plain pictures, or what was made from it"
+            )
 
     def require_pictures(self, what: str) -> None:
         """Raise UsageError, naming ``what``, if the features were imported: featstore cannot make such features."""
@@ -88,6 +100,8 @@ class Identity:
             raise DamagedError(f"the features' dimension is {self.dimension!r}, where 1 to {1 << 20:,} is known")
         if (self.pool == "none") != bool(self.shape) or (self.shape and math.prod(self.shape) != self.dimension):
             raise DamagedError(f"the features' shape {self.shape!r} does not fit their pool and dimension")
+        if self.augment and not _is_augment(self.augment):
+            raise DamagedError("the features' augmentation is not one that this version of featstore knows")
 
     @property
     def fingerprint(self) -> str:
@@ -100,7 +114,7 @@ class Identity:
         return np.dtype(self.dtype).newbyteorder("<")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the identity as JSON; without ``pool`` and ``shape`` if they are empty, as in older versions."""
+        """Return the identity as JSON; without the fields of OPTIONAL that are empty, as in older versions."""
         value = {**asdict(self), "shape": list(self.shape)}
         return {name: each for name, each in value.items() if each or name not in OPTIONAL}
 
@@ -108,13 +122,17 @@ class Identity:
     def requires(self) -> tuple[str, ...]:
         """Entries that this identity adds to the manifest's ``requires`` (see "Migration policy" in README.md)."""
         fits = ["fit"] * ("fit" in self.preprocessing)
-        return (*fits, *(["layer"] * (bool(self.pool) or self.layer.startswith(OUTPUT_OF))))
+        return (
+            *(["augment"] * bool(self.augment)),
+            *fits,
+            *(["layer"] * (bool(self.pool) or self.layer.startswith(OUTPUT_OF))),
+        )
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Identity:
         """Rebuild an identity from ``to_dict``'s result; raise DamagedError for missing, unknown or wrongly typed
         fields."""
-        kinds = {"dimension": int, "preprocessing": dict, "shape": list}
+        kinds = {"dimension": int, "preprocessing": dict, "shape": list, "augment": dict}
         names = {field.name for field in fields(cls)}
         if (
             set(value) | OPTIONAL != names
@@ -138,6 +156,17 @@ class Identity:
                 f"{what} has features of another identity: {'; '.join(found)}; features of different identities "
                 "never mix: ask for what it was made with, or make a new one"
             )
+
+
+def _is_augment(value: Mapping[str, Any]) -> bool:
+    """Return whether ``value`` is the JSON of a featstore.decode.augment.Augment that this version can repeat."""
+    limits = {"version": (1, 1), "view": (1, LARGEST_VIEW), "seed": (0, LARGEST_SEED)}
+    return (
+        set(value) == {"policy", *limits}
+        and isinstance(value["policy"], str)
+        and value["policy"] in POLICIES
+        and all(type(value[name]) is int and low <= value[name] <= high for name, (low, high) in limits.items())
+    )
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:

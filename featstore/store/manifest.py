@@ -24,7 +24,9 @@ LARGEST_UNIT = 1 << 32
 """Largest number of rows in a unit (row range with its own shard)."""
 _TRIES, _PAUSE_SECONDS = 20, 0.05
 _T = TypeVar("_T")
-KNOWN_FEATURES: frozenset[str] = frozenset({"denylist", "fit", "follow", "history", "layer", "regions", "undo"})
+KNOWN_FEATURES: frozenset[str] = frozenset(
+    {"augment", "denylist", "fit", "follow", "history", "layer", "regions", "undo"}
+)
 """Format features that this version can read; a store that requires any other format feature is refused."""
 
 

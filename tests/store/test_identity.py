@@ -28,9 +28,38 @@ def test_identity_of_feature_maps_has_a_shape_that_matches_its_dimension():
             Identity.from_dict({**made.to_dict(), **changes})
 
 
+def test_identity_of_an_augmented_view_names_it_and_requires_it():
+    view = {"policy": "light", "seed": 3, "view": 2, "version": 1}
+    made = identity(augment=view)
+    assert Identity.from_dict(made.to_dict()) == made
+    assert "augment" in made.requires
+    assert "augment" not in identity().to_dict()
+    assert made.fingerprint != identity().fingerprint
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"policy": "heavy"},
+        {"policy": ["light"]},
+        {"view": 0},
+        {"view": True},
+        {"view": 1.0},
+        {"seed": -1},
+        {"seed": 1 << 64},
+        {"version": 2},
+        {"more": 1},
+    ],
+)
+def test_identity_with_an_unknown_augmentation_is_damaged(changes):
+    view = {"policy": "light", "seed": 3, "view": 2, "version": 1, **changes}
+    with pytest.raises(DamagedError):
+        Identity.from_dict({**identity().to_dict(), "augment": view})
+
+
 @given(
     st.dictionaries(
-        st.sampled_from([*identity().to_dict(), "pool", "shape", "more"]),
+        st.sampled_from([*identity().to_dict(), "pool", "shape", "augment", "more"]),
         st.none() | st.integers() | st.text() | st.lists(st.integers(0, 4), max_size=3),
     )
 )

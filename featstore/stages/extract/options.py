@@ -48,6 +48,9 @@ class ExtractKeywords(TypedDict, total=False):
     fit: str | None
     layer: str | None
     pool: str | None
+    augment: str | None
+    view: int | None
+    augment_seed: int | None
     batch: int
     workers: int | None
     units: tuple[int, int]
@@ -78,8 +81,8 @@ class ExtractKeywords(TypedDict, total=False):
 class ExtractOptions:
     """Options of an extraction. Raises UsageError for a number that is out of range.
 
-    The features of an existing store are fixed: backbone, weights, precision, decode, dtype, size, fit, layer and pool
-    are by default those of the store. Their defaults below are for a new store.
+    The features of an existing store are fixed: backbone, weights, precision, decode, dtype, size, fit, layer, pool
+    and augmentation are by default those of the store. Their defaults below are for a new store.
 
     Attributes
     ----------
@@ -106,6 +109,9 @@ class ExtractOptions:
     pool
         How the layer's output becomes a vector: "avg", "max", "cls", "cls+mean" or "none"; see
         featstore.backbones.layers.take.
+    augment, view, augment_seed
+        Extract augmented pictures: the policy ("light" or "standard"), the number of this view (1, 2, ...), and the
+        seed, see featstore.decode.augment. Default: the pictures as they are, which is view 0.
     batch
         Number of pictures in a forward pass.
     workers
@@ -145,6 +151,9 @@ class ExtractOptions:
     fit: str | None = None
     layer: str | None = None
     pool: str | None = None
+    augment: str | None = None
+    view: int | None = None
+    augment_seed: int | None = None
     batch: int = defaults.BATCH
     workers: int | None = None
     units: tuple[int, int] = (0, 1)
@@ -181,7 +190,7 @@ class ExtractOptions:
             raise UsageError(f"stall_seconds: {self.stall_seconds!r} is not more than 0")
         if self.unit_rows is not None and self.unit_rows > LARGEST_UNIT:
             raise UsageError(f"unit_rows: {self.unit_rows:,} is more than {LARGEST_UNIT:,}")
-        _ = self.request.geometry  # reading this property raises UsageError for an invalid value
+        _ = self.request.geometry, self.request.augmentation  # these properties raise UsageError for invalid values
 
     @property
     def request(self) -> Request:

@@ -89,7 +89,7 @@ def extract_in_process(
                     run.manifest.identity.check(network.identity, str(path))
                     cut = None if share is None else partial(share[0].cut, share[1])
                     if share is not None and decoder is None:
-                        decoder = share[0].join(share[1], network.identity.decoder, network.backbone.preprocessing)
+                        decoder = _joined(share, network)
                 run.go(
                     network,
                     options.threads,
@@ -162,6 +162,15 @@ def _plan(
     run.take([unit for unit in plan.units() if unit.number % count == index])
     run.shared = len(plan.units())
     return change, run
+
+
+def _joined(share: tuple[SharedDecoding, int], network: Network) -> Decoder:
+    """Return the decoder of a run that shares its decoding; ``share``: the shared decoding and the run's number."""
+    from featstore.decode import Augment
+
+    identity = network.identity
+    augment = Augment.from_dict(identity.augment)
+    return share[0].join(share[1], identity.decoder, network.backbone.preprocessing, augment)
 
 
 def _take_labels(store: Path, manifest: Manifest, source: StoreSource, follow: bool) -> None:
