@@ -120,69 +120,89 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """The tuned network with its evaluation.
+
+    ``choice``: cached or live inputs, with the measured rates; ``head``: the tuned head, with ``classes``. ``frozen`` and
+    ``report``: figures of the frozen head and of the tuned network on the held-out rows ``split.test``;
+    ``probabilities``: (n, classes) of the tuned network on these rows.
+    """
+
+    network: Network
+    choice: Choice
+    head: TrainedHead
+    split: Split
+    frozen: Report
+    report: Report
+    comparison: Comparison
+    probabilities: NDArray[np.float64] = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as JSON."""
+        return {
+            "network": dict(self.network.__dict__),
+            "classes": self.head.classes,
+            "inputs": self.choice.to_dict(),
+            "split": self.split.to_dict(),
+            "frozen_head": self.frozen.to_dict(),
+            "held_out": self.report.to_dict(),
+            "comparison": self.comparison.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
 class FinetuneReport:
     """A fine-tuned model with its evaluation, or an interrupted run.
 
-    ``path``: the folder of the model; ``head``: the tuned head (None if ``stopped``). ``frozen`` and ``report``: figures
-    of the frozen head and of the tuned network on the held-out rows ``split.test``; ``probabilities``: (n, classes) of
-    the tuned network. ``history``: one dict per epoch, as in metrics.csv; epoch 0 is the frozen head. ``choice``: cached
-    or live inputs, with rates. ``seconds``: of each step. ``epochs``: finished of ``planned``. ``stopped``: whether the
-    run was interrupted; the same call with resume=True continues it.
+    ``path``: the folder of the model; ``tuned``: the result, None if the run was interrupted; the same call with
+    resume=True then continues it. ``history``: one dict per epoch, as in metrics.csv; epoch 0 is the frozen head.
+    ``epochs``: finished of ``planned``. ``options``: that determine the result. ``seconds``: of each step.
     """
 
     path: str
     store: str
-    network: Network
-    classes: list[str]
-    choice: Choice
-    split: Split
-    frozen: Report
-    history: list[dict[str, Any]]
+    tuned: Tuned | None
     epochs: int
     planned: int
-    notes: list[str]
-    seconds: dict[str, float]
-    stopped: bool = False
-    head: TrainedHead | None = None
-    report: Report | None = None
-    comparison: Comparison | None = None
-    probabilities: NDArray[np.float64] | None = field(default=None, repr=False)
+    history: list[dict[str, Any]] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run was interrupted before its last epoch."""
+        return self.tuned is None
 
     def __repr__(self) -> str:
-        if self.report is None:
+        if self.tuned is None:
             return f"<FinetuneReport {self.path!r}: stopped after epoch {self.epochs:,} of {self.planned:,}>"
-        one = self.report.accuracy
+        one, before = self.tuned.report.accuracy, self.tuned.frozen.accuracy
         return (
             f"<FinetuneReport {self.path!r}: accuracy {one.value:.4f} [{one.low:.4f}, {one.high:.4f}] on "
-            f"{counted(self.report.rows, 'held-out picture')}, frozen head {self.frozen.accuracy.value:.4f}>"
+            f"{counted(self.tuned.report.rows, 'held-out picture')}, frozen head {before.value:.4f}>"
         )
 
     def _repr_html_(self) -> str:
         from featstore.notebook import table
 
+        estimates = {} if self.tuned is None else self.tuned.report.estimates
         rows = [
             (name.replace("_", " "), f"{one.value:.4f}", f"{one.low:.4f} to {one.high:.4f}")
-            for name, one in (self.report or self.frozen).estimates.items()
+            for name, one in estimates.items()
         ]
         return table(repr(self), rows, ("figure", "value", "95 % interval"), self.notes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON."""
+        """Return the report as JSON; without the figures if the run was interrupted."""
         return {
             "model": self.path,
             "store": self.store,
-            "network": dict(self.network.__dict__),
-            "classes": self.classes,
-            "inputs": self.choice.to_dict(),
-            "split": self.split.to_dict(),
-            "frozen_head": self.frozen.to_dict(),
-            "held_out": None if self.report is None else self.report.to_dict(),
-            "comparison": None if self.comparison is None else self.comparison.to_dict(),
-            "history": self.history,
+            "stopped": self.stopped,
             "epochs": self.epochs,
             "planned_epochs": self.planned,
-            "stopped": self.stopped,
+            **({} if self.tuned is None else self.tuned.to_dict()),
+            "history": self.history,
             "options": self.options,
             "notes": self.notes,
             "seconds": self.seconds,
