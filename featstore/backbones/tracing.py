@@ -21,7 +21,8 @@ class Trace:
     once and returns one value -> node of this value, in the order of computation. ``places``: node -> position in the
     order of computation. Parameters count as computed where they are first combined with values of the picture. Nodes
     on which the output does not depend (assertions) are left out. ``clean``: nodes through which every path from the
-    picture to the output leads, so that the network can be divided after them.
+    picture to the output leads, so that the network can be divided after them. ``states``: name of each parameter and
+    buffer in use -> its first and its last place, in the order of computation.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -38,6 +39,10 @@ class Trace:
         varying = _varying(order)
         self.places = _places(order, varying)
         self.clean = _clean(order, varying, self.places)
+        self.states: dict[str, tuple[int, int]] = {}
+        for node in sorted(order, key=self.places.__getitem__):
+            at = self.places[node]
+            self.states |= {name: (self.states.get(name, (at, at))[0], at) for name in self.state_of(node)}
         kept = [(name, node) for name, node in single.items() if node in live]
         # Sorting is stable: of layers with the same output, the inner layer, which ends first, stays first.
         self.outputs = dict(sorted(kept, key=lambda pair: self.places[pair[1]]))
@@ -53,14 +58,6 @@ class Trace:
         # Not the state dict, which leaves out buffers that are not saved.
         tensors = [*module.named_parameters(target), *module.named_buffers(target)]
         return [name for name, _ in tensors]
-
-    def states(self) -> dict[str, tuple[int, int]]:
-        """Return the names of all parameters and buffers in use, each with its first and its last place."""
-        found: dict[str, tuple[int, int]] = {}
-        for node, at in sorted(self.places.items(), key=lambda pair: pair[1]):
-            for name in self.state_of(node):
-                found[name] = (found.get(name, (at, at))[0], at)
-        return found
 
     def until(self, end: fx.Node, channels_first: bool = False) -> fx.GraphModule:
         """Return the part that computes ``end`` from pictures, in eval mode.
