@@ -15,10 +15,9 @@ from featstore.backbones.load import (  # noqa: E402
     exists,
     has_text,
     known_weights,
-    load_backbone,
-    load_recorded,
     own_function,
 )
+from featstore.backbones.open import load_backbone, load_recorded, names_model  # noqa: E402
 from featstore.backbones.plugins import OwnBackbone  # noqa: E402
 
 __all__ = [
@@ -33,5 +32,6 @@ __all__ = [
     "list_backbones",
     "load_backbone",
     "load_recorded",
+    "names_model",
     "own_function",
 ]

@@ -146,12 +146,13 @@ class Request:
     def _load_backbone(self, name: str | None, existing: Manifest | None, store: Path) -> Backbone:
         if existing is not None:
             return load_again(existing.identity, existing.weights_name, name, self.weights, str(store))
-        from featstore.backbones import load_backbone
+        from featstore.backbones import load_backbone, names_model
         from featstore.backbones.layers import require_layer
 
-        if self.layer is not None:
-            require_layer(name or defaults.BACKBONE, self.layer)
-        return load_backbone(name or defaults.BACKBONE, self.weights)
+        name = name or defaults.BACKBONE
+        if self.layer is not None and not names_model(name):
+            require_layer(name, self.layer)
+        return load_backbone(name, self.weights)
 
 
 def load_again(identity: Identity, weights_name: str, name: str | None, weights: str | None, what: str) -> Backbone:
@@ -162,10 +163,12 @@ def load_again(identity: Identity, weights_name: str, name: str | None, weights:
     with the remedy if the backbone cannot be loaded, IdentityError if ``name`` is another backbone.
     """
     from featstore.backbones import backbone_name, exists, known_weights, load_backbone, load_recorded, own_function
+    from featstore.backbones import names_model
     from featstore.backbones.plugins import consent, is_name, is_spec
 
     its = identity.backbone
-    loaded = None if name is None or own_function(name) is None else load_backbone(name, weights)
+    holds_weights = name is not None and (own_function(name) is not None or names_model(name))
+    loaded = load_backbone(name, weights) if name is not None and holds_weights else None
     if name is not None and (backbone_name(name) if loaded is None else loaded.name) != its:
         raise IdentityError(
             f"{what} has features of {its}, not {name}; leave --backbone out to go on with it, or name another store"
@@ -180,7 +183,7 @@ def load_again(identity: Identity, weights_name: str, name: str | None, weights:
         own = "; a network of your own has to be named, by --backbone package.module:function" if is_name(its) else ""
         raise UsageError(f"{what}: was made with the backbone {its}: {error}{own}") from None
     if weights is None and not known_weights(its, weights_name):
-        raise UsageError(f"{what}: was made with the weights {weights_name}; name their file with --weights")
+        raise UsageError(f"{what}: was made with the weights {weights_name}; name their file (or model folder) with --weights")
     return load_recorded(its, weights or weights_name)
 
 

@@ -1,0 +1,208 @@
+"""A model folder, which ``featstore finetune`` writes: its files, and its description ``model.json``.
+
+A model is a fine-tuned network with its head. Its folder holds ``model.json`` (architecture, cut, preprocessing,
+classes, how the network was trained, size and SHA-256 of the other files), ``weights.safetensors`` (tensors of the
+network without its classifier), ``model.head`` (the head, see featstore.heads.headfile), and ``metrics.csv`` (one line
+an epoch, optional). Nothing in the folder is code, and nothing outside the folder is opened: links are refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+from featstore.errors import DamagedError, UsageError
+from featstore.files import atomic
+
+DESCRIPTION: Final = "model.json"
+WEIGHTS: Final = "weights.safetensors"
+HEAD: Final = "model.head"
+METRICS: Final = "metrics.csv"
+FORMAT: Final = 1
+_LARGEST_DESCRIPTION: Final = 64 << 20
+"""Maximum size of ``model.json`` in bytes; a million class names take less."""
+_LARGEST_CLASSES: Final = 1_000_000
+_DIGEST: Final = re.compile("[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size in bytes and SHA-256 (hexadecimal) of a file in a model folder."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """The content of ``model.json``.
+
+    ``architecture``: name of the backbone; ``layer``, ``pool``, ``shape``, ``dimension``, ``preprocessing`` (JSON) and
+    ``digest`` (of the weights' values): as in Identity. ``transform_input``: the option of this name of torchvision's
+    Inception and GoogLeNet, None for other networks. ``classes``: in the order of the probabilities; ``head``: kind of
+    the head; ``record``: how the model was trained (JSON). ``files``: the other files by name.
+    """
+
+    architecture: str
+    layer: str
+    pool: str
+    shape: tuple[int, ...]
+    dimension: int
+    preprocessing: dict[str, Any]
+    transform_input: bool | None
+    digest: str
+    classes: list[str]
+    head: str
+    record: dict[str, Any]
+    files: dict[str, FileRecord] = field(default_factory=dict)
+
+
+def is_model(path: str | os.PathLike[str]) -> bool:
+    """Return whether ``path`` is a model folder, judged by the names of the files in it."""
+    name = os.fspath(path)
+    return os.path.isdir(name) and all(os.path.lexists(os.path.join(name, part)) for part in (DESCRIPTION, WEIGHTS))
+
+
+def record_of(file: Path) -> FileRecord:
+    """Return size and SHA-256 of a regular file. Raises DamagedError for a link or another kind of file, OSError."""
+    with atomic.open_regular(file, follow=False) as stream:
+        return FileRecord(os.fstat(stream.fileno()).st_size, hashlib.file_digest(stream, "sha256").hexdigest())  # type: ignore[arg-type]
+
+
+def write_description(folder: Path, description: Description) -> None:
+    """Write ``model.json`` into ``folder``; sizes and SHA-256 are those of the files that are in the folder now."""
+    names = [name for name in (WEIGHTS, HEAD, METRICS) if os.path.lexists(folder / name)]
+    value = asdict(description) | {"files": {name: asdict(record_of(folder / name)) for name in names}}
+    atomic.write_json(folder / DESCRIPTION, {"format": FORMAT, **value})
+
+
+def read_description(folder: Path) -> Description:
+    """Read ``model.json`` of a model folder; check types and sizes of its values.
+
+    Raises UsageError if ``folder`` is no model folder; DamagedError if the description is damaged or of a newer format;
+    OSError.
+    """
+    if not is_model(folder):
+        raise UsageError(f"{folder}: is no model folder ({DESCRIPTION} and {WEIGHTS} are needed); featstore finetune makes one")
+    path = folder / DESCRIPTION
+    value = atomic.parse_json(path, atomic.read_small(path, _LARGEST_DESCRIPTION, follow=False))
+    if value.pop("format", None) != FORMAT:
+        raise DamagedError(f"{path}: has another format than {FORMAT}, the one that this featstore reads")
+    kinds = {"shape": list, "dimension": int, "preprocessing": dict, "classes": list, "record": dict, "files": dict}
+    kinds |= {name: str for name in ("architecture", "layer", "pool", "digest", "head")}
+    if set(value) != {each.name for each in fields(Description)} or any(
+        type(value[name]) is not kind for name, kind in kinds.items()
+    ):
+        raise DamagedError(f"{path}: its fields are not those of a model")
+    classes, shape = value["classes"], value["shape"]
+    sound = (
+        2 <= len(classes) <= _LARGEST_CLASSES
+        and all(type(name) is str for name in classes)
+        and len(set(classes)) == len(classes)
+        and len(shape) <= 3
+        and all(type(number) is int and number > 0 for number in shape)
+        and (value["transform_input"] is None or type(value["transform_input"]) is bool)
+        and _DIGEST.fullmatch(value["digest"]) is not None
+    )
+    if not sound:
+        raise DamagedError(f"{path}: its classes, shape or digest are damaged")
+    return Description(**{**value, "shape": tuple(shape), "files": _files(value["files"], path)})
+
+
+def _files(value: Mapping[str, Any], path: Path) -> dict[str, FileRecord]:
+    found = {}
+    for name, each in value.items():
+        if (
+            name not in (WEIGHTS, HEAD, METRICS)
+            or not isinstance(each, dict)
+            or set(each) != {"bytes", "sha256"}
+            or type(each["bytes"]) is not int
+            or type(each["sha256"]) is not str
+        ):
+            raise DamagedError(f"{path}: its list of files is damaged")
+        found[name] = FileRecord(**each)
+    if not {WEIGHTS, HEAD} <= set(found):
+        raise DamagedError(f"{path}: its list of files lacks {WEIGHTS} or {HEAD}")
+    return found
+
+
+def check_file(folder: Path, name: str, description: Description, largest: int | None = None) -> Path:
+    """Return the path of the file ``name`` in a model folder after checking its size and SHA-256.
+
+    Raises DamagedError: missing, a link, not regular, changed, or of more than ``largest`` bytes.
+    """
+    path, recorded = folder / name, description.files[name]
+    try:
+        with atomic.open_regular(path, follow=False) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if largest is not None and size > largest:
+                raise DamagedError(f"{path}: has {size:,} bytes, where {largest:,} are the most for this network")
+            if size != recorded.bytes:
+                raise DamagedError(f"{path}: has {size:,} bytes where {recorded.bytes:,} were written; copy the model again")
+    except FileNotFoundError:
+        raise DamagedError(f"{path}: is missing; copy the whole model folder again") from None
+    except IsADirectoryError:
+        raise DamagedError(f"{path}: is a folder, where a file is needed") from None
+    if record_of(path) != recorded:
+        raise DamagedError(f"{path}: does not match the SHA-256 in {DESCRIPTION}; copy the model again")
+    return path
+
+
+def require_replaceable(path: Path, force: bool) -> None:
+    """Raise UsageError if no model folder can be written to ``path``; for a check before a long computation.
+
+    An existing model is replaced only with ``force``; anything else at ``path``, other than an empty folder, never.
+    """
+    atomic.require_place(path)
+    if not os.path.lexists(path):
+        return
+    if os.path.islink(path) or not os.path.isdir(path):
+        raise UsageError(f"{path}: exists and is no model folder; name another place")
+    if is_model(path):
+        if not force:
+            raise UsageError(f"{path}: is a model already; name another place, or replace it with --force")
+        odd = sorted(set(os.listdir(path)) - {DESCRIPTION, WEIGHTS, HEAD, METRICS})
+        if odd:
+            raise UsageError(f"{path}: holds {odd[0]!r}, which is no part of a model; move it away, or name another place")
+    elif os.listdir(path):
+        raise UsageError(f"{path}: is a folder with other files; name another place, where a new folder can be made")
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield a new folder beside ``path``; on a clean exit sync its files and rename the folder to ``path``.
+
+    With ``force`` the model at ``path`` is replaced: it is first renamed, then the new folder gets its name. On an error
+    the new folder is removed and ``path`` is as before. Raises the errors of ``require_replaceable``; OSError.
+    """
+    path = Path(os.path.abspath(path))
+    require_replaceable(path, force)
+    temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(6)}{atomic.TEMPORARY_SUFFIX}")
+    before = temporary.with_name(f"{temporary.name}.before")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for name in os.listdir(temporary):
+            atomic.sync(temporary / name)
+        atomic.sync(temporary)
+        require_replaceable(path, force)
+        if is_model(path):
+            os.rename(path, before)
+        try:
+            os.rename(temporary, path)
+        except OSError:
+            if os.path.lexists(before):
+                os.rename(before, path)
+            raise
+        atomic.sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(before, ignore_errors=True)
