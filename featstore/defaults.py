@@ -123,10 +123,8 @@ HEAD_CLASSES: Final = 10_000
 """Maximum number of classes of a head; a label column with more values is probably an identifier."""
 
 # Fine-tuning
-FINETUNE_EPOCHS: Final = 10
-FINETUNE_LEARNING_RATE: Final = 1e-4
-FINETUNE_AUGMENT: Final = "light"
-FINETUNE_VIEWS: Final = 4
+TUNING_AUGMENT: Final = "light"
+TUNING_VIEWS: Final = 4
 """Number of augmented views of each training picture that the epochs of fine-tuning take in turn."""
 CACHE_SHARE: Final = 0.25
 """Largest share of the free disk for the activations of frozen layers, unless the user sets a size."""

@@ -10,10 +10,11 @@ from featstore import defaults
 from featstore.cli.network import batch_option, device_option
 from featstore.cli.output import Bar, apart, json_option, say, show, stop_on_signals
 from featstore.cli.quantities import to_bytes
-from featstore.text import printable
+from featstore.text import counted, printable
 
 if TYPE_CHECKING:
-    from featstore.stages.finetune import Event, FinetuneReport
+    from featstore.heads import Report
+    from featstore.stages.finetune import Event, FinetuneReport, Tuned
 
 
 def _cache(context: click.Context, parameter: click.Parameter, value: str | None) -> int | str | None:
@@ -24,7 +25,7 @@ def _unfreeze(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
     """Return the (layer, epoch) pairs of texts such as layer4@2."""
     found = []
     for text in values:
-        layer, _, epoch = text.rpartition("@")
+        layer, _at, epoch = text.rpartition("@")
         if not layer or not epoch.isascii() or not epoch.isdigit():
             raise click.BadParameter(f"{text!r} is not LAYER@EPOCH, such as layer4@2")
         found.append((layer, int(epoch)))
@@ -63,25 +64,25 @@ def _unfreeze(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
 )
 @click.option("--all", "all_layers", is_flag=True, help="Train every layer.")
 @click.option("--from-scratch", is_flag=True, help="Start from random weights, and train every layer.")
-@click.option("--epochs", type=click.IntRange(1), default=defaults.FINETUNE_EPOCHS, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), default=defaults.TUNING_EPOCHS, show_default=True)
 @click.option(
     "--lr",
     type=click.FloatRange(0, min_open=True),
-    default=defaults.FINETUNE_LEARNING_RATE,
+    default=defaults.TUNING_LEARNING_RATE,
     show_default=True,
     help="Learning rate of the head and the last block; earlier blocks have smaller ones.",
 )
 @click.option(
     "--augment",
     type=click.Choice(["none", "light", "standard"]),
-    default=defaults.FINETUNE_AUGMENT,
+    default=defaults.TUNING_AUGMENT,
     show_default=True,
     help="light: small crops and mirror images; standard: large crops, mirror images and colours.",
 )
 @click.option(
     "--views",
     type=click.IntRange(1),
-    help=f"Augmented views of each picture, which the epochs take in turn.  [default: {defaults.FINETUNE_VIEWS}]",
+    help=f"Augmented views of each picture, which the epochs take in turn.  [default: {defaults.TUNING_VIEWS}]",
 )
 @click.option(
     "--optimizer", type=click.Choice(["adamw", "adam", "sgd"]), default="adamw", show_default=True, help="Optimizer."
@@ -169,27 +170,31 @@ def finetune(source: str, out: str, html: str | None, as_json: bool, quiet: bool
     from featstore.stages.finetune import finetune as run
 
     with stop_on_signals() as (stop, code), apart() as stream:
-        lines = _Lines(Bar(stream=stream), stream)
+        teller = _Lines(Bar(stream=stream), stream)
         try:
-            report = run(source, out, progress=None if quiet or as_json else lines, stop=stop, **options)
+            report = run(source, out, progress=None if quiet or as_json else teller, stop=stop, **options)
         finally:
-            lines.bar.close()
-    notes = list(report.notes)
-    if html is not None and report.report is not None:
+            teller.bar.close()
+    notes, tuned = list(report.notes), report.tuned
+    if html is not None and tuned is not None:
         from featstore.pages.finetune import write_finetune_page
 
         with apart():
             notes += write_finetune_page(report, html, root=options["root"])
-    shown = {**report.to_dict(), "notes": notes, "page": html if report.report is not None else None}
-    show(shown, "\n".join(_text(report, notes, html)), as_json)
-    if report.stopped:
-        say(f"featstore: stopped; run the same command with --resume to go on{_since(report)}", err=True)
+    page = html if tuned is not None else None
+    lines = [f"{report.path}: stopped"] if tuned is None else _text(report, tuned, notes, page)
+    show({**report.to_dict(), "notes": notes, "page": page}, "\n".join(lines), as_json)
+    if tuned is None:
+        say(f"featstore: stopped{_since(report)}", err=True)
         return code()
     return 0
 
 
 def _since(report: FinetuneReport) -> str:
-    return f" after epoch {report.epochs:,} of {report.planned:,}" if report.epochs else ""
+    """Return which epoch is kept, and how to go on."""
+    if not report.history:
+        return " before the first epoch; run the same command to go on"
+    return f" after epoch {report.epochs:,} of {report.planned:,}; run the same command with --resume to go on"
 
 
 class _Lines:
@@ -210,38 +215,37 @@ class _Lines:
             self.bar = Bar(stream=self._stream)
 
 
-def _text(report: FinetuneReport, notes: list[str], html: str | None) -> list[str]:
+def _text(report: FinetuneReport, tuned: Tuned, notes: list[str], page: str | None) -> list[str]:
     """Return the lines that the command prints."""
-    split = report.split
+    split = tuned.split
     lines = [
-        f"{report.path}: {report.network.backbone} fine-tuned, {len(report.classes):,} classes "
-        f"({report.epochs:,} of {report.planned:,} epochs, {report.seconds.get('train', 0.0):.1f} s)",
-        report.network.text(),
-        *inputs_text(report),
-        f"learnt from {split.names[0]} ({len(split.train):,}), judged by {split.names[1]} ({len(split.test):,})",
-        f"epoch 0, the frozen head: accuracy {_figure(report.frozen, 'accuracy')}, macro F1 "
-        f"{_figure(report.frozen, 'macro_f1')}",
+        f"{report.path}: {tuned.network.backbone} fine-tuned, {len(tuned.head.classes):,} classes "
+        f"({counted(report.epochs, 'epoch')}, {report.seconds.get('train', 0.0):.1f} s)",
+        tuned.network.text(),
+        _inputs(tuned),
+        f"learnt from {split.names[0]} ({counted(len(split.train), 'picture')}), judged by {split.names[1]} "
+        f"({len(split.test):,})",
+        f"epoch 0, the frozen head: accuracy {_figure(tuned.frozen, 'accuracy')}, macro F1 "
+        f"{_figure(tuned.frozen, 'macro_f1')}",
+        *tuned.report.text().split("\n"),
+        tuned.comparison.text(),
+        *(f"note: {note}" for note in notes),
+        *([] if page is None else [f"page: {page}"]),
     ]
-    if report.report is not None and report.comparison is not None:
-        lines += [report.report.text(), report.comparison.text()]
-    lines += [f"note: {note}" for note in notes]
-    if html is not None and report.report is not None:
-        lines.append(f"page: {html}")
-    return [printable(line) for text in lines for line in text.split("\n")]
+    return [printable(line) for line in lines]
 
 
-def inputs_text(report: FinetuneReport) -> list[str]:
-    """Return one line on the inputs: cached or live, the measured rates, and when the cache pays."""
-    choice = report.choice
-    if choice.rates is None:
-        return [f"inputs: {choice.reason}"]
-    rates = choice.rates
-    return [
-        f"inputs: {choice.reason}; {rates.cached:,.0f} pictures/s cached, {rates.live:,.0f} live, {rates.making:,.0f} to "
-        "make the cache"
-    ]
+def _inputs(tuned: Tuned) -> str:
+    """Return the line on the inputs: cached or live, when the cache pays, and the measured rates."""
+    rates = tuned.choice.rates
+    shown = f"inputs: {tuned.choice.reason}"
+    if rates is None:
+        return shown
+    return (
+        f"{shown}; {rates.cached:,.0f} pictures/s cached, {rates.live:,.0f} live, {rates.making:,.0f} to make the cache"
+    )
 
 
-def _figure(report: Any, name: str) -> str:
+def _figure(report: Report, name: str) -> str:
     one = report.estimates[name]
     return f"{one.value:.4f} [{one.low:.4f}, {one.high:.4f}]"

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from featstore import defaults
@@ -27,6 +25,8 @@ _TRIAL_SECONDS: Final = 4.0
 """Seconds after which one of the three measurements of a trial ends."""
 _TRIAL_BATCHES: Final = 8
 """Largest number of batches of a measurement; their activations are in memory at the same time."""
+_FORWARD: Final = 1 / 3
+"""Share of the time of a training step that the forward pass takes, about; the backward pass takes twice as long."""
 Step = Callable[[Tensor, Rows], None]
 """Function that trains one step on activations (m, *shape) of the rows (m,)."""
 
@@ -43,10 +43,16 @@ class Rates:
         """Return the rates as JSON."""
         return asdict(self)
 
-    def break_even(self, views: int) -> float:
-        """Return the number of epochs after which a cache of ``views`` views has paid; infinity if it never pays."""
-        saved = 1 / self.live - 1 / self.cached
-        return math.inf if saved <= 0 else views / self.making / saved
+    def break_even(self, views: int, train: int, held_out: int) -> float | None:
+        """Return the number of epochs after which the cache has paid; None if it never pays.
+
+        ``views``: of each of the ``train`` pictures in the cache. The ``held_out`` pictures are cached once and measured
+        after every epoch.
+        """
+        made = (views * train + held_out) / self.making
+        saved = train * (1 / self.live - 1 / self.cached)
+        saved += held_out * (1 / self.making - _FORWARD / self.cached)
+        return made / saved if saved > 0 else None
 
 
 @dataclass(frozen=True)
@@ -128,23 +134,23 @@ def cache_bytes(shape: tuple[int, ...], train: int, held_out: int, views: int, d
     return numbers * (views * train * np.dtype(dtype).itemsize + 4 * held_out)
 
 
-def choose(rates: Rates, epochs: int, views: int, needed: int, limit: int, *, asked: bool) -> Choice:
-    """Return whether to cache ``views`` views of ``needed`` bytes for ``epochs`` epochs.
+def choose(
+    rates: Rates, pays: float | None, epochs: int, views: int, needed: int, limit: int, *, asked: bool
+) -> Choice:
+    """Return whether to cache ``views`` views, of ``needed`` bytes in all, for ``epochs`` epochs.
 
-    ``asked``: whether the user set the ``limit``; then a cache that fits is made even if it does not pay.
+    ``pays``: number of epochs after which the cache pays, None for never. ``asked``: whether the user set the ``limit``;
+    then a cache that fits is made even if it does not pay.
     """
-    pays = rates.break_even(views)
     shown = f"{size_text(needed)} for {counted(views, 'view')}"
-    allowed = f"{size_text(limit)} {'allowed' if asked else f'= {defaults.CACHE_SHARE:.0%} of the free disk'}"
-    epoch = "never" if math.isinf(pays) else f"after {pays:.1f} epochs"
-    cached = needed <= limit and (asked or pays < epochs)
-    if cached:
-        reason = f"cached ({shown}, {allowed}): pays {epoch} of {epochs:,}"
-    elif needed > limit:
-        reason = f"live: the cache would take {shown}, more than {allowed}; it would pay {epoch}"
+    allowed = f"{size_text(limit)}" if asked else f"{defaults.CACHE_SHARE:.0%} of the free disk = {size_text(limit)}"
+    epoch = "never pays" if pays is None else f"pays after {pays:.1f} of {counted(epochs, 'epoch')}"
+    cached = needed <= limit and (asked or (pays is not None and pays < epochs))
+    if needed > limit:
+        reason = f"live: a cache would take {shown}, and the most is {allowed}; it {epoch}"
     else:
-        reason = f"live: the cache ({shown}) would pay {epoch}, and there are {epochs:,}"
-    return Choice(cached, reason, needed, limit, rates, None if math.isinf(pays) else pays)
+        reason = f"{'cached' if cached else 'live: a cache'} ({shown}; the most is {allowed}) {epoch}"
+    return Choice(cached, reason, needed, limit, rates, pays)
 
 
 def size_text(size: int) -> str:

@@ -63,9 +63,7 @@ def selection_curve(table: Mapping[str, Any] | None, chosen: Mapping[str, float]
     margin = max(0.005, 0.08 * (high - low))
     axes = Axes(places[0][0], places[-1][0], max(0.0, low - margin), min(1.0, high + margin))
     ticks = [(x, f"{value:g}") for x, value in places]
-    drawing = sheet(
-        f"Accuracy in cross-validation against {label}", axes, ticks, label, "accuracy in cross-validation"
-    )
+    drawing = sheet(f"Accuracy in cross-validation against {label}", axes, ticks, label, "accuracy in cross-validation")
     several = len(trials) > 1
     names = []
     for number, (gamma, tried) in enumerate(sorted(trials.items())):

@@ -121,4 +121,8 @@ def _made_of(report: FinetuneReport, tuned: Tuned, store: FeatureStore) -> list[
         ("learnt from", f"{split.names[0]}: {counted(len(split.train), 'picture')}"),
         ("judged by", f"{split.names[1]}: {counted(len(split.test), 'picture')}"),
     ]
-    return [*told, *((name, str(value)) for name, value in options.items() if value is not None), ("model", report.path)]
+    return [
+        *told,
+        *((name, str(value)) for name, value in options.items() if value is not None),
+        ("model", report.path),
+    ]

@@ -79,9 +79,7 @@ def _stamp(path: str | os.PathLike[str]) -> dict[str, Any]:
     return {"path": os.path.abspath(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
-def examples(
-    store: FeatureStore, pictures: Pictures, trained: Judged, places: Sequence[int]
-) -> list[dict[str, Any]]:
+def examples(store: FeatureStore, pictures: Pictures, trained: Judged, places: Sequence[int]) -> list[dict[str, Any]]:
     """Return the held-out pictures at ``places`` (indices into ``trained.split.test``) with their predictions."""
     rows = trained.split.test[np.asarray(places, np.int64)]
     keys = [key.decode("utf-8", "surrogateescape") for key in store._key_bytes(rows)]

@@ -87,7 +87,7 @@ class FinetuneOptions:
         Learning rate of the head and the last block; it falls to 0 by a half cosine. Earlier blocks have smaller rates.
     augment, views
         Augmentation policy, and how many augmented views of each picture the epochs take in turn; default:
-        defaults.FINETUNE_VIEWS, and at most one per epoch.
+        defaults.TUNING_VIEWS, and at most one per epoch.
     optimizer
         "adamw", "adam" or "sgd" (with momentum).
     balance
@@ -131,9 +131,9 @@ class FinetuneOptions:
     unfreeze: tuple[tuple[str, int], ...] = ()
     all_layers: bool = False
     from_scratch: bool = False
-    epochs: int = defaults.FINETUNE_EPOCHS
-    lr: float = defaults.FINETUNE_LEARNING_RATE
-    augment: str = defaults.FINETUNE_AUGMENT
+    epochs: int = defaults.TUNING_EPOCHS
+    lr: float = defaults.TUNING_LEARNING_RATE
+    augment: str = defaults.TUNING_AUGMENT
     views: int | None = None
     optimizer: str = "adamw"
     balance: str = "none"
@@ -196,7 +196,7 @@ class FinetuneOptions:
         """Number of augmented views; 0 without augmentation."""
         if self.augment == "none":
             return 0
-        return min(self.epochs, self.views or defaults.FINETUNE_VIEWS)
+        return min(self.epochs, self.views or defaults.TUNING_VIEWS)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options that determine the result, as JSON: the training record of the model."""

@@ -11,7 +11,7 @@ from typing import Any
 from featstore.errors import UsageError
 from featstore.files import atomic
 from featstore.files.model_folder import require_replaceable
-from featstore.finetuning.checkpoint import has_checkpoint
+from featstore.finetuning.checkpoint import CHECKPOINT
 from featstore.stages.finetune.options import FinetuneOptions
 
 _INPUTS = "inputs.json"
@@ -40,14 +40,16 @@ class Places:
         """Raise UsageError if a place cannot be written, or if a model or a run is there and may not be replaced."""
         atomic.require_place(self.model, ".features")
         require_replaceable(self.model, options.force)
-        unfinished = has_checkpoint(self.run)
+        unfinished = (self.run / CHECKPOINT).exists()
         if unfinished and not (options.resume or options.force):
-            raise UsageError(
-                f"{self.run}: holds an unfinished run; --resume continues it, --force starts it anew"
-            )
+            raise UsageError(f"{self.run}: holds an unfinished run; --resume continues it, --force starts it anew")
         if options.resume and not unfinished:
             raise UsageError(f"{self.run}: there is no unfinished run to resume; leave --resume out")
-        if options.tensorboard is not None and os.path.lexists(options.tensorboard) and not os.path.isdir(options.tensorboard):
+        if (
+            options.tensorboard is not None
+            and os.path.lexists(options.tensorboard)
+            and not os.path.isdir(options.tensorboard)
+        ):
             raise UsageError(f"{options.tensorboard}: is a file, and TensorBoard needs a folder; name another place")
         if options.weights_only is not None:
             atomic.require_place(Path(options.weights_only))

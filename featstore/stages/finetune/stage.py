@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-import numpy as np
-
-from featstore.embed.progress import Progress
 from featstore.errors import UsageError
 from featstore.files import atomic
 from featstore.stages.extract import extract
+from featstore.stages.finetune.events import Event, Teller
 from featstore.stages.finetune.options import HEADS, FinetuneKeywords, FinetuneOptions
 from featstore.stages.finetune.places import Places
-from featstore.stages.finetune.report import FinetuneReport, compare_heads
+from featstore.stages.finetune.report import FinetuneReport, Tuned, compare_heads
 from featstore.stages.train import TrainReport, train
 from featstore.store import FeatureStore
 from featstore.store.as_source import is_store
@@ -27,18 +24,6 @@ from featstore.text import check_keywords, counted
 
 if TYPE_CHECKING:
     from featstore.stages.finetune.tuning import Run
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something to show during fine-tuning: a line of ``text``, or the ``progress`` of a step, or that a step is done."""
-
-    text: str = ""
-    progress: Progress | None = None
-    done: bool = False
-
-
-Teller = Callable[[Event], None]
 
 
 def finetune(
@@ -65,17 +50,25 @@ def finetune(
     check_keywords("finetune", options, FinetuneKeywords.__annotations__)
     asked, places, tell = FinetuneOptions(**options), Places.of(out), progress or _silent
     places.check(asked)
+    stop = stop or threading.Event()
     with atomic.only_writer(places.model, "model"):
         if asked.force:
             places.clear_run()
-        store = _store_of(source, places, asked, tell, stop or threading.Event())
-        if store is None:
-            return FinetuneReport.interrupted(places.model, os.fspath(source), asked.epochs)
+        path, notes = _store_of(source, places, asked, tell, stop)
+        if path is None:
+            return FinetuneReport(str(places.model), os.fspath(source), None, 0, asked.epochs)
+        # Import here: loading torch takes seconds, and wrong options are refused before.
         from featstore.stages.finetune.tuning import start
 
         atomic.make_directory(places.run)
-        run = start(store, places, asked, _head(store, places, asked), tell, stop or threading.Event())
-        return run.report() if run.train() is None else _finished(run)
+        head = _head(path, places, asked)
+        run = start(FeatureStore.open(path), places, asked, head, tell, stop)
+        run.notes += [*notes, *head.notes]
+        if not run.train():
+            epochs = max(0, len(run.history) - 1)
+            history = [each.to_dict() for each in run.history]
+            return FinetuneReport(str(places.model), str(path), None, epochs, asked.epochs, history)
+        return _finished(run)
 
 
 def _silent(_: Event) -> None:
@@ -84,14 +77,20 @@ def _silent(_: Event) -> None:
 
 def _store_of(
     source: str | os.PathLike[str], places: Places, options: FinetuneOptions, tell: Teller, stop: threading.Event
-) -> Path | None:
-    """Return the store to tune on, extracted from ``source`` if that is no store; None if ``stop`` was set meanwhile."""
+) -> tuple[Path | None, list[str]]:
+    """Return the store to tune on, extracted from ``source`` if that is no store, and notes for the user.
+
+    The store is None if ``stop`` was set meanwhile.
+    """
     if is_store(source):
         if options.size is not None:
-            raise UsageError(f"{os.fspath(source)}: is a store, whose pictures have its own size; leave size out")
-        return Path(source)
+            raise UsageError(f"{os.fspath(source)}: is a store, whose pictures have their size; leave size out")
+        return Path(source), _failures(Path(source))
     named = [*([options.freeze_to] if options.freeze_to else []), *(layer for layer, _ in options.unfreeze)]
-    _require_layers(options.backbone, named)
+    if named:
+        from featstore.stages.finetune.cutting import require_layers
+
+        require_layers(options.backbone, named)
     report = extract(
         source,
         places.features,
@@ -106,4 +105,83 @@ def _store_of(
         batch=options.batch,
     )
     tell(Event(done=True))
-    return None if report.stopped else places.features
+    return (None if report.stopped else places.features), [*report.notes, *_failures(places.features)]
+
+
+def _failures(store: Path) -> list[str]:
+    """Return a note on the pictures of ``store`` that could not be read or are not extracted yet."""
+    counts = FeatureStore.open(store).counts
+    notes = []
+    if counts.failures:
+        notes.append(
+            f"left out: {counted(counts.failures, 'picture')} that could not be read (featstore failures {store})"
+        )
+    if counts.pending:
+        notes.append(f"left out: {counted(counts.pending, 'picture')} not extracted yet (featstore info {store})")
+    return notes
+
+
+def _head(store: Path, places: Places, options: FinetuneOptions) -> TrainReport:
+    """Train the head that the network starts with on the stored features. Raises the errors of ``train``."""
+    balance: dict[str, Any] = {}
+    if options.balance != "none":
+        balance = {"balance": options.balance} if options.head == "mlp" else {"class_weight": "balanced"}
+    return train(
+        store,
+        head=HEADS[options.head],
+        out=places.run / "start.head",
+        train_split=options.train_split,
+        test_split=options.test_split,
+        held_out=options.held_out,
+        seed=options.seed,
+        force=True,
+        **balance,
+    )
+
+
+def _finished(run: Run) -> FinetuneReport:
+    """Evaluate the tuned network, write the model, and return the report."""
+    from featstore.artifacts.model import write_model, write_weights_only
+    from featstore.finetuning.network import model_from_head
+    from featstore.heads import TrainedHead
+    from featstore.heads.evaluation.report import evaluate
+
+    began, options, started, split = time.perf_counter(), run.options, run.started, run.started.split
+    probabilities = run.probabilities()
+    truth = run.store.labels[split.test].astype(str)
+    report = evaluate(truth, probabilities, run.classes, seed=options.seed)
+    groups = equal_content(run.store, split.test)
+    comparison = compare_heads(
+        truth, started.probabilities, probabilities, run.classes, groups=groups, seed=options.seed
+    )
+    history = [each.to_dict() for each in run.history]
+    model = model_from_head(run.network.head)
+    head = TrainedHead(HEADS[options.head], run.classes, model, meta={**started.head.meta, "report": report.to_dict()})
+    run.backbone.module.cpu().eval().requires_grad_(False)
+    record = {
+        "options": options.to_dict(),
+        "frozen_to": run.cut.partition.layer,
+        "inputs": None if run.choice is None else run.choice.to_dict(),
+        "split": split.to_dict(),
+        "frozen_head": started.report.to_dict(),
+        "held_out": report.to_dict(),
+        "comparison": comparison.to_dict(),
+    }
+    write_model(run.places.model, run.backbone, head, record, metrics=history, force=options.force)
+    if options.weights_only is not None:
+        run.notes += write_weights_only(options.weights_only, run.backbone, head)
+    run.places.clear_run()
+    run.seconds["evaluate"] = round(time.perf_counter() - began, 3)
+    assert run.choice is not None
+    tuned = Tuned(run.described(), run.choice, head, split, started.report, report, comparison, probabilities)
+    return FinetuneReport(
+        str(run.places.model),
+        str(run.store.path),
+        tuned,
+        options.epochs,
+        options.epochs,
+        history,
+        options.to_dict(),
+        [*run.notes, *run.last_notes()],
+        {"head": started.seconds["train"], **run.seconds},
+    )

@@ -1,0 +1,42 @@
+"""Networks and heads with random weights, for training from scratch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+
+from featstore.backbones import Backbone, exists, load_recorded
+from featstore.embed.geometry import Geometry
+from featstore.errors import UsageError
+from featstore.heads.models import LinearModel
+
+_DEVIATION: Final = 0.01
+"""Standard deviation of the random weights of a linear head, as torchvision initialises its classifiers."""
+
+
+def untrained_backbone(backbone: Backbone, seed: int) -> Backbone:
+    """Return the architecture of ``backbone`` with random weights, as its authors initialise them.
+
+    Raises UsageError if the backbone comes from the user's own function.
+    """
+    if not exists(backbone.name):
+        raise UsageError(f"{backbone.name}: comes from your own function; train it from scratch with your own weights")
+    steps = backbone.preprocessing
+    fresh = load_recorded(backbone.name, f"random:{seed}")
+    return replace(Geometry(steps.crop, steps.fit).apply(fresh), preprocessing=steps)
+
+
+def untrained_model(model: Any, seed: int) -> Any:
+    """Return a head of the same layers as ``model``, a LinearModel or NetworkModel, with random weights."""
+    random = np.random.default_rng(seed)
+    if isinstance(model, LinearModel):
+        coef = random.normal(0, _DEVIATION, model.coef.shape)
+        return LinearModel(coef, np.zeros_like(model.intercept), 1.0)
+    weights = tuple(
+        random.normal(0, np.sqrt(2 / each.shape[1]), each.shape).astype(np.float32) for each in model.weights
+    )
+    biases = tuple(np.zeros_like(each) for each in model.biases)
+    mean, spread = np.zeros_like(model.mean), np.ones_like(model.spread)
+    return type(model)(weights, biases, mean, spread, 1.0)
