@@ -32,7 +32,7 @@ class Plan:
     above. ``momentum``: of "sgd". ``label_smoothing``: share of the target that is spread over all classes (Szegedy et
     al. 2016). ``balance``: "weights" multiplies the loss of a row by n / (classes * rows of its class), "sampler" draws
     the rows of an epoch with replacement, every class equally often. ``freeze_to``: the layers up to and including this
-    one are frozen at the start; "" for none. ``unfreeze``: (layer, epoch) pairs: from this epoch on the layer and all
+    one are frozen at the start; "" for none or, with ``unfreeze``, for all of them. ``unfreeze``: (layer, epoch) pairs: from this epoch on the layer and all
     later ones are trained. ``bf16``: autocast to bfloat16, on CUDA only.
     """
 
