@@ -118,6 +118,14 @@ MLP_LEARNING_RATE: Final = 1e-3
 rate needs a third to a half of the epochs."""
 MLP_WEIGHT_DECAY: Final = 1e-2
 MLP_BATCH: Final = 256
+TUNING_EPOCHS: Final = 10
+TUNING_BATCH: Final = 32
+TUNING_LEARNING_RATE: Final = 1e-4
+TUNING_LAYER_DECAY: Final = 0.9
+"""Learning rate of the head in fine-tuning with AdamW, and its factor from each block to the block below; both as in
+AutoGluon's MultiModalPredictor."""
+TUNING_WEIGHT_DECAY: Final = 1e-2
+TUNING_MOMENTUM: Final = 0.9
 NEIGHBOURS: Final = 10
 HEAD_CLASSES: Final = 10_000
 """Maximum number of classes of a head; a label column with more values is probably an identifier."""
