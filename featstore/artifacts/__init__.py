@@ -1,4 +1,4 @@
-"""Detect and open the store, head or index at a path; find its origin, and how its store has changed since."""
+"""Detect and open the store, head, index or model at a path; find its origin, and how its store has changed since."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import numpy as np
 
 from featstore.errors import DamagedError, UsageError
 from featstore.files import sealed
+from featstore.files.model_folder import is_model
 from featstore.store import FeatureStore
+from featstore.store.as_source import is_store
 from featstore.store.origin import KEY, STACKED, Origin, generation_number
 from featstore.store.past import KEY as PAST
 from featstore.store.past import records_in
@@ -27,10 +29,13 @@ _HEAD_FIRST = "make one with featstore train; the head comes first: featstore pr
 _INDEX_FIRST = "make one with featstore index; the index comes first: featstore search INDEX PICTURES"
 
 
-def kind_of(path: str | os.PathLike[str]) -> Literal["store", "head", "index"]:
-    """Return the kind of artifact at ``path``; every folder counts as a "store". Raises UsageError for other files."""
+def kind_of(path: str | os.PathLike[str]) -> Literal["store", "head", "index", "model"]:
+    """Return the kind of artifact at ``path``; a folder that is no model counts as a "store".
+
+    Raises UsageError for other files.
+    """
     if os.path.isdir(path):
-        return "store"
+        return "model" if is_model(path) and not is_store(path) else "store"
     if is_index(path):
         return "index"
     try:
@@ -43,13 +48,19 @@ def kind_of(path: str | os.PathLike[str]) -> Literal["store", "head", "index"]:
 
 
 def open_head(path: str | os.PathLike[str], trust: Sequence[str] | None = None) -> TrainedHead:
-    """Return the head at ``path``. Raises UsageError if there is no head, DamagedError if it is damaged.
+    """Return the head at ``path``, a head file or a model folder.
+
+    Raises UsageError if there is no head, DamagedError if it is damaged.
 
     ``trust``: names of the Python types that may be loaded if the classifier comes from another package (see
     TrainedHead.trusting). With None no such classifier is loaded; the head can then only be described.
     """
+    from featstore.artifacts.model import head_of
     from featstore.heads import load_head
 
+    if is_model(path):
+        head = head_of(path)
+        return head if trust is None else head.trusting(trust)
     try:
         if not sealed.begins_like_one(Path(path)):
             raise UsageError(f"{os.fspath(path)}: is no head, or its first bytes are damaged; {_HEAD_FIRST}")

@@ -1,4 +1,4 @@
-"""Freshness: which stores, heads, indexes and pages are stale, why, and the commands that refresh them."""
+"""Freshness: which stores, heads, indexes, models and pages are stale, why, and the commands that refresh them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from featstore.store.past import record_of
 from featstore.store.plan import source_name
 from featstore.text import counted
 
-_ORDER: Final = ("store", "index", "head", "page")
+_ORDER: Final = ("store", "index", "head", "model", "page")
 _ONCE: Final = ("import", "list")
 """Kinds of sources that no command can read again: imported vectors, and path lists, which may come from a pipe."""
 
@@ -63,7 +63,7 @@ class State:
 
 
 def states_of(found: Found) -> list[State]:
-    """Return the state of each artifact in ``found``: stores first, then indexes, heads and pages.
+    """Return the state of each artifact in ``found``: stores first, then indexes, heads, models and pages.
 
     Artifacts made from a stale store are stale too. Running the commands of all states in order refreshes everything.
     """
@@ -104,7 +104,9 @@ class _States:
         if lost and artifact.kind != "store":
             return State(artifact, unknown=f"its store {lost[0]} is not there")
         there = [place for place in places if place is not None]
-        check = {"store": self._store, "index": self._index, "head": self._head, "page": self._page}[artifact.kind]
+        checks = {"store": self._store, "index": self._index, "head": self._head, "page": self._page}
+        # A model is stale for the same reasons as a head: it was trained on the pictures of a store.
+        check = (checks | {"model": self._head})[artifact.kind]
         try:
             state = check(artifact, there)
         except (FeatstoreError, OSError) as error:
@@ -154,9 +156,9 @@ class _States:
         if artifact.kind == "head":
             stores = [word for place in places for word in ("--store", str(place))]
             return (("featstore", "train", "--update", path, *stores),)
-        if artifact.kind == "page":
+        if artifact.kind in ("page", "model"):
             command = artifact.about["command"]
-            return (tuple(map(str, command)),) if command else ()
+            return (tuple(map(str, command)),) if command and isinstance(command, list) else ()
         store = self._open(artifact.path)
         follow = ("--follow",) if store._tables.follows is not None else ()
         return tuple(("featstore", "extract", str(place), path, *follow) for place in places)

@@ -1,4 +1,4 @@
-"""Lineage: the stores, heads, indexes and pages in a folder, and which stores each was made from.
+"""Lineage: the stores, heads, indexes, models and pages in a folder, and which stores each was made from.
 
 Only headers and descriptions are read, no vectors. Links are not followed.
 """
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from featstore.errors import DamagedError, FeatstoreError, UsageError
-from featstore.files import atomic, sealed
+from featstore.files import atomic, model_folder, sealed
+from featstore.files.model_folder import is_model
 from featstore.store import as_source, folders
 from featstore.store.manifest import settled
 from featstore.store.origin import KEY, origins_in
@@ -24,7 +25,7 @@ from featstore.store.past import records_in
 from featstore.store.plan import Plan
 from featstore.store.tables import Tables
 
-Kind = Literal["store", "head", "index", "page"]
+Kind = Literal["store", "head", "index", "model", "page"]
 _SIDE: Final = re.compile(r"(.+)\.featstore(\.next)?")
 _PAGE_BYTES: Final = 65536
 """Number of bytes to search for the description at the beginning of an HTML page."""
@@ -45,10 +46,10 @@ class Parent:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A store, head, index or page at ``path``.
+    """A store, head, index, model or page at ``path``.
 
     ``store_id``: only for a store. ``parents``: the stores from which the artifact was made. ``about``: the description
-    recorded in a head or page.
+    recorded in a head, in the head of a model, or in a page.
     """
 
     kind: Kind
@@ -88,7 +89,7 @@ def add_artifact(found: Found, path: Path) -> bool:
 
 
 def _walk(folder: Path, deep: bool, unread: list[str]) -> Iterator[Path]:
-    """Yield the paths of the stores and files in ``folder``; files inside stores are left out."""
+    """Yield the paths of the stores, models and files in ``folder``; files inside stores and models are left out."""
     try:
         with os.scandir(folder) as entries:
             listed = list(entries)
@@ -100,7 +101,7 @@ def _walk(folder: Path, deep: bool, unread: list[str]) -> Iterator[Path]:
         if entry.is_file(follow_symlinks=False):
             yield path
         elif entry.is_dir(follow_symlinks=False):
-            if os.path.lexists(path / folders.MANIFEST):
+            if os.path.lexists(path / folders.MANIFEST) or is_model(path):
                 yield path
             elif deep:
                 yield from _walk(path, deep, unread)
@@ -109,7 +110,9 @@ def _walk(folder: Path, deep: bool, unread: list[str]) -> Iterator[Path]:
 def read_artifact(path: Path) -> Artifact | None:
     """Return the artifact at ``path``, or None for other files. Raises DamagedError, UsageError, OSError."""
     if path.is_dir():
-        return _store(path) if (path / folders.MANIFEST).exists() else None
+        if (path / folders.MANIFEST).exists():
+            return _store(path)
+        return _model(path) if is_model(path) else None
     if path.name.startswith("."):
         # Skip hidden files; the temporary files of atomic writes are hidden files.
         return None
@@ -144,6 +147,15 @@ def _head(path: Path) -> Artifact:
     if not isinstance(about, dict):
         raise DamagedError(f"{path}: its description lacks where it came from")
     return Artifact("head", path, _parents(about.get(KEY), about.get(PAST)), about=about)
+
+
+def _model(path: Path) -> Artifact:
+    about = sealed.SealedFile(path / model_folder.HEAD, "head", follow=False).meta.get("about")
+    record = model_folder.read_description(path).record
+    if not isinstance(about, dict):
+        raise DamagedError(f"{path}: the description of its head lacks where it came from")
+    parents = tuple(parent for parent in _parents(about.get(KEY), about.get(PAST)) if parent.store_id)
+    return Artifact("model", path, parents, about={**about, "command": record.get("command")})
 
 
 def _index(path: Path, side: Path) -> Artifact:

@@ -116,7 +116,7 @@ def head_of(folder: str | os.PathLike[str]) -> TrainedHead:
     place = Path(folder)
     about = model_folder.read_description(place)
     path = model_folder.check_file(place, model_folder.HEAD, about)
-    head = load_head(path)
+    head = load_head(path, follow=False)
     identity = head.identity
     described = (about.classes, about.dimension, about.architecture, about.digest, about.layer, about.head)
     if described != (

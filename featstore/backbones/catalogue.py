@@ -11,7 +11,9 @@ from typing import Final
 
 from featstore.backbones import architectures, efficientnet_lite, open_clip_models, plugins, timm_models, weights_cache
 from featstore.backbones.architectures import Architecture
-from featstore.backbones.load import load_backbone, own_function
+from featstore.backbones.base import Backbone
+from featstore.backbones.load import own_function
+from featstore.backbones.open import load_backbone, names_model
 from featstore.errors import UsageError
 
 # Feature dimensions of torchvision's models. Building all networks to find the dimensions would take seconds. A test
@@ -74,8 +76,9 @@ _DIMENSIONS: Final[dict[str, int]] = {
 }
 
 
-SOURCES: Final = ("torchvision", "lite", "timm", "open_clip", "own")
-"""Where a backbone comes from: "lite" means EfficientNet-Lite, "own" the user's function, others are package names."""
+SOURCES: Final = ("torchvision", "lite", "timm", "open_clip", "own", "model")
+"""Where a backbone comes from: "lite" means EfficientNet-Lite, "own" the user's function, "model" a model folder, others
+are package names."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +120,12 @@ def list_backbones(matching: str | None = None) -> list[BackboneInfo]:
 def describe_backbone(name: str) -> BackboneInfo:
     """Return the list entry of one backbone; build its network if the dimension or number of parameters is unknown.
 
-    ``name``: as for ``load_backbone``; the user's own function is imported. Raises UsageError for an unknown name.
+    ``name``: as for ``load_backbone``, also the path of a model folder; the user's own function is imported. Raises
+    UsageError for an unknown name.
     """
     spec = own_function(name)
+    if spec is None and names_model(name):
+        return _of_network(load_backbone(name), name, "model")
     if spec is None:
         architecture = architectures.find(name)
         info = _info(architecture)
@@ -128,17 +134,21 @@ def describe_backbone(name: str) -> BackboneInfo:
         network = architecture.empty(architecture.default)
         parameters = sum(each.numel() for each in network.parameters())
         return replace(info, dimension=architecture.cut(network)[1], parameters=info.parameters or parameters)
-    backbone = load_backbone(name)
+    return _of_network(load_backbone(name), spec, "own")
+
+
+def _of_network(backbone: Backbone, origin: str, source: str) -> BackboneInfo:
+    """Return the entry of a loaded backbone; ``origin``: the user's function or the model folder that it comes from."""
     return BackboneInfo(
         name=backbone.name,
         dimension=backbone.dimension,
         input_size=backbone.preprocessing.crop,
         parameters=sum(each.numel() for each in backbone.module.parameters()),
-        weights=spec,
-        all_weights=(spec,),
+        weights=origin,
+        all_weights=(origin,),
         at_hand=True,
-        why=f"from {spec}",
-        source="own",
+        why=f"from {origin}",
+        source=source,
     )
 
 

@@ -37,5 +37,7 @@ def load_recorded(name: str, weights: str | None) -> base.Backbone:
         return load.load_recorded(name, weights)
     backbone = load_model_backbone(weights)
     if backbone.name != load.backbone_name(name):
-        raise IdentityError(f"{weights}: is a model of {backbone.name}, not {load.backbone_name(name)}; name its backbone")
+        raise IdentityError(
+            f"{weights}: is a model of {backbone.name}, not {load.backbone_name(name)}; name its backbone"
+        )
     return backbone

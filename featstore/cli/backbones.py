@@ -35,12 +35,13 @@ def backbones(name: str | None, as_json: bool) -> None:
       featstore backbones 'timm/vit_*dinov2*'
       featstore backbones resnet50
       featstore backbones my_package.networks:small
+      featstore backbones my.model
       featstore backbones --json
     """
-    from featstore.backbones import exists, own_function
+    from featstore.backbones import exists, names_model, own_function
     from featstore.stages.backbones import describe_backbone, list_backbones, list_layers
 
-    if name is not None and (own_function(name) is not None or exists(name)):
+    if name is not None and (own_function(name) is not None or exists(name) or names_model(name)):
         one, layers = describe_backbone(name), list_layers(name)
         told = [{**asdict(each), "shape": list(each.shape)} for each in layers]
         show({**asdict(one), "layers": told}, f"{_described(one)}\n\n{_layers(layers)}", as_json)
@@ -80,7 +81,9 @@ def _hint() -> str:
 
 def _described(one: BackboneInfo) -> str:
     facts: dict[str, Any] = {
-        "from": {"lite": "the weights' own package", "own": "your own function"}.get(one.source, one.source),
+        "from": {"lite": "the weights' own package", "own": "your own function", "model": "a model folder"}.get(
+            one.source, one.source
+        ),
         "dimension": f"{one.dimension:,}" if one.dimension is not None else "-",
         "input": f"{one.input_size} x {one.input_size} pixels",
         "parameters": f"{one.parameters:,}" if one.parameters is not None else "-",

@@ -16,9 +16,9 @@ _LISTED = 20
 @click.argument("path", type=click.Path())
 @json_option
 def info(path: str, as_json: bool) -> int:
-    """Describe the store, head or index at PATH: identity of its features, counts, figures, provenance.
+    """Describe the store, head, index or model at PATH: identity of its features, counts, figures, provenance.
 
-    For any other folder, list the stores, heads, indexes and pages in it and below it, what each was made from, which
+    For any other folder, list the stores, heads, indexes, models and pages in it and below it, what each was made from, which
     are out of date, and the commands that update them; exit code 1 if something cannot be read.
 
     \b
@@ -32,7 +32,8 @@ def info(path: str, as_json: bool) -> int:
     from featstore.stages.info import info as run
 
     found = run(path)
-    text = {"store": _store_text, "head": _head_text, "index": _index_text, "folder": _folder_text}[found["kind"]]
+    texts = {"store": _store_text, "head": _head_text, "index": _index_text, "model": _model_text}
+    text = (texts | {"folder": _folder_text})[found["kind"]]
     show(found, "" if as_json else text(all_printable(found)), as_json)
     return 1 if found.get("unread") else 0
 
@@ -118,14 +119,37 @@ def _features_text(found: dict[str, Any]) -> str:
     )
 
 
+def _model_text(found: dict[str, Any]) -> str:
+    identity = found["identity"]
+    facts = [
+        f"{name} {printable(str(value))}"
+        for name, value in found["record"].items()
+        if isinstance(value, str | int | float | bool)
+    ]
+    return "\n".join(
+        [
+            f"{found['path']}: {found['backbone']} ({_layer_text(identity)}), fine-tuned, with a {found['head']} head "
+            f"({found['bytes'] / 2**20:,.1f} MiB)",
+            _classes_text(found["classes"]),
+            f"features: {identity['dimension']}-d; weights {found['weights_digest'][:12]}; identity "
+            f"{found['fingerprint'][:16]}; {_preprocessing_text(identity['preprocessing'])}",
+            *([f"store: {found['store']}"] if found["store"] else []),
+            *([f"training: {', '.join(facts)}"] if facts else []),
+        ]
+    )
+
+
+def _classes_text(classes: list[str]) -> str:
+    shown = ", ".join(map(printable, sorted(classes, key=natural)[:_LISTED]))
+    return f"classes: {shown}" + (f", ... ({len(classes):,} in all)" if len(classes) > _LISTED else "")
+
+
 def _head_text(found: dict[str, Any]) -> str:
     chosen = ", ".join(f"{name} = {value:g}" for name, value in found["chosen"].items())
     split = found["split"]
-    shown = ", ".join(map(printable, sorted(found["classes"], key=natural)[:_LISTED]))
-    more = f", ... ({len(found['classes']):,} in all)" if len(found["classes"]) > _LISTED else ""
     lines = [
         f"{found['path']}: {found['head']}, {chosen or 'as given'}, trained on {counted(found['rows'], 'picture')}",
-        f"classes: {shown}{more}",
+        _classes_text(found["classes"]),
         *map(_features_text, found["features"]),
         f"store: {' + '.join(printable(one['store']) for one in found['features'])} "
         f"(label version {found['label_version']}), seed {found['seed']}",

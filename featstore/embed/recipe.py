@@ -162,8 +162,15 @@ def load_again(identity: Identity, weights_name: str, name: str | None, weights:
     import a module, never the names recorded in ``what``. Raises UsageError
     with the remedy if the backbone cannot be loaded, IdentityError if ``name`` is another backbone.
     """
-    from featstore.backbones import backbone_name, exists, known_weights, load_backbone, load_recorded, own_function
-    from featstore.backbones import names_model
+    from featstore.backbones import (
+        backbone_name,
+        exists,
+        known_weights,
+        load_backbone,
+        load_recorded,
+        names_model,
+        own_function,
+    )
     from featstore.backbones.plugins import consent, is_name, is_spec
 
     its = identity.backbone
@@ -183,7 +190,9 @@ def load_again(identity: Identity, weights_name: str, name: str | None, weights:
         own = "; a network of your own has to be named, by --backbone package.module:function" if is_name(its) else ""
         raise UsageError(f"{what}: was made with the backbone {its}: {error}{own}") from None
     if weights is None and not known_weights(its, weights_name):
-        raise UsageError(f"{what}: was made with the weights {weights_name}; name their file (or model folder) with --weights")
+        raise UsageError(
+            f"{what}: was made with the weights {weights_name}; name their file (or model folder) with --weights"
+        )
     return load_recorded(its, weights or weights_name)
 
 

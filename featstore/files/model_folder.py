@@ -74,7 +74,7 @@ def is_model(path: str | os.PathLike[str]) -> bool:
 def record_of(file: Path) -> FileRecord:
     """Return size and SHA-256 of a regular file. Raises DamagedError for a link or another kind of file, OSError."""
     with atomic.open_regular(file, follow=False) as stream:
-        return FileRecord(os.fstat(stream.fileno()).st_size, hashlib.file_digest(stream, "sha256").hexdigest())  # type: ignore[arg-type]
+        return FileRecord(os.fstat(stream.fileno()).st_size, hashlib.file_digest(stream, "sha256").hexdigest())
 
 
 def write_description(folder: Path, description: Description) -> None:
@@ -91,13 +91,15 @@ def read_description(folder: Path) -> Description:
     OSError.
     """
     if not is_model(folder):
-        raise UsageError(f"{folder}: is no model folder ({DESCRIPTION} and {WEIGHTS} are needed); featstore finetune makes one")
+        raise UsageError(
+            f"{folder}: is no model folder ({DESCRIPTION} and {WEIGHTS} are needed); featstore finetune makes one"
+        )
     path = folder / DESCRIPTION
     value = atomic.parse_json(path, atomic.read_small(path, _LARGEST_DESCRIPTION, follow=False))
     if value.pop("format", None) != FORMAT:
         raise DamagedError(f"{path}: has another format than {FORMAT}, the one that this featstore reads")
     kinds = {"shape": list, "dimension": int, "preprocessing": dict, "classes": list, "record": dict, "files": dict}
-    kinds |= {name: str for name in ("architecture", "layer", "pool", "digest", "head")}
+    kinds |= dict.fromkeys(("architecture", "layer", "pool", "digest", "head"), str)
     if set(value) != {each.name for each in fields(Description)} or any(
         type(value[name]) is not kind for name, kind in kinds.items()
     ):
@@ -146,7 +148,9 @@ def check_file(folder: Path, name: str, description: Description, largest: int |
             if largest is not None and size > largest:
                 raise DamagedError(f"{path}: has {size:,} bytes, where {largest:,} are the most for this network")
             if size != recorded.bytes:
-                raise DamagedError(f"{path}: has {size:,} bytes where {recorded.bytes:,} were written; copy the model again")
+                raise DamagedError(
+                    f"{path}: has {size:,} bytes where {recorded.bytes:,} were written; copy the model again"
+                )
     except FileNotFoundError:
         raise DamagedError(f"{path}: is missing; copy the whole model folder again") from None
     except IsADirectoryError:
@@ -171,7 +175,9 @@ def require_replaceable(path: Path, force: bool) -> None:
             raise UsageError(f"{path}: is a model already; name another place, or replace it with --force")
         odd = sorted(set(os.listdir(path)) - {DESCRIPTION, WEIGHTS, HEAD, METRICS})
         if odd:
-            raise UsageError(f"{path}: holds {odd[0]!r}, which is no part of a model; move it away, or name another place")
+            raise UsageError(
+                f"{path}: holds {odd[0]!r}, which is no part of a model; move it away, or name another place"
+            )
     elif os.listdir(path):
         raise UsageError(f"{path}: is a folder with other files; name another place, where a new folder can be made")
 

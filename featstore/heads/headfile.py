@@ -135,15 +135,15 @@ def save_head(path: Path, head: TrainedHead, meta: Mapping[str, Any] | None = No
     return sealed.write(path, KIND, head.model.arrays(), description, summary)
 
 
-def load_head(path: Path, trust: Sequence[str] = ()) -> TrainedHead:
+def load_head(path: Path, trust: Sequence[str] = (), *, follow: bool = True) -> TrainedHead:
     """Read a head from ``path``; check every byte by the checksums, and that the arrays fit together.
 
     No code in the file is executed. A classifier of another package is unpacked at the first prediction, and only if
     each of its types is trusted by skops or named in ``trust``; otherwise the prediction raises UsageError with a list
-    of the untrusted types.
+    of the untrusted types. ``follow``: whether ``path`` may be a symbolic link.
     Raises DamagedError if the file is not a head, damaged, contradictory, or of a newer format.
     """
-    file = sealed.SealedFile(path, KIND)
+    file = sealed.SealedFile(path, KIND, follow=follow)
     damages = file.verify()
     if damages:
         raise DamagedError(damages[0])

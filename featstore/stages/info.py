@@ -1,4 +1,4 @@
-"""Describe a store, head, index or folder: contents, figures, origin, and what is out of date."""
+"""Describe a store, head, index, model or folder: contents, figures, origin, and what is out of date."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from featstore.artifacts import kind_of, origin_of_index, origins_of_head
 from featstore.errors import DamagedError, UsageError
+from featstore.files import model_folder
+from featstore.files.model_folder import is_model
 from featstore.store import FeatureStore, folders
 from featstore.text import natural
 
@@ -17,19 +19,19 @@ if TYPE_CHECKING:
 
 
 def info(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the description of the store, head or index at ``path`` as JSON; ``kind`` says which of them it is.
+    """Return the description of the store, head, index or model at ``path`` as JSON; ``kind`` says which of them it is.
 
     For any other folder, return featstore's files in it and below it, what each was made from, and which are stale (see
     describe_folder). Raises UsageError if ``path`` is none of these, DamagedError.
     """
-    if os.path.isdir(path) and not os.path.lexists(os.path.join(path, folders.MANIFEST)):
+    if os.path.isdir(path) and not os.path.lexists(os.path.join(path, folders.MANIFEST)) and not is_model(path):
         return describe_folder(path)
-    describe = {"store": describe_store, "head": describe_head, "index": describe_index}
+    describe = {"store": describe_store, "head": describe_head, "index": describe_index, "model": describe_model}
     return describe[kind_of(path)](path)
 
 
 def describe_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the stores, heads, indexes and pages in a folder and below it as JSON, stores first.
+    """Return the stores, heads, indexes, models and pages in a folder and below it as JSON, stores first.
 
     Each entry has what it was made from, why it is stale (older than what it was made from), and the commands that
     refresh it. After all of ``commands`` are run in this order, nothing is stale. ``unread``: what could not be read.
@@ -88,6 +90,37 @@ def describe_head(path: str | os.PathLike[str]) -> dict[str, Any]:
         }
     except (KeyError, TypeError) as error:
         raise DamagedError(f"{os.fspath(path)}: its description lacks {error}") from None
+
+
+def describe_model(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return architecture, cut, preprocessing, classes and training record of a model folder as JSON.
+
+    Size and SHA-256 of every file are checked; the network is not loaded. Raises UsageError, DamagedError.
+    """
+    from featstore.artifacts.model import head_of
+
+    place = Path(path)
+    about, head = model_folder.read_description(place), head_of(path)
+    for name in about.files:
+        model_folder.check_file(place, name, about)
+    (origin,) = origins_of_head(head, os.fspath(path))
+    return {
+        "kind": "model",
+        "path": os.fspath(path),
+        "backbone": about.architecture,
+        "layer": about.layer,
+        "dimension": about.dimension,
+        "head": head.kind,
+        "classes": head.classes,
+        "weights_digest": about.digest,
+        "fingerprint": head.fingerprint,
+        "identity": head.identity,
+        "record": about.record,
+        "store": origin.store,
+        "store_id": origin.store_id,
+        "files": {name: {"bytes": each.bytes, "sha256": each.sha256} for name, each in about.files.items()},
+        "bytes": sum(each.bytes for each in about.files.values()),
+    }
 
 
 def _to_trust(head: TrainedHead) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""Export a store to file formats of other programs, or a head to ONNX or scikit-learn."""
+"""Export a store to file formats of other programs, or a head or model to ONNX or scikit-learn."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def export(
     trust: Sequence[str] = (),
     progress: Callable[[Progress], None] | None = None,
 ) -> StoreExport | HeadExport:
-    """Write the store or head at ``path`` in the format ``to``.
+    """Write the store, head or model at ``path`` in the format ``to``.
 
     A store becomes a folder of "parquet" (default), "npy" or "csv" files (see featstore.store.exporting). If an export
     was killed, the same call continues it.
@@ -39,7 +39,8 @@ def export(
     picture to ``label`` and ``probabilities``; with ``features_only`` the model is the head alone. The file gets its
     final name after a test on synthetic pictures. "sklearn": an estimator that joblib loads. ``weights``, ``backbone``:
     your own weights file or network, if the head's features were made with it. ``trust``: types that may be created
-    when a head of another package's class is loaded, see featstore.load_head.
+    when a head of another package's class is loaded, see featstore.load_head. A model is exported like its head, with
+    the model's own network.
 
     ``out``: output path; by default ``path`` with the name of the format added. Raises UsageError if there is nothing
     to export, the format does not exist, or ``out`` exists and is not an earlier export; FeatstoreError if the model
@@ -58,7 +59,11 @@ def export(
         raise UsageError(
             f"{os.fspath(path)}: a {kind} has no format {to!r}; choose one of {', '.join(formats)}{did_you_mean(to, formats)}"
         )
-    if kind == "head":
+    if kind == "model" and weights is None and backbone is None and to == "onnx" and not features_only:
+        from featstore.backbones.model_folder import load_model_backbone
+
+        backbone = load_model_backbone(path)
+    if kind in ("head", "model"):
         opened = open_head(path, trust)
         return head.export_head(opened, path, to, out, features_only=features_only, weights=weights, backbone=backbone)
     if features_only or weights is not None:

@@ -71,7 +71,7 @@ def export_head(
     backbone: str | Backbone | None,
 ) -> HeadExport:
     """Write ``head``, which was read from ``path``, in the format ``to``; parameters as in featstore.export."""
-    place = Path(out) if out is not None else Path(f"{os.fspath(path)}{_ENDINGS[to]}")
+    place = Path(out) if out is not None else Path(f"{Path(path)}{_ENDINGS[to]}")
     atomic.require_place(place)
     _require_replaceable(place, _ENDINGS[to])
     if to == "sklearn":

@@ -13,6 +13,7 @@ from featstore.columns import column
 from featstore.embed.embedder import open_embedder
 from featstore.embed.progress import Progress
 from featstore.errors import UsageError
+from featstore.files.model_folder import is_model
 from featstore.stages.predict.inputs import Classifier, Tally, of_parents, of_pictures, of_stores
 from featstore.stages.predict.result import Predictions
 from featstore.store.as_source import is_store
@@ -42,7 +43,8 @@ def predict(
 ) -> Predictions:
     """Classify ``inputs``: picture files, folders, tables, archives, or a store, whose vectors are used.
 
-    Every picture gets a Prediction; for an unreadable picture it has a reason instead of a class. Pictures go through
+    ``head``: a head, or the path of a head file or a model folder; a model's own network embeds the pictures. Every
+    picture gets a Prediction; for an unreadable picture it has a reason instead of a class. Pictures go through
     the backbone, weights and preprocessing that the head was trained on (``weights`` and ``backbone``: see
     open_embedder). For a head that was trained on several stores, ``inputs`` are one store per backbone, in any order,
     or pictures, which go through all backbones; then ``weights`` and ``backbone`` are sequences in the order of the
@@ -68,6 +70,10 @@ def predict(
             opened = StackedStores(match_origins(origins_of_head(loaded, what), opened.stores, what))
         return _for_stores(loaded, opened, by, pool)
     _require_store(by)
+    if weights is None and backbone is None and isinstance(head, str | os.PathLike) and is_model(head):
+        from featstore.backbones.model_folder import load_model_backbone
+
+        backbone = load_model_backbone(head)
     origins = origins_of_head(loaded, what)
     embedders = [
         open_embedder(origin, what, weights=name, backbone=given, engine=engine, device=device, inputs=paths)
