@@ -137,6 +137,24 @@ def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[st
     help="Always use the labels, splits and metadata of SOURCE, another store, instead of copying them.",
 )
 @click.option(
+    "--views",
+    type=click.IntRange(1, defaults.LARGEST_VIEW),
+    metavar="N",
+    help="Number of views: STORE has the plain pictures, and the stores STORE.views/1 to N-1 augmented ones, for training.",
+)
+@click.option(
+    "--augment",
+    type=click.Choice(defaults.POLICIES),
+    help="How views are augmented. standard: random crop, mirror image and colours; light: slight crop and mirror image. "
+    f"Default: as existing views, for new ones {defaults.AUGMENT}.",
+)
+@click.option(
+    "--augment-seed",
+    type=click.IntRange(0, defaults.LARGEST_SEED),
+    metavar="S",
+    help="Seed of the views (default: that of existing views, for new ones 0).",
+)
+@click.option(
     "--max-pixels",
     type=click.IntRange(1),
     default=defaults.MAX_PIXELS,
@@ -184,7 +202,8 @@ def extract(
     no longer contain them. The run may be interrupted or killed: the same command continues it.
 
     With several STOREs and one --backbone for each, in the same order, each picture is decoded only once. Every store
-    has the same content as after a separate run.
+    has the same content as after a separate run. With --views, each picture is decoded once for all views; later runs
+    with --views extend all views, and a larger N adds more.
 
     \b
     Examples:
@@ -197,6 +216,7 @@ def extract(
       featstore extract detections.csv my.store --boxes x,y,w,h --label-column species
       featstore extract annotations.json my.store --root /mnt/pictures
       featstore extract slides/ my.store --tiles 256 --overlap 32
+      featstore extract pictures/ my.store --views 8 --augment light
       featstore extract my.store other.store --backbone resnet18
       featstore extract pictures/ a.store b.store --backbone resnet50 --backbone efficientnet_lite0
       featstore extract pictures/ my.store --units 0/2 & featstore extract pictures/ my.store --units 1/2
@@ -212,7 +232,11 @@ def extract(
         finally:
             bar.close()
     told = [report.to_dict() for report in reports]
-    show(told[0] if len(told) == 1 else {"stores": told}, "\n".join(map(_text, reports)), as_json)
+    if options["views"] is not None:
+        shown = "\n".join([_text(reports[0]), *map(_view_text, reports[1:])])
+        show({**told[0], "views": told[1:]}, shown, as_json)
+    else:
+        show(told[0] if len(told) == 1 else {"stores": told}, "\n".join(map(_text, reports)), as_json)
     if any(report.stopped for report in reports):
         say("featstore: stopped; run the same command to go on", err=True)
         return code()
@@ -244,6 +268,13 @@ def _text(report: Any) -> str:
         if report.advice:
             lines.append(report.advice)
     return "\n".join(lines)
+
+
+def _view_text(report: Any) -> str:
+    """Return one line on an augmented view, followed by its notes."""
+    counts = f"{counted(report.vectors, 'vector')} + {counted(report.failures, 'failure')} + {report.pending:,} pending"
+    lines = [f"view {report.store}: {counts}; this run: {counted(report.new_vectors, 'vector')}"]
+    return "\n".join([*lines, *(f"note: {printable(note)}" for note in report.notes)])
 
 
 _STAGES = {

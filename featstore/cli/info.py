@@ -65,7 +65,8 @@ def _store_text(found: dict[str, Any]) -> str:
     lines = [
         f"{found['path']}: {counted(found['images'], 'image')} = {counted(found['vectors'], 'vector')} + {counted(found['failures'], 'failure')} + {found['pending']:,} pending",
         f"features: {identity['dimension']}-d {identity['dtype']} of {identity['backbone']} ({_layer_text(identity)}), weights {found['weights_name']}",
-        f"identity: {found['fingerprint'][:16]}; decoder {identity['decoder']}, precision {identity['precision']}, {_preprocessing_text(identity['preprocessing'])}",
+        f"identity: {found['fingerprint'][:16]}; decoder {identity['decoder']}, precision {identity['precision']}, {_preprocessing_text(identity['preprocessing'])}"
+        + (f"; augmented pictures: {_augment_text(identity['augment'])}" if "augment" in identity else ""),
         f"units: {found['units']:,} of {found['unit_rows']:,} rows; {found['bytes'] / 2**20:,.1f} MiB; {counted(found['retired'], 'retired row')} (featstore compact purges)",
     ]
     if found["journaled"]:
@@ -74,6 +75,11 @@ def _store_text(found: dict[str, Any]) -> str:
             f"of the pending, {counted(found['journaled'], 'picture is', 'pictures are')} extracted already, in "
             f"unfinished units of up to {found['unit_rows']:,}",
         )
+    lines += [
+        f"{printable(view['path'])}: {_augment_text(view['augment'])}; {counted(view['vectors'], 'vector')} + "
+        f"{counted(view['failures'], 'failure')} + {view['pending']:,} pending"
+        for view in found["views"]
+    ]
     lines += [f"source: {source.get('kind')} {printable(str(source.get('location')))}" for source in found["sources"]]
     for name in ("labels", "splits"):
         counts = [f"{printable(value)} {count:,}" for value, count in found[name].items()]
@@ -103,6 +109,10 @@ def _preprocessing_text(value: dict[str, Any]) -> str:
     known = [f"{name} {value[name]}" for name in ("resize", "crop", "interpolation") if name in value]
     known += [f"fit {value['fit']}"] if "fit" in value else []
     return ", ".join(known) or str(value)
+
+
+def _augment_text(value: dict[str, Any]) -> str:
+    return f"view {value['view']}, {value['policy']}, seed {value['seed']}"
 
 
 def _layer_text(identity: dict[str, Any]) -> str:

@@ -43,7 +43,7 @@ def remove(
 ) -> int:
     """Remove the pictures KEYS from STORE: no later result contains them, and extract does not add them again.
 
-    If a key is unknown, nothing is removed.
+    If a key is unknown, nothing is removed. Augmented views of STORE lose the pictures too.
 
     --purge erases the vectors, keys and labels of all removed pictures from the files of STORE, from its indexes and
     heads in the same folder, and from the indexes and heads given by --also. Files that may still contain removed
@@ -94,6 +94,7 @@ def _purge_lines(store: str, report: PurgeReport) -> list[str]:
         f"{store}: {counted(report.purged, 'row')} erased from its files; its denylist has digests of "
         f"{counted(report.denied, 'picture')}, so that extract does not bring them back"
     )
+    lines += [f"erased from the view too: {printable(path)}" for path in report.views]
     lines += [f"written anew: {printable(path)}" for path in report.rewritten]
     lines += [
         f"note: {printable(path)} has the same pictures, and keeps them: featstore remove {printable(path)} KEYS --purge"

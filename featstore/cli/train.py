@@ -136,6 +136,7 @@ def _settings(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
 )
 @click.option("--seed", type=int, default=defaults.SEED, show_default=True)
 @click.option("--apart", is_flag=True, help="Let regions of one picture be on both sides of splits and folds.")
+@click.option("--views", is_flag=True, help="Also learn from the augmented views of STORE (extract --views).")
 @click.option("--report", type=click.Path(dir_okay=False), metavar="PAGE.html", help="Write a page with the figures.")
 @click.option("--beside", is_flag=True, help="Also write the page's figures as PNG files and JSON beside it.")
 @click.option("--root", type=click.Path(), help="Where the pictures are now, for the page, if they moved.")
@@ -180,6 +181,7 @@ def train(
       featstore train my.store --train-split train --test-split val --C 0.01 --out my.head
       featstore train --store resnet50.store --store efficientnet.store --report page.html --beside
       featstore train my.store --head mlp --hidden 512 --hidden 128 --balance sampler
+      featstore train my.store --head mlp --views
       featstore train my.store --head sklearn.discriminant_analysis:LinearDiscriminantAnalysis
       featstore train my.store --head sklearn.ensemble:RandomForestClassifier --set n_estimators=500 --set max_features=sqrt
       featstore train --again my.head
@@ -279,7 +281,10 @@ def _with_settings(run: Callable[..., Any], options: dict[str, Any], settings: d
     from featstore.heads.trainer import HEADS, settable, train_head
 
     head = options["head"]
-    own = {*inspect.signature(run).parameters, *inspect.signature(train_head).parameters} - {"C", "class_weight"}
+    own = {"views", *inspect.signature(run).parameters, *inspect.signature(train_head).parameters} - {
+        "C",
+        "class_weight",
+    }
     for name in settings:
         known = settable(head) if head in HEADS else {name} - own
         if name not in known:

@@ -12,6 +12,7 @@ from featstore.errors import DamagedError, UsageError
 from featstore.files import model_folder
 from featstore.files.model_folder import is_model
 from featstore.store import FeatureStore, folders
+from featstore.store.view_stores import view_stores
 from featstore.text import natural
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def describe_store(path: str | os.PathLike[str]) -> dict[str, Any]:
     ``journaled``: number of pending pictures whose vectors are already in journals of unfinished units
     (FeatureStore.open(path, partial=True) reads them). ``made_by``: engines, devices and versions that made the
     vectors; ``drift``: largest measured difference between the vectors of these engines and of plain torch, in standard
-    deviations of the features, or None.
+    deviations of the features, or None. ``views``: path, augmentation and counts of the augmented views.
     """
     store = FeatureStore.open(Path(path))
     counts = store.counts
@@ -206,7 +207,14 @@ def describe_store(path: str | os.PathLike[str]) -> dict[str, Any]:
             for made, count in makers.most_common()
         ],
         "instruction_sets": sorted({made[-1] for made in makers} - {""}),
+        "views": [_described_view(view) for view in view_stores(path).values()],
     }
+
+
+def _described_view(path: Path) -> dict[str, Any]:
+    """Return path, augmentation and counts of an augmented view as JSON."""
+    store = FeatureStore.open(path)
+    return {"path": str(path), "augment": store.identity.augment, **store.counts.__dict__}
 
 
 _MAKER: Final = ("engine", "device", "version", "instruction_set")

@@ -69,7 +69,7 @@ def traces(store: Path, manifest: Manifest, plan: Plan, denylist: Denylist | Non
     denylist = Denylist.of(plan).erased() if denylist is None else denylist
     if not len(denylist):
         return
-    for path, keys in _keys_of(store, manifest, plan):
+    for path, keys in keys_in_files(store, manifest, plan):
         count = count_denied(denylist, keys)
         if count:
             yield path, count
@@ -86,7 +86,7 @@ def count_denied(denylist: Denylist, keys: Iterable[bytes]) -> int:
     return count + int(denylist.denies_keys(part).sum())
 
 
-def _keys_of(store: Path, manifest: Manifest, plan: Plan) -> Iterator[tuple[Path, Iterable[bytes]]]:
+def keys_in_files(store: Path, manifest: Manifest, plan: Plan) -> Iterator[tuple[Path, Iterable[bytes]]]:
     """Yield each file of the store that contains keys, together with these keys."""
     for segment in plan.segments:
         yield segment.file.path, segment.keys

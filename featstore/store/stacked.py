@@ -54,7 +54,7 @@ class StackedStores:
     def __init__(self, stores: Sequence[FeatureStore]) -> None:
         self.stores = list(stores)
         self.first = self.stores[0]
-        self._rows = [np.arange(len(self.first))] + [_rows_of_same(self.first, other) for other in self.stores[1:]]
+        self._rows = [np.arange(len(self.first))] + [rows_of_same(self.first, other) for other in self.stores[1:]]
         self.whole = np.logical_and.reduce([rows >= 0 for rows in self._rows])
 
     @classmethod
@@ -176,7 +176,7 @@ def match_origins(origins: Sequence[Origin], stores: Sequence[FeatureStore], wha
     return found
 
 
-def _rows_of_same(first: FeatureStore, other: FeatureStore) -> NDArray[np.int64]:
+def rows_of_same(first: FeatureStore, other: FeatureStore) -> NDArray[np.int64]:
     """Return for each row of ``first`` the row of ``other`` with the same key, or -1.
 
     Raises UsageError if the bytes of a picture differ between the two stores.

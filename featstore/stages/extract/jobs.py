@@ -27,13 +27,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """One run: the arguments of ``extract_in_process``."""
+    """One run: the arguments of ``extract_in_process``.
+
+    ``after_first``: the source is the store of the first job, so this run begins when that store's plan is written.
+    """
 
     source: str | os.PathLike[str] | Source
     store: str | os.PathLike[str]
     options: ExtractOptions
     progress: Callable[[Progress], None] | None = None
     watch: Watch | None = None
+    after_first: bool = False
 
 
 def extract_jobs(
@@ -54,11 +58,13 @@ def extract_jobs(
         ]
     from featstore.embed.sharing import SharedDecoding
 
-    shared = SharedDecoding(len(jobs))
+    shared, planned = SharedDecoding(len(jobs)), threading.Event()
 
     def run(number: int) -> ExtractReport:
         job = jobs[number]
         try:
+            if job.after_first:
+                planned.wait()
             return extract_in_process(
                 job.source,
                 job.store,
@@ -68,12 +74,15 @@ def extract_jobs(
                 decoder=decoder,
                 watch=job.watch,
                 share=(shared, number),
+                planned=planned.set if number == 0 else None,
             )
         except BaseException:
             stop.set()
             raise
         finally:
             shared.leave(number)
+            if number == 0:
+                planned.set()
 
     with ThreadPoolExecutor(len(jobs), "featstore-run") as pool:
         running = [pool.submit(run, number) for number in range(len(jobs))]

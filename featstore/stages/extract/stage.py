@@ -25,6 +25,7 @@ from featstore.stages.extract.advice import advice
 from featstore.stages.extract.notes import classes_of, notes_of, unreached
 from featstore.stages.extract.options import ExtractOptions
 from featstore.stages.extract.report import ExtractReport
+from featstore.stages.extract.views import plain_manifest
 from featstore.store import FeatureStore, Identity
 from featstore.store.as_source import StoreSource, follow_tables, take_tables
 from featstore.store.claims import Claims
@@ -50,13 +51,15 @@ def extract_in_process(
     decoder: Decoder | None = None,
     watch: Watch | None = None,
     share: tuple[SharedDecoding, int] | None = None,
+    planned: Callable[[], None] | None = None,
 ) -> ExtractReport:
     """Do what ``extract`` does in this process, without supervision.
 
     The network is loaded only if pictures are pending, or if the options alone do not tell whether the store has the
     requested features. ``decoder``: replaces the decoder that ``options.decode`` names. ``watch``: reports to the
     supervisor (supervisor.py) which pictures are being processed. ``share``: the decoding that this run shares with
-    other runs in this process, and the number of this run (jobs.py). Raises the errors of ``extract``.
+    other runs in this process, and the number of this run (jobs.py). ``planned``: called when the store's plan is
+    written. Raises the errors of ``extract``.
     """
     options = options or ExtractOptions()
     timings = Timings()
@@ -68,17 +71,20 @@ def extract_in_process(
     with timings.during("startup"), loading:
         source = options.open(source)
         there = _manifest_there(path)
+        base = None if there is not None else plain_manifest(source, path, request.augmentation)
         # Loading the network takes seconds. If the names in the options match the store, load it only for pending
         # pictures.
-        network = None if there is not None and request.agrees(there) else request.load(there, path)
+        network = None if there is not None and request.agrees(there) else request.load(there or base, path)
         identity, weights_name = _features(network, there)
-        open_for_writing(path, identity, weights_name, options.unit_rows)
+        open_for_writing(path, identity, weights_name, options.unit_rows or (base.unit_rows if base else None))
     # Inner ``timings.during`` blocks are recorded under their own names, the rest of this block's time as "closing".
     with timings.during("closing"):
         with Claims(path) as claims:
             with timings.during("planning"):
                 change, run = _plan(path, identity, source, claims, options, timings)
                 run.batch, run.progress, run.stop = options.batch, progress, stop or run.stop
+            if planned is not None:
+                planned()
             if watch is not None:
                 watch.begin(run.roots, change.to_dict(), run.reasons)
                 run.in_hand = watch.in_hand

@@ -85,8 +85,12 @@ def supervise(
     stop: threading.Event | None = None,
     decoder: str | None = None,
     backbone_from: str | None = None,
+    views: bool = False,
 ) -> list[ExtractReport]:
-    """Do what ``extract_supervised`` does for several ``runs`` (store, options); each picture is decoded only once."""
+    """Do what ``extract_supervised`` does for several ``runs`` (store, options); each picture is decoded only once.
+
+    ``views``: all runs but the first are augmented views, whose source is the store of the first run.
+    """
     started = time.monotonic()
     sandbox.fill_standard_streams()
     sandbox.require_working_directory()
@@ -100,6 +104,8 @@ def supervise(
         "backbone_from": backbone_from,
         "runs": [{"store": os.fspath(store), "options": options.to_dict()} for store, options in runs],
     }
+    for run in job["runs"][1:] if views else ():
+        run |= {"source": os.fspath(runs[0][0]), "spooled": None, "after_first": True}
     stop = stop or threading.Event()
     total = Totals(progress, [os.fspath(store) for store, _ in runs])
     with _spooled(job["source"]) as spooled:
@@ -155,7 +161,10 @@ def _nothing_pending(
 
     reports = []
     for number, (run, each) in enumerate(zip(job["runs"], options, strict=True)):
-        change, report = extract_nothing(source_of(job, each), Path(run["store"]), each)
+        if run.get("after_first") and total.changes[0] is None:
+            # Whether the views lack pictures is unknown until a worker has planned the store of the first run.
+            continue
+        change, report = extract_nothing(source_of({**job, **run}, each), Path(run["store"]), each)
         total.changes[number] = None if change is None else change.to_dict()
         if report is not None:
             reports.append(report)

@@ -14,6 +14,7 @@ from featstore.errors import UsageError
 from featstore.stages.extract.options import ExtractOptions
 from featstore.stages.extract.report import ExtractReport
 from featstore.stages.extract.totals import Totals
+from featstore.stages.extract.views import Run, runs_with_views
 
 
 def runs_of(
@@ -21,7 +22,7 @@ def runs_of(
     backbones: Sequence[object],
     weights: Sequence[str],
     options: ExtractOptions,
-) -> list[tuple[str | os.PathLike[str], ExtractOptions]]:
+) -> list[Run]:
     """Return (store, options) for each store. ``backbones`` and ``weights``: a value for each store, or empty.
 
     Raises UsageError if the number of values is neither 0 nor the number of stores, or if a store is named twice.
@@ -51,18 +52,29 @@ def extract_together(
     supervised: bool = True,
     progress: Callable[[Progress], None] | None = None,
     stop: threading.Event | None = None,
+    views: int | None = None,
+    augment: str | None = None,
+    augment_seed: int | None = None,
     **options: object,
 ) -> list[ExtractReport]:
     """Extract into several ``stores`` at once, decode each picture once, and return a report for each store.
 
     ``backbones`` and ``weights``: one for each store, in the order of ``stores``; empty for existing stores. The other
     parameters are as in ``extract``. Each store equals the result of a separate ``extract``, bit for bit.
+
+    ``views``: number of views of one store, with the plain pictures as view 0. The views 1, 2, ... are the stores
+    STORE.views/1, ..., which take rows and labels from STORE; their reports follow that of STORE. ``augment`` and
+    ``augment_seed``: policy and seed of the augmented views, see featstore.decode.augment.
     """
     runs = runs_of(stores, backbones, weights, ExtractOptions(**options))  # type: ignore[arg-type]
+    if views is not None:
+        runs = _with_views(runs, views, augment, augment_seed)
+    elif augment is not None or augment_seed is not None:
+        raise UsageError("augment: is for augmented views; say how many views with --views N")
     if supervised:
         from featstore.stages.extract.supervisor import supervise
 
-        return supervise(source, runs, progress=progress, stop=stop)
+        return supervise(source, runs, progress=progress, stop=stop, views=views is not None)
     from featstore.stages.extract.jobs import Job, extract_jobs
 
     totals, lock = Totals(progress, [os.fspath(store) for store, _ in runs]), threading.Lock()
@@ -71,5 +83,16 @@ def extract_together(
         with lock:
             totals.tell(number, value)
 
-    jobs = [Job(source, Path(store), each, partial(tell, number)) for number, (store, each) in enumerate(runs)]
+    jobs = []
+    for number, (store, each) in enumerate(runs):
+        first = stores[0] if views is not None and number else None
+        jobs.append(Job(first or source, Path(store), each, partial(tell, number), after_first=first is not None))
     return extract_jobs(jobs, stop=stop)
+
+
+def _with_views(runs: list[Run], views: int, augment: str | None, seed: int | None) -> list[Run]:
+    """Return the run of one store, followed by the runs of its views. Raises UsageError for several stores."""
+    if len(runs) > 1:
+        raise UsageError("views: are made for one store at a time; name one store")
+    store, options = runs[0]
+    return runs_with_views(store, options, views, augment, seed)

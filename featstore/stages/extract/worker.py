@@ -148,14 +148,16 @@ def _work(job: dict[str, Any], in_hand: InHand, answers: _Answers, stop: threadi
     jobs = []
     for number, run in enumerate(job["runs"]):
         options = ExtractOptions.from_dict(run["options"])
-        source = source_of(job, options)
+        after_first = run.get("after_first", False)
+        # The store of the first run may not exist yet: its views open it when its plan is written.
+        source = run["source"] if after_first else source_of(job, options)
         if job["backbone_from"] is not None:
             options = dataclasses.replace(options, backbone=function_of(job["backbone_from"])())
         if options.engine.startswith(("torch", "compile")):
             keep_memory()
         tell = _Teller(answers, number)
         watch = Watch(in_hand.of_run(number), job["began"], tell.begin)
-        jobs.append(Job(source, run["store"], options, tell.progress, watch))
+        jobs.append(Job(source, run["store"], options, tell.progress, watch, after_first))
     decoder = None if job["decoder"] is None else function_of(job["decoder"])
     return [report.to_dict() for report in extract_jobs(jobs, stop=stop, decoder=decoder)]
 

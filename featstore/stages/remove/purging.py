@@ -12,6 +12,7 @@ from featstore.artifacts.lineage import find_artifacts, require_artifact
 from featstore.errors import FeatstoreError
 from featstore.stages.remove.outside import held_by, rewrite
 from featstore.stages.remove.stage import encoded, rows_of
+from featstore.stages.remove.views import denied_keys
 from featstore.store import FeatureStore
 from featstore.store.claims import Claims
 from featstore.store.compaction import CompactReport
@@ -20,6 +21,7 @@ from featstore.store.erasure import erase, require_purgeable, traces
 from featstore.store.manifest import Manifest
 from featstore.store.plan import Plan
 from featstore.store.removal import Removal, remove_rows
+from featstore.store.view_stores import view_stores
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class PurgeReport:
     ``removal``: result of removing the pictures named in this call. ``purged``: number of rows erased from the store,
     including rows that were removed or replaced earlier. ``rewritten``: indexes and heads that were written again
     without the pictures. ``left``: (path, reason) of files that may still contain removed pictures. ``copies``: other
-    stores that also contain removed pictures: stores that this store was made from, and stores made from it.
+    stores that also contain removed pictures: stores that this store was made from, and stores made from it. ``views``:
+    augmented views of the store from which removed pictures were erased too.
     """
 
     store: str
@@ -40,6 +43,7 @@ class PurgeReport:
     rewritten: list[str] = field(default_factory=list)
     left: list[tuple[str, str]] = field(default_factory=list)
     copies: list[str] = field(default_factory=list)
+    views: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
@@ -56,7 +60,7 @@ def purge(
     """Remove pictures as ``remove`` does, and erase all removed pictures, also earlier ones, from the store's files.
 
     Indexes and heads that contain removed pictures are written again without them: the files of ``also``, and this
-    store's indexes and heads in the same folder. Pages, and other stores with the same pictures, are only reported. No
+    store's indexes and heads in the same folder. The augmented views of the store are purged too. Pages, and other stores with the same pictures, are only reported. No
     other process may write to the store meanwhile; a store that is already open keeps reading the old files. If a purge
     was killed, the same call continues it.
 
@@ -89,8 +93,30 @@ def purge(
     others = [str(each.path) for each in every.values() if each.kind == "store"]
     others += [parent.path for parent in _parents(path)]
     denylist = Denylist.of(FeatureStore(path)._plan)
+    views = _purge_views(path, denylist, rewritten, left)
     copies = [other for other in dict.fromkeys(others) if _has_some(Path(other), denylist)]
-    return PurgeReport(str(path), removal, report.purged, len(denylist), report.to_dict(), rewritten, left, copies)
+    return PurgeReport(
+        str(path), removal, report.purged, len(denylist), report.to_dict(), rewritten, left, copies, views
+    )
+
+
+def _purge_views(store: Path, denylist: Denylist, rewritten: list[str], left: list[tuple[str, str]]) -> list[str]:
+    """Purge the pictures on ``denylist`` from the augmented views of ``store``; return the paths of these views.
+
+    Adds what is written again to ``rewritten``, and what may still contain removed pictures to ``left``.
+    """
+    purged = []
+    for path in view_stores(store).values():
+        try:
+            keys = denied_keys(path, denylist)
+            if keys or Manifest.read(path).purging:
+                report = purge(path, keys)
+                rewritten += report.rewritten
+                left += report.left
+                purged.append(str(path))
+        except (FeatstoreError, OSError) as error:
+            left.append((str(path), str(error)))
+    return purged
 
 
 def _has_some(other: Path, denylist: Denylist) -> bool:

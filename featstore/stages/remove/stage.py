@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from featstore.errors import UsageError
 from featstore.sources.base import without_dot
 from featstore.sources.listing import entries
+from featstore.stages.remove.views import remove_from_views, restore_in_views
 from featstore.store import FeatureStore
 from featstore.store.claims import Claims
 from featstore.store.manifest import Manifest
@@ -31,7 +32,8 @@ def remove(
 
     A store that is opened later does not contain the pictures: no features, labels, splits or failures. A store that is
     already open does not change. The store's denylist keeps digests of the keys and of the pictures' bytes, so that
-    ``extract`` does not add the pictures again (see ``restore``). ``dry_run``: only report what would be removed.
+    ``extract`` does not add the pictures again (see ``restore``). The pictures are removed from the augmented views of
+    the store too. ``dry_run``: only report what would be removed.
 
     Raises UsageError, before any change, for a key that is not in the store and was not removed earlier; FeatstoreError
     while the store is compacted.
@@ -40,19 +42,25 @@ def remove(
     Manifest.read(path)
     with Claims(path) as claims:
         claims.join()
-        return remove_rows(path, encoded(keys), rows_of(where), dry_run=dry_run)
+        report = remove_rows(path, encoded(keys), rows_of(where), dry_run=dry_run)
+    if not dry_run:
+        remove_from_views(path)
+    return report
 
 
 def restore(store: str | os.PathLike[str], keys: Iterable[str | bytes]) -> int:
-    """Take removed pictures off the denylist, so that the next ``extract`` adds them again.
+    """Take removed pictures off the denylist, also in augmented views of the store, so that the next ``extract`` adds them again.
 
     Returns the number of these pictures. Raises UsageError for a key that was not removed.
     """
     path = Path(store)
     Manifest.read(path)
+    wanted = encoded(keys)
     with Claims(path) as claims:
         claims.join()
-        return restore_rows(path, encoded(keys))
+        count = restore_rows(path, wanted)
+    restore_in_views(path, wanted)
+    return count
 
 
 def keys_in(path: str | os.PathLike[str]) -> list[bytes]:

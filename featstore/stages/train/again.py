@@ -17,8 +17,10 @@ from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic
 from featstore.stages.train.report import TrainReport
 from featstore.stages.train.stage import DATA, REQUEST, Request, assess, digests_of, fit, train
+from featstore.stages.train.views import VIEWS, views_as_then
 from featstore.store import FeatureStore
 from featstore.store.as_source import purged_labels
+from featstore.store.past import KEY as PAST
 from featstore.store.past import Missing
 from featstore.store.stacked import StackedStores, match_origins
 from featstore.text import counted, printable
@@ -91,12 +93,13 @@ def train_again(
     try:
         stack.require_whole()
         split = request.split(stack.first)
-        same = digests_of(stack, split) == recorded
+        views = views_as_then(stack, old.meta, old.meta.get(PAST)) if request.views else []
+        same = digests_of(stack, split, views) == recorded
     except UsageError as error:
         raise UsageError(_cannot(path, gone, str(error))) from None
     if not same:
         raise UsageError(_cannot(path, gone, "its rows, labels or vectors are not those that it was trained on"))
-    trained = fit(stack, split, request)
+    trained = fit(stack, split, request, views)
     if out is not None:
         report = assess(stack, trained, split, seed=request.seed)[1]
         save_head(Path(out), trained, {"report": report.to_dict()})
@@ -156,7 +159,7 @@ def _odd_field(asked: Request) -> str:
     from featstore.heads import HEADS, train_head
     from featstore.heads.trainer import settable
 
-    own = {*signature(train).parameters, *signature(train_head).parameters}
+    own = {VIEWS, *signature(train).parameters, *signature(train_head).parameters}
     text, number = str | None, int | float
     kinds: dict[str, Any] = {
         "head": str,
@@ -165,7 +168,7 @@ def _odd_field(asked: Request) -> str:
         "held_out": number,
         "C": number | str,
     }
-    kinds |= {"class_weight": dict | text, "folds": number, "seed": int, "options": dict, "apart": bool}
+    kinds |= {"class_weight": dict | text, "folds": number, "seed": int, "options": dict, "apart": bool, VIEWS: bool}
     for name, kind in kinds.items():
         value = getattr(asked, name)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):

@@ -17,6 +17,14 @@ from featstore import defaults
 from featstore.errors import DamagedError, FeatstoreError, UsageError
 from featstore.files import atomic, sealed
 from featstore.stages.train.report import Replaced, TrainReport, scale_of
+from featstore.stages.train.views import (
+    VIEWS,
+    digest_with_views,
+    notes_on_views,
+    open_views,
+    record_of_views,
+    training_rows,
+)
 from featstore.store.origin import KEY, generation_number, origins_in, state_of_store
 from featstore.store.past import KEY as PAST
 from featstore.store.past import record_of
@@ -48,6 +56,11 @@ class Request:
     seed: int
     options: dict[str, Any]
     apart: bool = False
+    views: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options as JSON, without ``views`` if it is false, as in older versions."""
+        return {name: value for name, value in asdict(self).items() if name != VIEWS or value}
 
     def split(self, store: FeatureStore) -> Split:
         """Divide the rows of ``store`` into rows to train on and rows to hold out."""
@@ -94,7 +107,8 @@ def train(
     concatenated (an ensemble of backbones). Labels, splits and pictures are those of the first store; all other stores
     must have a vector for each key. C is chosen by cross-validation with ``folds`` folds on the training rows only. The
     figures are computed on the held-out rows, see split_store. Rows of equal bytes are in the same fold; so are the
-    regions of a picture, unless ``apart``. The head is saved to ``out``, by default head_path(store, head). An existing
+    regions of a picture, unless ``apart``. The option ``views`` (True) trains on all augmented views of the training
+    pictures too; views of a picture are in the same fold, and figures are of the pictures as they are. The head is saved to ``out``, by default head_path(store, head). An existing
     head is replaced, and ``replaced`` in the report compares the old and the new head; ``force`` is needed if the
     classes or the store of the old head differ from those of the new head.
 
@@ -108,20 +122,25 @@ def train(
     paths = _listed(store)
     stack = StackedStores.open(paths)
     stack.require_whole()
+    asked_views = bool(options.pop(VIEWS, False))
+    views = open_views(stack) if asked_views else []
     opened = stack.first
     path = Path(out) if out is not None else head_path(store, head)
     earlier = _head_at(path)
-    request = Request(head, train_split, test_split, held_out, C, class_weight, folds, seed, options, apart)
+    request = Request(
+        head, train_split, test_split, held_out, C, class_weight, folds, seed, options, apart, asked_views
+    )
     split = request.split(opened)
     if isinstance(earlier, TrainedHead) and not force:
         _require_same_data(path, earlier, stack, opened.labels[split.train])
     started = time.perf_counter()
-    trained = fit(stack, split, request)
+    trained = fit(stack, split, request, views)
     fitted = time.perf_counter()
     probabilities, report, uncalibrated = assess(stack, trained, split, seed=seed)
     replaced, notes = _compared(earlier, trained, stack, split, probabilities)
     seconds = {"train": round(fitted - started, 3), "evaluate": round(time.perf_counter() - fitted, 3)}
     save_head(path, trained, {"report": report.to_dict(), "seconds": seconds})
+    notes += notes_on_views(stack, split.train, views)
     notes = [*state_of_store(opened), *stack.notes(), *split.notes(), *at_the_end(trained), *notes, *_to_trust(trained)]
     names = [os.fspath(one) for one in paths]
     return TrainReport(
@@ -129,16 +148,20 @@ def train(
     )
 
 
-def fit(stack: StackedStores, split: Split, request: Request) -> TrainedHead:
-    """Train a head with the options ``request`` on the rows ``split.train``; its ``meta`` records the options."""
+def fit(stack: StackedStores, split: Split, request: Request, views: Sequence[FeatureStore] = ()) -> TrainedHead:
+    """Train a head with the options ``request`` on the rows ``split.train``; its ``meta`` records the options.
+
+    ``views``: augmented views of the store, whose rows of the same pictures are training rows too.
+    """
     from featstore.heads import train_head
 
     opened = stack.first
+    features, order = training_rows(stack, split.train, views)
     return train_head(
-        rows_of(stack, split.train),
-        opened.labels[split.train].astype(str),
+        features,
+        opened.labels[split.train].astype(str)[order],
         kind=request.head,
-        groups=groups_of(opened, split.train, apart=request.apart),
+        groups=groups_of(opened, split.train, apart=request.apart)[order],
         seed=request.seed,
         folds=request.folds,
         C=request.C,
@@ -147,17 +170,18 @@ def fit(stack: StackedStores, split: Split, request: Request) -> TrainedHead:
         identity=stack.identity,
         meta={
             **_data_record(stack, split),
-            PAST: [record_of(store) for store in stack.stores],
-            DATA: digests_of(stack, split),
-            REQUEST: asdict(request),
+            **record_of_views(views),
+            PAST: [record_of(store) for store in (*stack.stores, *views)],
+            DATA: digests_of(stack, split, views),
+            REQUEST: request.to_dict(),
         },
         **request.options,
     )
 
 
-def digests_of(stack: StackedStores, split: Split) -> dict[str, str]:
-    """Return the digests of the rows to train on and of the held-out rows."""
-    return {"train": stack.digest(split.train), "test": stack.digest(split.test)}
+def digests_of(stack: StackedStores, split: Split, views: Sequence[FeatureStore] = ()) -> dict[str, str]:
+    """Return the digests of the rows to train on, in all ``views`` too, and of the held-out rows."""
+    return {"train": digest_with_views(stack, split.train, views), "test": stack.digest(split.test)}
 
 
 def assess(
@@ -201,13 +225,6 @@ def at_the_end(head: TrainedHead) -> list[str]:
             f"one beyond it may be better{remedy}"
         )
     return notes
-
-
-def rows_of(stack: StackedStores, rows: NDArray[np.int64]) -> Any:
-    """Return ``rows`` as an (n, d) array if that fits into a quarter of defaults.HEAD_MEMORY, otherwise as a stream."""
-    if len(rows) * stack.dimension * 4 <= defaults.HEAD_MEMORY // 4:
-        return stack.features(rows)
-    return stack.stream(rows)
 
 
 def _listed(store: Paths) -> list[str | os.PathLike[str]]:

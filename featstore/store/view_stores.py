@@ -1,0 +1,95 @@
+"""The augmented views of a store: stores of their own, in a folder beside it, that take their rows from it.
+
+View 0 is the store itself, with features of the plain pictures. View k is the store ``STORE.views/k``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.errors import FeatstoreError
+from featstore.store.feature_store import FeatureStore
+from featstore.store.manifest import Manifest
+from featstore.store.stacked import rows_of_same
+
+SUFFIX: Final = ".views"
+_NUMBER: Final = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)
+
+
+def view_path(store: str | os.PathLike[str], view: int) -> Path:
+    """Return where view number ``view`` (1, 2, ...) of ``store`` is, or would be."""
+    path = Path(store)
+    named = path if path.name not in ("", "..") else Path(os.path.abspath(path))
+    return named.with_name(named.name + SUFFIX) / str(view)
+
+
+def view_stores(store: str | os.PathLike[str]) -> dict[int, Path]:
+    """Return the paths of the views of ``store`` by number, ascending.
+
+    A folder counts as a view if it is a store whose identity has this number as its view. Other files are ignored.
+    """
+    folder = view_path(store, 1).parent
+    try:
+        names = [entry.name for entry in os.scandir(folder) if _NUMBER.fullmatch(entry.name)]
+    except OSError:
+        return {}
+    found = {}
+    for view in sorted(map(int, names)):
+        try:
+            its = Manifest.read(folder / str(view)).identity.augment
+        except (FeatstoreError, OSError):
+            continue
+        if its.get("view") == view:
+            found[view] = folder / str(view)
+    return found
+
+
+class ViewRows:
+    """The same rows of a store in several views, one view below the other, in constant memory; a RowBlocks.
+
+    A row that a view has no vector for is left out of this view.
+
+    Parameters
+    ----------
+    stores : sequence of FeatureStore
+        The store of the plain pictures (view 0), followed by its augmented views.
+    rows : ndarray of shape (m,)
+        Rows of view 0.
+
+    Attributes
+    ----------
+    shape : (n, d), with n up to m times the number of views.
+    order : ndarray of shape (n,)
+        For each row of the result, its place in ``rows``: labels and groups are ``labels[order]``, ``groups[order]``.
+    absent : int
+        Number of rows that were left out of a view.
+    """
+
+    def __init__(self, stores: Sequence[FeatureStore], rows: NDArray[np.int64]) -> None:
+        first, self._parts, order = stores[0], [(stores[0], rows)], [np.arange(len(rows))]
+        for store in stores[1:]:
+            theirs = rows_of_same(first, store)[rows]
+            there = np.flatnonzero(theirs >= 0)
+            self._parts.append((store, theirs[there]))
+            order.append(there)
+        self.order = np.concatenate(order)
+        self.shape = (len(self.order), first.dimension)
+        self.dtype = first.identity.numpy_dtype
+        self.absent = len(stores) * len(rows) - len(self.order)
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """Yield the rows in order, as (b, d) arrays without identity, because the views have different identities."""
+        for store, rows in self._parts:
+            for block in store.stream(rows).blocks():
+                yield np.asarray(block)
+
+    def features(self) -> NDArray[Any]:
+        """Return all rows as an (n, d) array."""
+        return np.concatenate([np.asarray(store.features(rows=rows)) for store, rows in self._parts])
