@@ -24,6 +24,7 @@ from featstore import defaults
 from featstore.decode import Augment, DecodeFailure, Decoder, Fitting, Preprocessing, open_decoder, open_fitting
 from featstore.decode.opening import as_failure
 from featstore.errors import FeatstoreError
+from featstore.finetuning.plan import batch_sizes
 from featstore.sources.base import ReadFailure
 from featstore.sources.reading import read_picture
 from featstore.store import FeatureStore
@@ -205,16 +206,11 @@ class _Reader:
 
 
 def _parts(rows: Rows, size: int) -> Iterator[Rows]:
-    """Yield ``rows`` in parts of ``size``; a last part of one row is added to the part before.
-
-    BatchNorm has no variance in a batch of one picture, and torch raises an error for some of them.
-    """
-    stops = list(range(size, len(rows), size))
-    if stops and len(rows) - stops[-1] == 1:
-        stops.pop()
-    for start, stop in zip([0, *stops], [*stops, len(rows)], strict=True):
-        if stop > start:
-            yield rows[start:stop]
+    """Yield ``rows`` in the batches of an epoch, see batch_sizes."""
+    start = 0
+    for count in batch_sizes(len(rows), size):
+        yield rows[start : start + count]
+        start += count
 
 
 def _ahead(

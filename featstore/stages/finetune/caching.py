@@ -129,7 +129,11 @@ def make_cache(
     engine = "torch" if total < _FEW or any(each.dtype == "float32" for each in views[1:]) else "auto"
     for number, each in enumerate(views):
         name = "held-out pictures" if each.path.name == HELD_OUT else f"view {number} of {len(views) - 1}"
-        augmented: dict[str, Any] = {"augment": augmentation.policy, "view": each.view, "augment_seed": augmentation.seed}
+        augmented: dict[str, Any] = {
+            "augment": augmentation.policy,
+            "view": each.view,
+            "augment_seed": augmentation.seed,
+        }
         try:
             report = extract(
                 SomeRows(store.path, each.keys, root),

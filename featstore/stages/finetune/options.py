@@ -12,7 +12,7 @@ from featstore.errors import UsageError
 
 HEADS: Final = {"linear": "logreg", "mlp": "mlp"}
 """Kinds of attached heads, and the kind of head in featstore.heads that each of them starts from."""
-AUGMENTS: Final = ("none", "light", "standard")
+AUGMENTS: Final = ("none", *defaults.POLICIES)
 OPTIMIZERS: Final = ("adamw", "adam", "sgd")
 BALANCES: Final = ("none", "weights", "sampler")
 NO_CACHE: Final = "none"
@@ -74,7 +74,8 @@ class FinetuneOptions:
     head
         "linear": starts as the logistic head of the stored features; "mlp": as a multilayer perceptron.
     freeze_to
-        Every layer up to and including this one stays frozen. Default: all but the last block with parameters.
+        Every layer up to and including this one is frozen. Default: all but the last block with parameters; with
+        ``unfreeze``, all layers, so that the head trains alone until the first of these epochs.
     unfreeze
         (layer, epoch) pairs: from that epoch on, counted from 1, the layer and all layers after it train.
     all_layers
@@ -178,8 +179,6 @@ class FinetuneOptions:
         everything = "all_layers" if self.all_layers else "from_scratch" if self.from_scratch else ""
         if everything and (self.freeze_to is not None or self.unfreeze):
             raise UsageError(f"{everything} trains every layer; leave freeze_to and unfreeze out")
-        if self.freeze_to is not None and self.unfreeze:
-            raise UsageError("freeze_to freezes layers for the whole run, unfreeze until an epoch; give one of them")
         for layer, epoch in self.unfreeze:
             if not 1 <= epoch <= self.epochs:
                 raise UsageError(f"unfreeze: {layer}@{epoch} is none of the epochs 1 to {self.epochs:,}")

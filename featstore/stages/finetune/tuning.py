@@ -27,10 +27,10 @@ from featstore.finetuning.network import (
     auxiliary_classifier,
     head_from_model,
     parameter_groups,
-    set_trainable,
     trained_parameters,
 )
 from featstore.finetuning.optimiser import Optimiser
+from featstore.finetuning.phases import LayerPhases
 from featstore.finetuning.plan import Plan
 from featstore.finetuning.training import Examples, TrainingData
 from featstore.finetuning.training import train as train_epochs
@@ -49,30 +49,6 @@ from featstore.store import FeatureStore
 if TYPE_CHECKING:
     from featstore.backbones import Backbone
     from featstore.finetuning.history import EpochRecord
-
-
-class Layers:
-    """Freezes the layers of a network epoch by epoch, as ``cut`` says; the Phases of a training run."""
-
-    def __init__(self, network: TunedNetwork, cut: Cut, plan: Plan) -> None:
-        self._network, self._cut, self._plan = network, cut, plan
-
-    def frozen(self, epoch: int) -> str:
-        """Return in words which layers are frozen in ``epoch``."""
-        return self._phase(epoch)[2]
-
-    def start(self, epoch: int) -> list[dict[str, Any]]:
-        """Freeze and unfreeze the layers for ``epoch``; return the parameter groups."""
-        plan, partition = self._plan, self._cut.partition
-        set_trainable(self._network, partition, self._phase(epoch)[1])
-        return self.groups(self._network, plan)
-
-    def groups(self, network: TunedNetwork, plan: Plan) -> list[dict[str, Any]]:
-        """Return the parameter groups of ``network``, or of a copy of the network, with rates by depth."""
-        return parameter_groups(network, self._cut.partition, plan.learning_rate, plan.layer_decay, plan.weight_decay)
-
-    def _phase(self, epoch: int) -> tuple[int, frozenset[str], str]:
-        return [phase for phase in self._cut.phases if phase[0] <= epoch][-1]
 
 
 @dataclass
@@ -154,7 +130,7 @@ class Run:
         log = self.options.tensorboard
         self.history = train_epochs(
             self.network,
-            Layers(self.network, self.cut, self.plan),
+            self._phases(),
             data,
             self.plan,
             self.places.run,
@@ -167,6 +143,9 @@ class Run:
         self.tell(Event(done=True))
         self.seconds["train"] = round(sum(each.seconds for each in self.history[1:]), 3)
         return len(self.history) == self.plan.epochs + 1
+
+    def _phases(self) -> LayerPhases:
+        return LayerPhases(self.backbone, self.network, self.cut.partition, self.plan)
 
     def _examples(self) -> tuple[Examples, Examples] | None:
         """Return the training and the held-out examples, cached or live; None if the run was stopped meanwhile."""
@@ -224,11 +203,11 @@ class Run:
 
     def _measure(self, live: LiveExamples) -> budget.Rates:
         """Measure the rates with steps on a copy of the network in which all layers train that ever train."""
-        layers = Layers(self.network, self.cut, self.plan)
-        layers.start(self.plan.epochs)
+        phases, plan = self._phases(), self.plan
+        phases.start(plan.epochs)
         network = copy.deepcopy(self.network).train()
-        layers.start(1)
-        groups, optimiser = layers.groups(network, self.plan), Optimiser(self.plan)
+        groups = parameter_groups(network, self.cut.partition, plan.learning_rate, plan.layer_decay, plan.weight_decay)
+        optimiser = Optimiser(plan)
 
         def step(activations: torch.Tensor, _: NDArray[np.intp]) -> None:
             made = network(activations.to(next(network.parameters()).device))
@@ -262,7 +241,7 @@ class Run:
     def described(self) -> Network:
         """Return what of the network trained."""
         partition, backbone = self.cut.partition, self.backbone
-        Layers(self.network, self.cut, self.plan).start(self.plan.epochs)
+        self._phases().start(self.plan.epochs)
         parts = [backbone.module, self.network.head]
         return Network(
             backbone.name,
@@ -325,7 +304,7 @@ def start(
         accumulate=options.accumulate,
         balance=options.balance,
         unfreeze=cut.unfrozen,
-        freeze_to=cut.partition.layer,
+        freeze_to=cut.freeze_to,
         seed=options.seed,
         bf16=device.type == "cuda" and torch.cuda.is_bf16_supported(),
     )
