@@ -29,7 +29,7 @@ from featstore.text import counted
 HELD_OUT: Final = "held-out"
 """Name of the store with the plain activations of the held-out pictures, in float32."""
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-_FEW: Final = 2048
+_FEW: Final = 256
 """Number of pictures below which plain torch is used: preparing a faster engine takes seconds for every view."""
 
 

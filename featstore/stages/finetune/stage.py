@@ -19,6 +19,7 @@ from featstore.stages.finetune.report import FinetuneReport, Tuned, compare_head
 from featstore.stages.train import TrainReport, train
 from featstore.store import FeatureStore
 from featstore.store.as_source import is_store
+from featstore.store.origin import state_of_store
 from featstore.store.splitting import equal_content
 from featstore.text import check_keywords, counted
 
@@ -63,7 +64,7 @@ def finetune(
         atomic.make_directory(places.run)
         head = _head(path, places, asked)
         run = start(FeatureStore.open(path), places, asked, head, tell, stop)
-        run.notes += [*notes, *head.notes]
+        run.notes += [*notes, *state_of_store(run.store), *head.split.notes()]
         if not run.train():
             epochs = max(0, len(run.history) - 1)
             history = [each.to_dict() for each in run.history]
@@ -126,15 +127,16 @@ def _head(store: Path, places: Places, options: FinetuneOptions) -> TrainReport:
     balance: dict[str, Any] = {}
     if options.balance != "none":
         balance = {"balance": options.balance} if options.head == "mlp" else {"class_weight": "balanced"}
+    path = places.run / "start.head"
+    path.unlink(missing_ok=True)
     return train(
         store,
         head=HEADS[options.head],
-        out=places.run / "start.head",
+        out=path,
         train_split=options.train_split,
         test_split=options.test_split,
         held_out=options.held_out,
         seed=options.seed,
-        force=True,
         **balance,
     )
 
