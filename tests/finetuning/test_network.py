@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -107,12 +108,13 @@ def calls(network: TunedNetwork, kind: type[nn.Module]) -> list[torch.fx.Node]:
 
 
 def test_dropout_of_the_authors_acts_in_the_trained_part_alone() -> None:
-    backbone, partition, network = divided("efficientnet_b0", "block5")
+    backbone, partition, network = divided("efficientnet_b0", "block4")
     assert len(modes(network.train(), StochasticDepth)) == 5
-    assert all(modes(network, StochasticDepth)) and modes(network, nn.Dropout) == [True]
-    # features.6 ends with the fourth stochastic depth, which belongs to the frozen block.
-    set_trainable(network, partition, frozen_names(backbone, "block6"))
-    assert modes(network.train(), StochasticDepth) == [False] * 4 + [True]
+    assert all(modes(network, StochasticDepth))
+    assert modes(network, nn.Dropout) == [True]
+    # The last frozen block ends with the second stochastic depth.
+    set_trainable(network, partition, frozen_names(backbone, "block5"))
+    assert modes(network.train(), StochasticDepth) == [False, False, True, True, True]
     assert modes(network, nn.Dropout) == [True]
     # The classifier's dropout comes after the last frozen layer.
     set_trainable(network, partition, frozen_names(backbone, "features"))
@@ -157,7 +159,7 @@ def linear_model(classes: int, scale: float) -> LinearModel:
 def network_model(classes: int, scale: float) -> NetworkModel:
     random = np.random.default_rng(classes)
     widths = [9, 7, 5, 1 if classes == 2 else classes]
-    weights = [random.standard_normal((after, before)) for before, after in zip(widths, widths[1:], strict=False)]
+    weights = [random.standard_normal((after, before)) for before, after in itertools.pairwise(widths)]
     biases = [random.standard_normal(width) for width in widths[1:]]
     return NetworkModel(
         tuple(weight.astype(np.float32) for weight in weights),
