@@ -83,7 +83,7 @@ def save(path: Path, saved: Saved, arrays: Arrays) -> None:
     try:
         with atomic.new_file(path) as temporary:
             save_file(
-                {name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary, {_KEY: seal + text}
+                {name: np.asarray(array, order="C") for name, array in arrays.items()}, temporary, {_KEY: seal + text}
             )
     except (OSError, SafetensorError) as error:
         raise FeatstoreError(

@@ -233,7 +233,8 @@ class _Run:
             self._optimiser.state = {}
             for name in sorted(arrays.keys() & slots.keys()):
                 _, slot, owner = name.split("/", 2)
-                made = torch.empty(arrays[name].shape, dtype=torch.float32, device=self._device)
+                device = "cpu" if slot == STEPS else self._device
+                made = torch.empty(arrays[name].shape, dtype=torch.float32, device=device)
                 self._optimiser.state[owner, slot] = made.copy_(torch.from_numpy(arrays[name]))
             self.history = list(file.saved.history)
 
