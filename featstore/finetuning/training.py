@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from featstore.errors import DataError, UsageError
+from featstore.errors import DamagedError, DataError, UsageError
 from featstore.files import atomic
 from featstore.finetuning import checkpoint
-from featstore.finetuning.history import EpochRecord, Tally, require_finite_figures, write_metrics
+from featstore.finetuning.history import METRICS, EpochRecord, Tally, write_metrics
 from featstore.finetuning.optimiser import SLOTS, STEPS, Optimiser
 from featstore.finetuning.plan import Plan, batch_sizes, loss_weights, order_of, rate_factor, steps_of, torch_seed
 from featstore.finetuning.tensorboard import Log, require_log
@@ -165,10 +165,13 @@ class _Run:
         codes = {"training": data.training.codes, "held_out": data.held_out.codes}
         digest = f"{data.digest} {checkpoint.digest(codes)}"
         self._origin = checkpoint.Origin(plan.to_dict(), checkpoint.digest_of_classes(data.classes), digest)
-        for epoch in range(1, plan.epochs + 1):
-            self._start(epoch)
-            if min(batch_sizes(len(data.training), plan.batch_size)) == 1 and _trains_batch_norm(network):
-                raise UsageError("BatchNorm cannot be trained on batches of one row; give a batch size of at least 2")
+        if min(batch_sizes(len(data.training), plan.batch_size)) == 1:
+            for epoch in range(1, plan.epochs + 1):
+                self._start(epoch)
+                if _trains_batch_norm(network):
+                    raise UsageError(
+                        "BatchNorm cannot be trained on batches of one row; give a batch size of at least 2"
+                    )
 
     def epoch(self) -> bool:
         """Run the next epoch and save it; return False if it was stopped, and then go back to the epoch before."""
@@ -193,7 +196,8 @@ class _Run:
             held_out.macro_f1,
             round(time.perf_counter() - started, 3),
         )
-        require_finite_figures(record)
+        if not math.isfinite(record.held_out_loss):
+            raise DataError(f"the loss of the held-out rows is not finite after epoch {epoch}; {self._remedy(epoch)}")
         # What the next epoch will train is saved too, so that an unfinished epoch can be undone.
         self._start(epoch + 1)
         arrays = self._arrays()
@@ -217,7 +221,9 @@ class _Run:
             self._start(epochs + 1)
             file.require(self._origin, self._frozen_digest())
             if epochs > self.plan.epochs:
-                raise UsageError(f"{self.path}: has {epochs:,} epochs, where {self.plan.epochs:,} are planned")
+                raise DamagedError(
+                    f"{self.path}: has {epochs:,} epochs, where {self.plan.epochs:,} are planned; remove the file to start again"
+                )
             expected = {
                 name: (str(each.dtype).removeprefix("torch."), tuple(each.shape)) for name, each in self._named()
             }
@@ -277,7 +283,8 @@ class _Run:
             outputs = self.network(self._moved(inputs))
         logits, auxiliary = outputs if isinstance(outputs, tuple) else (outputs, None)
         self._require_outputs(logits)
-        tally.add(logits.detach().float().cpu().numpy(), codes)
+        with np.errstate(invalid="ignore"):
+            tally.add(logits.detach().float().cpu().numpy(), codes)
         loss = (_losses(logits, codes, self.plan.label_smoothing) * weights).sum()
         if auxiliary is None:
             return loss, loss
@@ -294,7 +301,8 @@ class _Run:
             for inputs, part in batches:
                 logits = self.network(self._moved(inputs))
                 self._require_outputs(logits)
-                tally.add(logits.float().cpu().numpy(), held_out.codes[part])
+                with np.errstate(invalid="ignore"):
+                    tally.add(logits.float().cpu().numpy(), held_out.codes[part])
                 if self.stop():
                     return False
         self.network.train()
@@ -418,6 +426,6 @@ def _plain_mode() -> Iterator[None]:
 
 def _remove_temporary_files(folder: Path) -> None:
     """Remove the temporary files of checkpoint and metrics that a killed run left behind."""
-    for name in (checkpoint.CHECKPOINT, "metrics.csv"):
+    for name in (checkpoint.CHECKPOINT, METRICS):
         for path in folder.glob(f".{name}.*{atomic.TEMPORARY_SUFFIX}"):
             path.unlink(missing_ok=True)
