@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from featstore.errors import DamagedError, DataError, UsageError
+from featstore.errors import DamagedError, DataError, Notice, UsageError
 from featstore.files import atomic
 from featstore.finetuning import checkpoint
 from featstore.finetuning.history import METRICS, EpochRecord, Tally, write_metrics
@@ -103,7 +104,8 @@ def train(
     is in eval mode at the end. Raises UsageError: a checkpoint is there and ``resume`` is False, the checkpoint belongs
     to another run, ``log`` is a file, a batch of one with BatchNorm, bf16 without CUDA; DamagedError: the checkpoint;
     DataError: one class, a class without training rows, no held-out rows, or a loss that is not finite, in which case
-    the network is that of the last finished epoch, as is the checkpoint; OSError, FeatstoreError: a full disk.
+    the network is that of the last finished epoch, as is the checkpoint; OSError, FeatstoreError: a full disk. Warns
+    (Notice) if the checkpoint was made with another version of torch, number of threads or device.
     """
     if log is not None:
         require_log(log)
@@ -205,7 +207,9 @@ class _Run:
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise DataError(f"the values of {name} are not finite after epoch {epoch}; {self._remedy(epoch)}")
         history = (*self.history, record)
-        checkpoint.save(self.path, checkpoint.Saved(self._origin, self._frozen_digest(), history), arrays)
+        checkpoint.save(
+            self.path, checkpoint.Saved(self._origin, self._frozen_digest(), history, self._machine()), arrays
+        )
         self.history.append(record)
         return True
 
@@ -232,6 +236,8 @@ class _Run:
                 if parameter.requires_grad:
                     for slot in SLOTS[self.plan.optimiser]:
                         slots[f"optimiser/{slot}/{name}"] = ("float32", () if slot == STEPS else tuple(parameter.shape))
+            if not self.history and (notice := file.notice_of_machine(self._machine())):
+                warnings.warn(notice, Notice, stacklevel=3)
             arrays = file.read(expected | slots, frozenset(slots))
             with torch.no_grad():
                 for name, each in self._named():
@@ -352,6 +358,9 @@ class _Run:
             else:
                 arrays[name] = each.detach().cpu().contiguous().numpy()
         return checkpoint.digest(arrays)
+
+    def _machine(self) -> dict[str, str]:
+        return {"torch": torch.__version__, "threads": str(torch.get_num_threads()), "device": self._device.type}
 
     def _remedy(self, epoch: int) -> str:
         kept = f"epoch {epoch - 1} is kept" if epoch else "the network as given has such values"

@@ -20,7 +20,7 @@ import xxhash
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from featstore.errors import DamagedError, FeatstoreError, UsageError
+from featstore.errors import DamagedError, FeatstoreError, Notice, UsageError
 from featstore.finetuning import checkpoint
 from featstore.finetuning.plan import Plan
 from featstore.finetuning.training import TrainingData, train
@@ -120,6 +120,14 @@ def test_head_may_start_elsewhere_because_the_checkpoint_replaces_it(tmp_path):
     torch.testing.assert_close(network.head.weight, whole.head.weight, rtol=0, atol=0)
 
 
+def test_resume_with_another_number_of_threads_is_noticed(tmp_path):
+    path = broken_off(tmp_path)
+    arrays, value = contents(path)
+    write(path, arrays, {**value, "machine": {**value["machine"], "threads": "77"}})
+    with pytest.warns(Notice, match="threads 77 instead of [0-9]+; the run goes on, but its weights may differ"):
+        run(tmp_path, made_plan())
+
+
 def test_existing_checkpoint_is_refused_without_resume(tmp_path):
     path, plan = broken_off(tmp_path), made_plan()
     before = path.read_bytes()
@@ -195,6 +203,8 @@ HOSTILE = {
     "plan is a list": changed_description(lambda value: {**value, "plan": []}),
     "later format": changed_description(lambda value: {**value, "format": 2}),
     "digest is a number": changed_description(lambda value: {**value, "network": 1}),
+    "machine is a text": changed_description(lambda value: {**value, "machine": "x"}),
+    "threads are a list": changed_description(lambda value: {**value, "machine": {**value["machine"], "threads": [1]}}),
     "deep": lambda path: save_file({}, path, {"featstore": xxhash.xxh3_128_hexdigest(b"[" * 9999) + "[" * 9999}),
     "long": lambda path: save_file({}, path, {"featstore": " " * (2 << 20)}),
     "no description": lambda path: save_file(contents(path)[0], path),
@@ -219,10 +229,10 @@ def test_hostile_file_is_refused(tmp_path, name):
 
 
 def test_more_epochs_than_planned_are_refused(tmp_path):
-    path = broken_off(tmp_path)
-    arrays, value = contents(path)
+    run(tmp_path, made_plan())
+    arrays, value = contents(tmp_path / FILE)
     history = [{**value["history"][1], "epoch": epoch} for epoch in range(9)]
-    write(path, arrays, {**value, "history": history})
+    write(tmp_path / FILE, arrays, {**value, "history": history})
     refused(tmp_path, DamagedError, "has 8 epochs, where 4 are planned")
 
 
