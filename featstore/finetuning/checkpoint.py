@@ -24,6 +24,7 @@ from featstore.finetuning.history import EpochRecord
 
 CHECKPOINT: Final = "checkpoint.safetensors"
 FORMAT: Final = 1
+MACHINE: Final = ("torch", "threads", "device")
 _KEY: Final = "featstore"
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -42,11 +43,15 @@ class Origin:
 
 @dataclass(frozen=True)
 class Saved:
-    """The description of a checkpoint: its origin, the digest of the frozen part of the network, and the history."""
+    """The description of a checkpoint: its origin, the digest of the frozen part of the network, and the history.
+
+    ``machine``: what the last bits of the weights depend on besides (version of torch, number of threads, device).
+    """
 
     origin: Origin
     network: str
     history: tuple[EpochRecord, ...]
+    machine: dict[str, str]
 
 
 def digest(arrays: Arrays) -> str:
@@ -75,6 +80,7 @@ def save(path: Path, saved: Saved, arrays: Arrays) -> None:
         "classes": saved.origin.classes,
         "data": saved.origin.data,
         "network": saved.network,
+        "machine": saved.machine,
         "tensors": digest(arrays),
         "history": [record.to_dict() for record in saved.history],
     }
@@ -83,7 +89,7 @@ def save(path: Path, saved: Saved, arrays: Arrays) -> None:
     try:
         with atomic.new_file(path) as temporary:
             save_file(
-                {name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary, {_KEY: seal + text}
+                {name: np.asarray(array, order="C") for name, array in arrays.items()}, temporary, {_KEY: seal + text}
             )
     except (OSError, SafetensorError) as error:
         raise FeatstoreError(
@@ -115,6 +121,19 @@ class Checkpoint:
                 f"{self.path}: is of a run with {'; '.join(changed)}; give the same as before, or remove the file to start "
                 "again"
             )
+
+    def notice_of_machine(self, machine: Mapping[str, str]) -> str:
+        """Return a notice for the user if the checkpoint is of another ``machine`` (see Saved), "" otherwise."""
+        mine = self.saved.machine
+        changed = [
+            f"{name} {_short(mine[name])} instead of {machine[name]}" for name in machine if mine[name] != machine[name]
+        ]
+        if not changed:
+            return ""
+        return (
+            f"{self.path}: was made with {', '.join(changed)}; the run goes on, but its weights may differ in the last bits "
+            "from those of an unbroken run"
+        )
 
     def read(self, expected: Mapping[str, tuple[str, tuple[int, ...]]], optional: frozenset[str]) -> dict[str, Any]:
         """Return the tensors by name as arrays. Raises DamagedError if they are not as ``expected``.
@@ -179,13 +198,15 @@ def _parsed(path: Path, text: str) -> tuple[Saved, str]:
             raise ValueError(f"format {_short(value['format'])}, where this featstore reads {FORMAT}")
         history = tuple(EpochRecord.from_dict(record) for record in value["history"])
         texts = [value[name] for name in ("classes", "data", "network", "tensors")]
+        machine = {name: value["machine"][name] for name in MACHINE}
+        texts += machine.values()
         if not isinstance(value["plan"], dict) or not all(isinstance(each, str) for each in texts):
             raise ValueError("its description has values of the wrong type")
         if not history or [record.epoch for record in history] != list(range(len(history))):
             raise ValueError("its epochs are not numbered from 0")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(path, _first_line(error)) from None
-    return Saved(Origin(value["plan"], texts[0], texts[1]), texts[2], history), texts[3]
+    return Saved(Origin(value["plan"], texts[0], texts[1]), texts[2], history, machine), texts[3]
 
 
 def _damaged(path: Path, why: str) -> DamagedError:

@@ -13,7 +13,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.errors import DataError
 from featstore.files import atomic
 from featstore.heads.calibration import log_softmax
 from featstore.heads.solvers.losses import predict_codes
@@ -121,9 +120,3 @@ def scalars(record: EpochRecord) -> Mapping[str, float]:
         "learning_rate": record.learning_rate,
     }
     return {name: value for name, value in named.items() if value is not None}
-
-
-def require_finite_figures(record: EpochRecord) -> None:
-    """Raise DataError if the held-out loss of an epoch is not finite."""
-    if not math.isfinite(record.held_out_loss):
-        raise DataError(f"the loss on the held-out rows is not finite after epoch {record.epoch}")

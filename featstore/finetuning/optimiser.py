@@ -24,11 +24,14 @@ SLOTS: Final[Mapping[str, tuple[str, ...]]] = {
     "sgd": ("momentum",),
 }
 """Optimiser -> names of the tensors that it keeps for each parameter. All have the parameter's shape, except STEPS, the
-number of steps so far, a float32 scalar."""
+number of steps so far, a float32 scalar on the CPU."""
 
 
 class Optimiser:
-    """Updates parameters from their gradients, as the class of torch of the same name does.
+    """Updates parameters from their gradients: bit for bit as the class of torch of the same name does.
+
+    No faster variant ("fused") is used. It rounds differently, and Adam would enlarge the difference where the true
+    gradient is 0, as for the bias of a convolution before BatchNorm.
 
     ``state``: the optimiser's tensors by (name of the parameter, slot), see SLOTS. A parameter gets a state at its first
     step, so layers may be unfrozen while the optimiser is in use.
@@ -63,7 +66,7 @@ class Optimiser:
             if (name, STEPS) not in self.state:
                 self.state[name, "means"] = torch.zeros_like(parameter)
                 self.state[name, "squares"] = torch.zeros_like(parameter)
-                self.state[name, STEPS] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                self.state[name, STEPS] = torch.zeros((), dtype=torch.float32, device="cpu")
         update = adamw if self._plan.optimiser == "adamw" else adam
         update(
             parameters,
@@ -72,7 +75,6 @@ class Optimiser:
             [self.state[name, "squares"] for name, _ in found],
             [],
             [self.state[name, STEPS] for name, _ in found],
-            fused=True,
             amsgrad=False,
             maximize=False,
             beta1=_BETAS[0],
@@ -90,7 +92,6 @@ class Optimiser:
             [each for _, each in found],
             gradients,
             moments,
-            foreach=False,
             weight_decay=decay,
             momentum=self._plan.momentum,
             lr=rate,

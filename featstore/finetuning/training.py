@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from featstore.errors import DataError, UsageError
+from featstore.errors import DamagedError, DataError, Notice, UsageError
 from featstore.files import atomic
 from featstore.finetuning import checkpoint
-from featstore.finetuning.history import EpochRecord, Tally, require_finite_figures, write_metrics
+from featstore.finetuning.history import METRICS, EpochRecord, Tally, write_metrics
 from featstore.finetuning.optimiser import SLOTS, STEPS, Optimiser
 from featstore.finetuning.plan import Plan, batch_sizes, loss_weights, order_of, rate_factor, steps_of, torch_seed
 from featstore.finetuning.tensorboard import Log, require_log
@@ -103,7 +104,8 @@ def train(
     is in eval mode at the end. Raises UsageError: a checkpoint is there and ``resume`` is False, the checkpoint belongs
     to another run, ``log`` is a file, a batch of one with BatchNorm, bf16 without CUDA; DamagedError: the checkpoint;
     DataError: one class, a class without training rows, no held-out rows, or a loss that is not finite, in which case
-    the network is that of the last finished epoch, as is the checkpoint; OSError, FeatstoreError: a full disk.
+    the network is that of the last finished epoch, as is the checkpoint; OSError, FeatstoreError: a full disk. Warns
+    (Notice) if the checkpoint was made with another version of torch, number of threads or device.
     """
     if log is not None:
         require_log(log)
@@ -165,10 +167,13 @@ class _Run:
         codes = {"training": data.training.codes, "held_out": data.held_out.codes}
         digest = f"{data.digest} {checkpoint.digest(codes)}"
         self._origin = checkpoint.Origin(plan.to_dict(), checkpoint.digest_of_classes(data.classes), digest)
-        for epoch in range(1, plan.epochs + 1):
-            self._start(epoch)
-            if min(batch_sizes(len(data.training), plan.batch_size)) == 1 and _trains_batch_norm(network):
-                raise UsageError("BatchNorm cannot be trained on batches of one row; give a batch size of at least 2")
+        if min(batch_sizes(len(data.training), plan.batch_size)) == 1:
+            for epoch in range(1, plan.epochs + 1):
+                self._start(epoch)
+                if _trains_batch_norm(network):
+                    raise UsageError(
+                        "BatchNorm cannot be trained on batches of one row; give a batch size of at least 2"
+                    )
 
     def epoch(self) -> bool:
         """Run the next epoch and save it; return False if it was stopped, and then go back to the epoch before."""
@@ -193,7 +198,8 @@ class _Run:
             held_out.macro_f1,
             round(time.perf_counter() - started, 3),
         )
-        require_finite_figures(record)
+        if not math.isfinite(record.held_out_loss):
+            raise DataError(f"the loss of the held-out rows is not finite after epoch {epoch}; {self._remedy(epoch)}")
         # What the next epoch will train is saved too, so that an unfinished epoch can be undone.
         self._start(epoch + 1)
         arrays = self._arrays()
@@ -201,7 +207,9 @@ class _Run:
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise DataError(f"the values of {name} are not finite after epoch {epoch}; {self._remedy(epoch)}")
         history = (*self.history, record)
-        checkpoint.save(self.path, checkpoint.Saved(self._origin, self._frozen_digest(), history), arrays)
+        checkpoint.save(
+            self.path, checkpoint.Saved(self._origin, self._frozen_digest(), history, self._machine()), arrays
+        )
         self.history.append(record)
         return True
 
@@ -217,7 +225,9 @@ class _Run:
             self._start(epochs + 1)
             file.require(self._origin, self._frozen_digest())
             if epochs > self.plan.epochs:
-                raise UsageError(f"{self.path}: has {epochs:,} epochs, where {self.plan.epochs:,} are planned")
+                raise DamagedError(
+                    f"{self.path}: has {epochs:,} epochs, where {self.plan.epochs:,} are planned; remove the file to start again"
+                )
             expected = {
                 name: (str(each.dtype).removeprefix("torch."), tuple(each.shape)) for name, each in self._named()
             }
@@ -226,6 +236,8 @@ class _Run:
                 if parameter.requires_grad:
                     for slot in SLOTS[self.plan.optimiser]:
                         slots[f"optimiser/{slot}/{name}"] = ("float32", () if slot == STEPS else tuple(parameter.shape))
+            if not self.history and (notice := file.notice_of_machine(self._machine())):
+                warnings.warn(notice, Notice, stacklevel=3)
             arrays = file.read(expected | slots, frozenset(slots))
             with torch.no_grad():
                 for name, each in self._named():
@@ -233,7 +245,8 @@ class _Run:
             self._optimiser.state = {}
             for name in sorted(arrays.keys() & slots.keys()):
                 _, slot, owner = name.split("/", 2)
-                made = torch.empty(arrays[name].shape, dtype=torch.float32, device=self._device)
+                device = "cpu" if slot == STEPS else self._device
+                made = torch.empty(arrays[name].shape, dtype=torch.float32, device=device)
                 self._optimiser.state[owner, slot] = made.copy_(torch.from_numpy(arrays[name]))
             self.history = list(file.saved.history)
 
@@ -276,7 +289,8 @@ class _Run:
             outputs = self.network(self._moved(inputs))
         logits, auxiliary = outputs if isinstance(outputs, tuple) else (outputs, None)
         self._require_outputs(logits)
-        tally.add(logits.detach().float().cpu().numpy(), codes)
+        with np.errstate(invalid="ignore"):
+            tally.add(logits.detach().float().cpu().numpy(), codes)
         loss = (_losses(logits, codes, self.plan.label_smoothing) * weights).sum()
         if auxiliary is None:
             return loss, loss
@@ -293,7 +307,8 @@ class _Run:
             for inputs, part in batches:
                 logits = self.network(self._moved(inputs))
                 self._require_outputs(logits)
-                tally.add(logits.float().cpu().numpy(), held_out.codes[part])
+                with np.errstate(invalid="ignore"):
+                    tally.add(logits.float().cpu().numpy(), held_out.codes[part])
                 if self.stop():
                     return False
         self.network.train()
@@ -343,6 +358,9 @@ class _Run:
             else:
                 arrays[name] = each.detach().cpu().contiguous().numpy()
         return checkpoint.digest(arrays)
+
+    def _machine(self) -> dict[str, str]:
+        return {"torch": torch.__version__, "threads": str(torch.get_num_threads()), "device": self._device.type}
 
     def _remedy(self, epoch: int) -> str:
         kept = f"epoch {epoch - 1} is kept" if epoch else "the network as given has such values"
@@ -417,6 +435,6 @@ def _plain_mode() -> Iterator[None]:
 
 def _remove_temporary_files(folder: Path) -> None:
     """Remove the temporary files of checkpoint and metrics that a killed run left behind."""
-    for name in (checkpoint.CHECKPOINT, "metrics.csv"):
+    for name in (checkpoint.CHECKPOINT, METRICS):
         for path in folder.glob(f".{name}.*{atomic.TEMPORARY_SUFFIX}"):
             path.unlink(missing_ok=True)
