@@ -67,6 +67,7 @@ def write_model(
 
     name, place = os.fspath(folder), Path(folder)
     require_rebuildable(backbone)
+    model_folder.require_replaceable(place, force)
     if head.dimension != backbone.dimension:
         raise UsageError(f"{name}: a head of {head.dimension:,} values does not fit features of {backbone.dimension:,}")
     tuned = retuned(backbone, name)
@@ -100,7 +101,7 @@ def write_model(
 
 def _csv(metrics: Sequence[Mapping[str, Any]]) -> bytes:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for each in metrics for key in each)))
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for each in metrics for key in each)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(metrics)
     return text.getvalue().encode()

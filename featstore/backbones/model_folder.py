@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from featstore.backbones import architectures, base, checkpoints
 from featstore.backbones.layers import resized, take
 from featstore.decode import Preprocessing
-from featstore.defaults import OUTPUT_OF
+from featstore.defaults import OUTPUT_OF, POOLS
 from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic, model_folder
 from featstore.files.model_folder import Description
@@ -126,8 +126,10 @@ def _without_values(about: Description, folder: Path) -> tuple[base.Backbone, nn
     where = folder / model_folder.DESCRIPTION
     try:
         preprocessing = Preprocessing.from_dict(about.preprocessing)
-    except (UsageError, TypeError) as error:
+    except (UsageError, TypeError, ValueError, OverflowError) as error:
         raise DamagedError(f"{where}: {printable(str(error))}") from None
+    if about.pool not in ("", *POOLS):
+        raise DamagedError(f"{where}: there is no pool {about.pool!r}; there are {', '.join(POOLS)}")
     try:
         architecture = architectures.find(about.architecture)
     except UsageError as error:

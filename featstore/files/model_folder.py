@@ -9,6 +9,7 @@ an epoch, optional). Nothing in the folder is code, and nothing outside the fold
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import os
 import re
@@ -29,6 +30,8 @@ METRICS: Final = "metrics.csv"
 FORMAT: Final = 1
 _LARGEST_DESCRIPTION: Final = 64 << 20
 """Maximum size of ``model.json`` in bytes; a million class names take less."""
+_LARGEST_METRICS: Final = 64 << 20
+"""Maximum size of ``metrics.csv`` in bytes."""
 _LARGEST_CLASSES: Final = 1_000_000
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
 
@@ -142,11 +145,12 @@ def check_file(folder: Path, name: str, description: Description, largest: int |
     Raises DamagedError: missing, a link, not regular, changed, or of more than ``largest`` bytes.
     """
     path, recorded = folder / name, description.files[name]
+    largest = _LARGEST_METRICS if name == METRICS else largest
     try:
         with atomic.open_regular(path, follow=False) as stream:
             size = os.fstat(stream.fileno()).st_size
             if largest is not None and size > largest:
-                raise DamagedError(f"{path}: has {size:,} bytes, where {largest:,} are the most for this network")
+                raise DamagedError(f"{path}: has {size:,} bytes, where {largest:,} are the most here")
             if size != recorded.bytes:
                 raise DamagedError(
                     f"{path}: has {size:,} bytes where {recorded.bytes:,} were written; copy the model again"
@@ -186,13 +190,13 @@ def require_replaceable(path: Path, force: bool) -> None:
 def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     """Yield a new folder beside ``path``; on a clean exit sync its files and rename the folder to ``path``.
 
-    With ``force`` the model at ``path`` is replaced: it is first renamed, then the new folder gets its name. On an error
-    the new folder is removed and ``path`` is as before. Raises the errors of ``require_replaceable``; OSError.
+    With ``force`` the model at ``path`` is replaced; on Linux the two folders swap names in one step, so that a complete
+    model is at ``path`` at every moment. On an error the new folder is removed and ``path`` is as before. Raises the
+    errors of ``require_replaceable``; OSError.
     """
     path = Path(os.path.abspath(path))
     require_replaceable(path, force)
     temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(6)}{atomic.TEMPORARY_SUFFIX}")
-    before = temporary.with_name(f"{temporary.name}.before")
     temporary.mkdir()
     try:
         yield temporary
@@ -200,15 +204,33 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
             atomic.sync(temporary / name)
         atomic.sync(temporary)
         require_replaceable(path, force)
-        if is_model(path):
-            os.rename(path, before)
-        try:
+        if not is_model(path):
             os.rename(temporary, path)
-        except OSError:
-            if os.path.lexists(before):
-                os.rename(before, path)
-            raise
+        elif not _swapped(temporary, path):
+            _replace(path, temporary)
         atomic.sync(path.parent)
     finally:
+        # After a swap, the old model has the temporary name.
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(before, ignore_errors=True)
+
+
+def _replace(path: Path, new: Path) -> None:
+    """Give the folder ``path`` another name, give its name to the folder ``new``, and remove the old folder."""
+    before = new.with_name(f"{new.name}.before")
+    os.rename(path, before)
+    try:
+        os.rename(new, path)
+    except OSError:
+        os.rename(before, path)
+        raise
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _swapped(one: Path, other: Path) -> bool:
+    """Swap the names of two folders in one step, by renameat2(2); return False if the system cannot."""
+    try:
+        rename: Any = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)

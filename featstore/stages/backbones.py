@@ -18,4 +18,4 @@ def list_layers(name: str) -> list[Layer]:
         return layers.list_layers(name)
     backbone = load_backbone(name)
     found = layers.layers_of(backbone.module, backbone.preprocessing.crop, backbone.name)
-    return [layer for layer in found.values() if layer.name]
+    return [layer for layer in found.values() if layer.name and backbone.layer != f"input of {layer.name}"]

@@ -25,6 +25,9 @@ import pyarrow.parquet as pq
 import torch
 
 from featstore import cli
+from featstore.artifacts import open_head
+from featstore.artifacts.model import write_model
+from featstore.backbones import load_backbone
 from featstore.indexes.files import pair
 from featstore.store import FeatureStore
 from tests.faults.attacked import FOLDER, MADE, NETWORK, REFUSED, VERBS
@@ -107,6 +110,11 @@ def _make(ground: Ground, kinds: Sequence[str]) -> None:
         _run(ground, verb)
     if "named" in kinds:
         shutil.copy2(ground.theirs / "named/KNeighborsClassifier.head", ground.theirs / "named/x.head")
+    if "model" in kinds:
+        # The network is not tuned, so that the model's features are those of the store.
+        write_model(
+            "a.model", load_backbone("squeezenet1_1", "random:0"), open_head("a.head"), {"epochs": 3, "lr": 0.1}
+        )
     shutil.copytree(ground.theirs / "store", ground.home / "store")
     (ground.home / "classes.txt").write_text("cat\ndog\n")
     (ground.home / "modules").mkdir()

@@ -25,7 +25,7 @@ WRITTEN = ("HNSW4", "HNSW4_SQ8", "IVF4,PQ4x4fs,Refine(SQfp16)", "PCAR8,IVF4,PQ4x
 FACTORIES = (*faiss_kinds.FACTORIES, *faiss_kinds.MADE_BY_HAND)
 KINDS = {"store": 10, "head": 4, "index": 8, "export": 2, "vectors": 3, "demo": 1} | {
     **{"regions": 4, "follower": 3, "lineage": 4, "removed": 4, "named": 4, "identity": 4, "imported": 2},
-    **{"perceptron": 3},
+    **{"perceptron": 3, "model": 4},
 }
 """Kinds of forged files, and the weight of each kind in a random draw."""
 

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from featstore.files import atomic, sealed
 from featstore.files.byte_columns import ByteColumn
+from featstore.files.model_folder import record_of
 from featstore.store.keys import KeyIndex, digests
 from tests.faults.changes import ATTACK, MODULE, NUMBERS, Changes
 from tests.faults.sandbox import Ground
@@ -39,6 +41,36 @@ NETWORKS = ("resnet18", "open_clip/ViT-B-32", "timm/resnet18.a1_in1k", f"{MODULE
 
 class RecordsForger(Changes):
     """Change at random what stores, heads and indexes record about regions, other stores, networks and classifiers."""
+
+    def forge_model(self, to: Ground) -> str:
+        """Change a part of a model folder; size and SHA-256 in its description fit the changed file."""
+        model = to.theirs / "a.model"
+        kind = self.draw.choice(("odd", "described", "described", "named", "head", "weights", "tensors"))
+        if kind == "odd":
+            name = self.draw.choice(sorted(path.name for path in model.iterdir()))
+            self._replace(model / name, self.draw.choice(("link", "odd type")), to.home)
+            return f"{kind} {name}"
+        about = atomic.read_json(model / "model.json")
+        weights = model / "weights.safetensors"
+        if kind == "described":
+            about = self._json(about)
+        elif kind == "named":
+            about[self.draw.choice(("architecture", "layer"))] = self.draw.choice((*NETWORKS, f"output of {ATTACK}"))
+        elif kind == "head":
+            kind += f": {self._seal(model / 'model.head')}"
+        elif kind == "weights":
+            weights.write_bytes(self._numbers(weights.read_bytes()))
+        else:
+            state = load_file(weights)
+            name = self.draw.choice(sorted(state))
+            state[self.draw.choice((name, ATTACK, f"{name}x"))] = self._array(state[name])
+            save_file(state, weights)
+        if isinstance(about.get("files"), dict):
+            for name, each in about["files"].items():
+                if isinstance(each, dict) and (model / name).is_file() and self.draw.random() < 0.9:
+                    each |= vars(record_of(model / name))
+        atomic.write_json(model / "model.json", about)
+        return kind
 
     def forge_regions(self, to: Ground) -> str:
         """Change the boxes, keys, manifest or another value of a store of regions, or a value of its head or index."""
