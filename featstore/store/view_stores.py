@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.errors import FeatstoreError
+from featstore.errors import FeatstoreError, UsageError
 from featstore.store.feature_store import FeatureStore
 from featstore.store.manifest import Manifest
 from featstore.store.stacked import rows_of_same
@@ -33,15 +33,16 @@ def view_path(store: str | os.PathLike[str], view: int) -> Path:
 def view_stores(store: str | os.PathLike[str]) -> dict[int, Path]:
     """Return the paths of the views of ``store`` by number, ascending.
 
-    A folder counts as a view if it is a store whose identity has this number as its view. Other files are ignored.
+    A folder counts as a view if it is a store whose identity has this number as its view. Other files are ignored, and
+    so are symbolic links, because whoever made the store may have put them there.
     """
     folder = view_path(store, 1).parent
     try:
-        names = [entry.name for entry in os.scandir(folder) if _NUMBER.fullmatch(entry.name)]
+        entries = [] if folder.is_symlink() else list(os.scandir(folder))
     except OSError:
         return {}
     found = {}
-    for view in sorted(map(int, names)):
+    for view in sorted(int(entry.name) for entry in entries if _NUMBER.fullmatch(entry.name) and _is_folder(entry)):
         try:
             its = Manifest.read(folder / str(view)).identity.augment
         except (FeatstoreError, OSError):
@@ -49,6 +50,21 @@ def view_stores(store: str | os.PathLike[str]) -> dict[int, Path]:
         if its.get("view") == view:
             found[view] = folder / str(view)
     return found
+
+
+def require_no_links(store: str | os.PathLike[str], views: Iterable[int]) -> None:
+    """Raise UsageError if the folder of the views of ``store``, or one of ``views`` in it, is a symbolic link."""
+    for view in views:
+        path = view_path(store, view)
+        for each in (path.parent, path):
+            if each.is_symlink():
+                raise UsageError(
+                    f"{each}: is a symbolic link, and views are only written into a real folder; remove it"
+                )
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False)
 
 
 class ViewRows:

@@ -55,9 +55,9 @@ def test_head_on_views_is_trained_on_all_views_and_judged_on_plain_pictures(
     vectors = FeatureStore.open(made).features(rows=viewed.split.test)
     np.testing.assert_array_equal(load_head(tmp_path / "b.head").predict_proba(vectors), viewed.probabilities)
     assert any("3 views: 60 rows" in note for note in viewed.notes)
-    assert predict(tmp_path / "b.head", made).rows == predict(tmp_path / "a.head", made).rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 def test_head_on_views_trained_again_is_equal_bit_for_bit(made: Path, tmp_path: Path, head: str) -> None:
     train(made, head=head, out=tmp_path / "b.head", views=True, **options(head))
@@ -136,7 +136,7 @@ def test_pictures_are_not_compared_with_features_of_augmented_pictures(made: Pat
     head = train(view, out=tmp_path / "v.head", folds=3).path
     picture = made.with_name("p") / "train/ant/00.png"
     built = index(view, out=tmp_path / "v.faiss").path
-    for ask in (lambda: predict(head, [picture]), lambda: list(search(built, [picture]).results)):
+    for ask in (lambda: predict(head, [picture]), lambda: search(built, [picture])):
         with pytest.raises(UsageError, match="augmented pictures") as error:
             ask()
         assert "\n" not in str(error.value)

@@ -141,6 +141,7 @@ def _network(head: TrainedHead, what: str, weights: str | None, backbone: str | 
             f"{what}: its features were imported as {identity.backbone!r}, whose network featstore does not have; export the head "
             "alone with --features-only"
         )
+    identity.require_plain(what)
     return reopen(
         identity,
         origin.weights_name,

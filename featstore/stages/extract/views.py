@@ -14,7 +14,7 @@ from featstore.sources import Source
 from featstore.stages.extract.options import ExtractOptions
 from featstore.store.as_source import KIND, StoreSource
 from featstore.store.manifest import Manifest
-from featstore.store.view_stores import view_path, view_stores
+from featstore.store.view_stores import require_no_links, view_path, view_stores
 
 _OF_SOURCE: Final = (
     "layout", "path_column", "label_column", "split_column", "id_column", "all_files", "boxes", "box_unit",
@@ -51,6 +51,7 @@ def runs_with_views(
         "augment_seed": known.get("seed", 0) if seed is None else seed,
     }
     numbers = sorted({*range(1, views), *existing})
+    require_no_links(store, numbers)
     return [
         (store, replace(options, view=0)),
         *((view_path(store, number), replace(options, **shared, view=number)) for number in numbers),

@@ -58,7 +58,7 @@ def test_view_0_is_the_plain_store_and_every_view_has_every_picture(tmp_path: Pa
         assert view.labels.tolist() == store.labels.tolist()
         assert not set(rows(path).values()) & set(rows(tmp_path / "s").values())
         assert view.failures() == store.failures()
-        assert verify(path).ok
+        assert not verify(path).problems
 
 
 def test_each_picture_is_decoded_once_for_all_views(
@@ -70,6 +70,7 @@ def test_each_picture_is_decoded_once_for_all_views(
     assert len(seen) == len(list(folder.rglob("*.png")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decode", ["exact", "fast"])
 @pytest.mark.parametrize("workers", [1, 4])
 def test_views_are_the_same_in_another_process_layout(tmp_path: Path, folder: Path, decode: str, workers: int) -> None:
@@ -191,15 +192,17 @@ def test_repair_extracts_damaged_vectors_of_a_view_with_the_same_augmentation(tm
     known = {"backbones": ["squeezenet1_1"], "weights": ["random:0"], "engine": "torch", "size": 32}
     extract_views(folder, tmp_path / "s", 2, **known)
     view = view_path(tmp_path / "s", 1)
-    before = rows(view)
+    before, plain = (FeatureStore.open(path).features().copy() for path in (view, tmp_path / "s"))
+    at_row = int(FeatureStore.open(view).index_of(["a/03.png"])[0])
     (shard,) = (view / "shards").glob("*.h5")
     data = bytearray(shard.read_bytes())
-    vector = np.frombuffer(before["a/03.png"], "<f4").tobytes()
-    at = bytes(data).index(vector)
+    at = bytes(data).index(before[at_row].tobytes())
     data[at : at + 64] = bytes(64)
     shard.write_bytes(data)
     repair(view)
-    assert rows(view) == before
+    # Repair may run another engine than the extraction, so the vectors agree within rounding.
+    after = FeatureStore.open(view).features()
+    assert np.abs(after - before).max() < 1e-3 < np.abs(plain[at_row] - before[at_row]).max()
 
 
 @pytest.mark.parametrize(
@@ -215,6 +218,16 @@ def test_rejects_unusable_requests_for_views(tmp_path: Path, folder: Path, optio
     with pytest.raises(UsageError, match=message):
         extract_views(folder, tmp_path / "s", **options)
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("name", ["s.views", "s.views/1"])
+def test_links_in_place_of_views_are_neither_written_nor_read(tmp_path: Path, folder: Path, name: str) -> None:
+    extract_views(folder, tmp_path / "s", 2)
+    shutil.move(tmp_path / name, tmp_path / "elsewhere")
+    (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    assert view_stores(tmp_path / "s") == {}
+    with pytest.raises(UsageError, match="symbolic link"):
+        extract_views(folder, tmp_path / "s", 2)
 
 
 def test_rejects_views_of_several_stores(tmp_path: Path, folder: Path) -> None:
