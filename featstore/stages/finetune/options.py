@@ -116,7 +116,7 @@ class FinetuneOptions:
     resume
         Whether to continue an interrupted run from its last epoch.
     force
-        Whether to replace an existing model or an interrupted run.
+        Whether to replace an existing model and, without ``resume``, an interrupted run.
     tensorboard
         Folder for TensorBoard event files.
     weights_only
@@ -168,8 +168,6 @@ class FinetuneOptions:
             raise UsageError(f"label_smoothing: {self.label_smoothing!r} is not between 0 and 1")
         if self.cache not in (None, NO_CACHE) and not (type(self.cache) is int and self.cache > 0):
             raise UsageError(f"cache: {self.cache!r} is neither a number of bytes nor {NO_CACHE!r}")
-        if self.resume and self.force:
-            raise UsageError("resume goes on with an interrupted run, force starts anew; give one of them")
         if self.views is not None and self.augment == "none":
             raise UsageError("views: without augmentation all views are equal; leave views out, or choose augment")
         self._check_layers()

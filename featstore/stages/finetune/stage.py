@@ -53,7 +53,7 @@ def finetune(
     places.check(asked)
     stop = stop or threading.Event()
     with atomic.only_writer(places.model, "model"):
-        if asked.force:
+        if asked.force and not asked.resume:
             places.clear_run()
         path, notes = _store_of(source, places, asked, tell, stop)
         if path is None:

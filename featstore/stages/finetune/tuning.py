@@ -256,6 +256,11 @@ class Run:
     def last_notes(self) -> list[str]:
         """Return notes on what the run did by default, and on what it left behind."""
         notes = []
+        if self.choice is not None and self.choice.cached and self.choice.break_even is not None:
+            paid = "has paid" if self.choice.break_even <= self.plan.epochs else "has not paid"
+            notes.append(
+                f"as it was made, the cache pays after {self.choice.break_even:.1f} epochs: it {paid} in {self.plan.epochs:,}"
+            )
         if self.cut.by_default:
             notes.append(
                 f"by default the last block trains (--freeze-to {self.cut.partition.layer}); --unfreeze or --all train more"
