@@ -137,6 +137,17 @@ def train(
     return run.history
 
 
+def require_batches(network: nn.Module, phases: Phases, rows: int, plan: Plan) -> None:
+    """Raise UsageError if an epoch of ``rows`` rows would train BatchNorm on a batch of one row."""
+    if min(batch_sizes(rows, plan.batch_size)) > 1:
+        return
+    for epoch in range(1, plan.epochs + 1):
+        phases.start(epoch)
+        network.train()
+        if _trains_batch_norm(network):
+            raise UsageError("BatchNorm cannot be trained on batches of one row; give a batch size of at least 2")
+
+
 class _Run:
     """A training run: the network, the optimiser, the history, and the checkpoint file ``path``."""
 
@@ -167,13 +178,7 @@ class _Run:
         codes = {"training": data.training.codes, "held_out": data.held_out.codes}
         digest = f"{data.digest} {checkpoint.digest(codes)}"
         self._origin = checkpoint.Origin(plan.to_dict(), checkpoint.digest_of_classes(data.classes), digest)
-        if min(batch_sizes(len(data.training), plan.batch_size)) == 1:
-            for epoch in range(1, plan.epochs + 1):
-                self._start(epoch)
-                if _trains_batch_norm(network):
-                    raise UsageError(
-                        "BatchNorm cannot be trained on batches of one row; give a batch size of at least 2"
-                    )
+        require_batches(network, phases, len(data.training), plan)
 
     def epoch(self) -> bool:
         """Run the next epoch and save it; return False if it was stopped, and then go back to the epoch before."""
