@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +39,10 @@ class Origin:
     plan: dict[str, Any]
     classes: str
     data: str
+
+    def digest(self) -> str:
+        """Return the XXH3-128, in hexadecimal, of the settings, classes and data."""
+        return xxhash.xxh3_128_hexdigest(atomic.canonical_json(asdict(self)).encode())
 
 
 @dataclass(frozen=True)

@@ -176,6 +176,27 @@ def test_run_stopped_at_any_step_and_resumed_equals_an_unbroken_run_bit_for_bit(
     assert [record.seconds for record in again[: len(part)]] == [record.seconds for record in part]
 
 
+def test_second_run_in_the_same_folder_is_refused_while_the_first_one_trains(tmp_path):
+    errors: list[str] = []
+
+    def second() -> None:
+        try:
+            run(tmp_path, made_plan(), resume=True)
+        except UsageError as error:
+            errors.append(str(error))
+
+    def on_step(epoch: int, step: int, steps: int, loss: float) -> None:
+        if (epoch, step) == (2, 3):
+            thread = threading.Thread(target=second)
+            thread.start()
+            thread.join()
+
+    network, _ = run(tmp_path, made_plan(), on_step=on_step)
+    assert len(errors) == 1
+    assert "is writing this checkpoint" in errors[0]
+    require_equal(network, run(tmp_path / "alone", made_plan())[0])
+
+
 def test_stopped_run_returns_the_network_of_the_last_finished_epoch(tmp_path):
     network, event, at_epoch = SmallNetwork(), threading.Event(), {}
 
@@ -290,10 +311,10 @@ def test_balance_weights_multiplies_each_class_by_its_inverse_frequency(tmp_path
 
 
 def test_sigmoid_and_softmax_of_two_classes_have_the_same_smoothed_loss():
-    from featstore.finetuning.training import _losses
+    from featstore.finetuning.steps import losses
 
     logits, codes = torch.randn(20, 2, generator=torch.Generator().manual_seed(0)), np.arange(20) % 2
-    softmax, sigmoid = _losses(logits, codes, 0.2), _losses(logits[:, 1:] - logits[:, :1], codes, 0.2)
+    softmax, sigmoid = losses(logits, codes, 0.2), losses(logits[:, 1:] - logits[:, :1], codes, 0.2)
     np.testing.assert_allclose(softmax.numpy(), sigmoid.numpy(), atol=1e-5)
     expected = functional.cross_entropy(logits, torch.from_numpy(codes), label_smoothing=0.2, reduction="none")
     np.testing.assert_allclose(softmax.numpy(), expected.numpy(), atol=1e-5)
