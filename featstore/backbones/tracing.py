@@ -21,8 +21,9 @@ class Trace:
     once and returns one value -> node of this value, in the order of computation. ``places``: node -> position in the
     order of computation. Parameters count as computed where they are first combined with values of the picture. Nodes
     on which the output does not depend (assertions) are left out. ``clean``: nodes through which every path from the
-    picture to the output leads, so that the network can be divided after them. ``states``: name of each parameter and
-    buffer in use -> its first and its last place, in the order of computation.
+    picture to the output leads, and before and after which different parameters are used, so that the network can be
+    divided after them. ``states``: name of each parameter and buffer in use -> its first and its last place, in the
+    order of computation.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -38,14 +39,28 @@ class Trace:
         order = [node for node in self.graph.nodes if node in live]
         varying = _varying(order)
         self.places = _places(order, varying)
-        self.clean = _clean(order, varying, self.places)
         self.states: dict[str, tuple[int, int]] = {}
         for node in sorted(order, key=self.places.__getitem__):
             at = self.places[node]
             self.states |= {name: (self.states.get(name, (at, at))[0], at) for name in self.state_of(node)}
+        self.clean = self._clean([node for node in order if node in varying])
         kept = [(name, node) for name, node in single.items() if node in live]
         # Sorting is stable: of layers with the same output, the inner layer, which ends first, stays first.
         self.outputs = dict(sorted(kept, key=lambda pair: self.places[pair[1]]))
+
+    def _clean(self, order: list[fx.Node]) -> frozenset[fx.Node]:
+        """Return the nodes that no edge and no shared parameter leads around; one pass, as ``order`` is topological."""
+        uses = {first: 0 for first, _ in self.states.values()}
+        for first, last in self.states.values():
+            uses[first] = max(uses[first], last)
+        clean, furthest = set(), 0
+        for node in order:
+            at = self.places[node]
+            furthest = max(furthest, uses.get(at, 0))
+            if furthest <= at:
+                clean.add(node)
+            furthest = max([furthest, *(self.places[user] for user in node.users if user in self.places)])
+        return frozenset(clean)
 
     def state_of(self, node: fx.Node) -> list[str]:
         """Return the names of the parameters and buffers that ``node`` itself uses."""
@@ -167,17 +182,6 @@ def _places(order: list[fx.Node], varying: set[fx.Node]) -> dict[fx.Node, int]:
         users = [places[user] for user in node.users if user in places]
         places[node] = number if node in varying or not users else min(users)
     return places
-
-
-def _clean(order: list[fx.Node], varying: set[fx.Node], places: dict[fx.Node, int]) -> frozenset[fx.Node]:
-    """Return the nodes that no edge leads around; the order is topological, so one pass finds them."""
-    clean, furthest = set(), 0
-    for node in order:
-        if node in varying:
-            if furthest <= places[node]:
-                clean.add(node)
-            furthest = max([furthest, *(places[user] for user in node.users if user in places)])
-    return frozenset(clean)
 
 
 def _copy(graph: fx.Graph, needed: set[fx.Node], part: fx.Graph, copies: dict[fx.Node, fx.Node]) -> None:

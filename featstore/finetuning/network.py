@@ -18,18 +18,19 @@ _SMALLEST_MAP: Final = 17
 
 
 class Standardise(nn.Module):
-    """Fixed standardisation of features (n, d): ``(x - mean) * factor``, with buffers of shape (d,)."""
+    """Fixed standardisation of features (n, d): ``(x - mean) / spread``, with buffers of shape (d,)."""
 
     mean: Tensor
-    factor: Tensor
+    spread: Tensor
 
-    def __init__(self, mean: Tensor, factor: Tensor) -> None:
+    def __init__(self, mean: Tensor, spread: Tensor) -> None:
         super().__init__()
         self.register_buffer("mean", mean)
-        self.register_buffer("factor", factor)
+        self.register_buffer("spread", spread)
 
     def forward(self, features: Tensor) -> Tensor:
-        return (features - self.mean) * self.factor
+        """Return the standardised features."""
+        return (features - self.mean) / self.spread
 
 
 class TunedNetwork(nn.Module):
@@ -141,7 +142,7 @@ def head_from_model(model: LinearModel | NetworkModel, dropout: float = 0.0) -> 
     """
     if isinstance(model, LinearModel):
         return _linear(model.scale * model.coef, model.scale * model.intercept)
-    layers: list[nn.Module] = [Standardise(_single(model.mean), _single(1.0 / model.spread))]
+    layers: list[nn.Module] = [Standardise(_single(model.mean), _single(model.spread))]
     last = len(model.weights) - 1
     for number, (weight, bias) in enumerate(zip(model.weights, model.biases, strict=True)):
         factor = model.scale if number == last else 1.0
@@ -160,8 +161,8 @@ def model_from_head(head: nn.Module, scale: float = 1.0) -> LinearModel | Networ
     if isinstance(head, nn.Linear):
         return LinearModel(weights[0].astype(np.float64), biases[0].astype(np.float64), scale)
     (first,) = (module for module in head.modules() if isinstance(module, Standardise))
-    spread = 1.0 / _numpy(first.factor).astype(np.float64)
-    return NetworkModel(tuple(weights), tuple(biases), _numpy(first.mean).astype(np.float64), spread, scale)
+    mean, spread = _numpy(first.mean).astype(np.float64), _numpy(first.spread).astype(np.float64)
+    return NetworkModel(tuple(weights), tuple(biases), mean, spread, scale)
 
 
 def _linear(weight: Any, bias: Any) -> nn.Linear:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from torch import fx, nn
 
@@ -12,8 +13,8 @@ from featstore.backbones.layers import Layer, layers_of, no_vector, unknown_laye
 from featstore.backbones.tracing import Trace
 from featstore.errors import UsageError
 
-AUXILIARY_INPUTS = ("Mixed_6e",)
-"""Layers of torchvision's Inception v3 whose output an auxiliary classifier takes during training."""
+AUXILIARY_INPUTS: Final = {"inception_v3": "Mixed_6e"}
+"""Backbone -> layer whose output an auxiliary classifier takes during training."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,10 +149,8 @@ class _Chart:
         return min([*inside, self.place(name)])
 
     def is_clean(self, name: str) -> bool:
-        """Return whether no path leads around the layer ``name``, and no parameter is used before and after it."""
-        at = self.place(name)
-        tied = any(first <= at < last for first, last in self.trace.states.values())
-        return self.trace.outputs[name] in self.trace.clean and not tied
+        """Return whether the network can be divided after the layer ``name``."""
+        return self.trace.outputs[name] in self.trace.clean
 
     def last_cut(self, before: int) -> str:
         """Return the outermost layer whose output has the last clean place smaller than ``before``; "" if none has."""
@@ -189,12 +188,10 @@ class _Chart:
 
     def _auxiliary(self, at: int) -> tuple[tuple[int, ...], fx.Node] | None:
         """Return shape and node of the input of the auxiliary classifier, if it is computed after the place ``at``."""
-        if self.backbone.name != "inception_v3":
+        name = AUXILIARY_INPUTS.get(self.backbone.name, "")
+        if name not in self.layers or self.place(name) <= at:
             return None
-        for name in AUXILIARY_INPUTS:
-            if name in self.layers and self.place(name) > at:
-                return self.layers[name].shape, self.trace.outputs[name]
-        return None
+        return self.layers[name].shape, self.trace.outputs[name]
 
     def _blocks(self, at: int) -> tuple[str, ...]:
         """Return the clean layers that are blocks, or lists of blocks, with parameters used after the place ``at``."""
