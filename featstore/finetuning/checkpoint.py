@@ -121,8 +121,9 @@ class Checkpoint:
         changed += ["other data (pictures, labels, split or views)"] if mine.data != origin.data else []
         changed += ["another network or other weights of its frozen part"] if self.saved.network != network else []
         if changed:
+            more = f" and {len(changed) - 3:,} more" if len(changed) > 3 else ""
             raise UsageError(
-                f"{self.path}: is of a run with {'; '.join(changed)}; give the same as before, or remove the file to start "
+                f"{self.path}: is of a run with {'; '.join(changed[:3])}{more}; give the same as before, or remove the file to start "
                 "again"
             )
 
