@@ -88,8 +88,10 @@ def test_weights_equal_those_of_a_plain_loop_with_the_optimiser_of_torch(tmp_pat
 
 
 def test_accumulated_gradients_equal_those_of_a_large_batch(tmp_path):
-    first, _ = run(tmp_path / "1", made_plan(batch_size=20), SmallNetwork(norm=False, dropout=0.0))
-    second, _ = run(tmp_path / "2", made_plan(batch_size=5, accumulate=4), SmallNetwork(norm=False, dropout=0.0))
+    first, _ = run(tmp_path / "1", made_plan(batch_size=20, optimiser="sgd"), SmallNetwork(norm=False, dropout=0.0))
+    second, _ = run(
+        tmp_path / "2", made_plan(batch_size=5, accumulate=4, optimiser="sgd"), SmallNetwork(norm=False, dropout=0.0)
+    )
     expected = states(first)
     for name, array in states(second).items():
         np.testing.assert_allclose(array, expected[name], rtol=0, atol=1e-5)
@@ -120,7 +122,7 @@ def test_figures_equal_those_of_scikit_learn(tmp_path, classes):
     predicted, codes, last = logits.argmax(1).numpy(), data.held_out.codes, history[-1]
     assert last.held_out_accuracy == accuracy_score(codes, predicted)
     assert last.held_out_macro_f1 == pytest.approx(f1_score(codes, predicted, average="macro"), abs=1e-12)
-    assert last.held_out_loss == pytest.approx(log_loss(codes, logits.softmax(1).numpy()), abs=1e-6)
+    assert last.held_out_loss == pytest.approx(log_loss(codes, logits.softmax(1).numpy()), abs=1e-5)
 
 
 def test_macro_f1_equals_scikit_learns_when_classes_are_missing_from_the_held_out_rows():
