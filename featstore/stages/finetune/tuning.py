@@ -29,7 +29,8 @@ from featstore.finetuning.network import (
 from featstore.finetuning.optimiser import Optimiser
 from featstore.finetuning.phases import LayerPhases
 from featstore.finetuning.plan import Plan
-from featstore.finetuning.training import Examples, TrainingData, require_batches
+from featstore.finetuning.steps import require_batches
+from featstore.finetuning.training import Examples, TrainingData
 from featstore.finetuning.training import train as train_epochs
 from featstore.heads.calibration import softmax
 from featstore.heads.evaluation.report import codes_of
