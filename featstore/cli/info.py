@@ -26,6 +26,7 @@ def info(path: str, as_json: bool) -> int:
       featstore info my.store
       featstore info my.store.logreg.head
       featstore info my.store.faiss
+      featstore info my.model
       featstore info my.store --json | jq .vectors
       featstore info .                                    what is out of date here
     """

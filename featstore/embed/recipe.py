@@ -191,7 +191,7 @@ def load_again(identity: Identity, weights_name: str, name: str | None, weights:
         raise UsageError(f"{what}: was made with the backbone {its}: {error}{own}") from None
     if weights is None and not known_weights(its, weights_name):
         raise UsageError(
-            f"{what}: was made with the weights {weights_name}; name their file (or model folder) with --weights"
+            f"{what}: was made with the weights {weights_name}; name their file with --weights, or their model folder"
         )
     return load_recorded(its, weights or weights_name)
 
