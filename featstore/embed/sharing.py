@@ -28,6 +28,7 @@ from featstore.store.cutting import CutPicture
 
 if TYPE_CHECKING:
     from featstore.decode import Decoder
+    from featstore.embed.recipe import Network
 
 Pixels = NDArray[np.uint8]
 _PATIENCE_SECONDS: Final = 2.0
@@ -38,10 +39,13 @@ class SharedDecoding:
     it ends.
 
     ``loading``: lock to hold while a network is loaded, because loading uses global state of torch. ``decoded``: number
-    of decoded pictures. ``limit``: largest number of bytes kept for one run.
+    of decoded pictures. ``limit``: largest number of bytes kept for one run. ``views``: whether the runs are views of one
+    store, which share one network: ``network``, once a run has loaded it. Read and set it while holding ``loading``.
     """
 
-    def __init__(self, runs: int, limit: int = defaults.SHARED_BYTES) -> None:
+    def __init__(self, runs: int, limit: int = defaults.SHARED_BYTES, *, views: bool = False) -> None:
+        self.views = views
+        self.network: Network | None = None
         self.loading = threading.Lock()
         self.decoded, self.limit = 0, limit
         self._changed = threading.Condition()

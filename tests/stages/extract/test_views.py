@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from featstore.embed import sharing
+from featstore.embed.recipe import Request
 from featstore.errors import IdentityError, UsageError
 from featstore.stages.extract import extract_together
 from featstore.stages.info import info
@@ -132,6 +133,13 @@ def test_new_view_of_an_existing_store_takes_its_network_and_settings(tmp_path: 
     )
     assert view.pop("augment")["view"] == 1
     assert view == plain
+
+
+def test_views_load_one_network(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, load = [], Request.load
+    monkeypatch.setattr(Request, "load", lambda self, *given: loaded.append(self) or load(self, *given))
+    extract_views(folder, tmp_path / "s", 4)
+    assert len(loaded) == 1
 
 
 def test_interrupted_run_goes_on_to_the_same_views(tmp_path: Path, folder: Path) -> None:
