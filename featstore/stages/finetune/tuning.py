@@ -177,6 +177,7 @@ class Run:
         if self.choice.rates is not None and made.pictures:
             rates = replace(self.choice.rates, making=made.pictures / made.seconds)
             self.choice = replace(self.choice, rates=rates, break_even=self._pays(rates))
+            self.places.write_inputs(self.choice.to_dict())
         return (
             CachedExamples(made.views, train, live[0].codes, shape, self.augmentation),
             CachedExamples({0: made.held_out}, test, live[1].codes, shape, Augmentation()),
@@ -255,6 +256,12 @@ class Run:
     def last_notes(self) -> list[str]:
         """Return notes on what the run did by default, and on what it left behind."""
         notes = []
+        first, frozen = self.history[0].held_out_accuracy, self.started.report.accuracy.value
+        if first != frozen and not self.options.from_scratch:
+            notes.append(
+                f"epoch 0 scores {first:.4f}, the frozen head {frozen:.4f}: pictures with two equally likely classes are "
+                "classified differently, because the network computes with other rounding"
+            )
         if self.choice is not None and self.choice.cached and self.choice.break_even is not None:
             paid = "has paid" if self.choice.break_even <= self.plan.epochs else "has not paid"
             notes.append(
