@@ -3,7 +3,8 @@
     python -m tests.slow.finetune_kills [--count 10] [--seed 1] [--interrupt]
 
 Fine-tunes a small network with random weights on coloured pictures: once without interruption, then ``--count`` times
-killed at a random point between start and end and resumed until it is done. Weights, head, metrics.csv (without the
+killed and resumed until it is done. Every second run is killed at a random time between its start and its end, the others
+at a random time after a random epoch. Weights, head, metrics.csv (without the
 times) and the scalars of the TensorBoard files have to be equal, the weights bit for bit. ``--interrupt`` sends SIGINT
 instead of SIGKILL. The exit code is 1 if a run differs.
 """
@@ -24,7 +25,7 @@ import click
 
 from tests.stages.finetuning import state_of, write_store
 
-OPTIONS = ("--epochs", "12", "--batch", "8", "--views", "2", "--workers", "1", "--cache", "1G", "--dtype", "float32")
+OPTIONS = ("--epochs", "20", "--batch", "8", "--views", "2", "--workers", "1", "--cache", "1G", "--dtype", "float32")
 
 
 def start(store: Path, out: Path, *more: str) -> subprocess.Popen[str]:
@@ -52,6 +53,14 @@ def result(out: Path) -> dict[str, Any]:
     return {**state_of(out), "log": logged}
 
 
+def finished(metrics: Path) -> int:
+    """Return the number of the last finished epoch in ``metrics``, -1 before the first."""
+    try:
+        return len(metrics.read_text().splitlines()) - 2
+    except FileNotFoundError:
+        return -1
+
+
 @click.command()
 @click.option("--count", default=10, show_default=True)
 @click.option("--seed", default=1, show_default=True)
@@ -70,15 +79,16 @@ def main(count: int, seed: int, interrupt: bool) -> None:
     wanted, different = result(place / "whole"), 0
     print(f"uninterrupted: {seconds:.1f} s")
     for attempt in range(count):
-        out, after, tries = place / f"m{attempt}", draw.uniform(0.05, 1.0) * seconds, 0
-        process = start(store, out)
-        try:
-            process.communicate(timeout=after)
-        except subprocess.TimeoutExpired:
-            process.send_signal(number)
+        out, tries = place / f"m{attempt}", 0
+        metrics = place / f"m{attempt}.run/metrics.csv"
+        after, epoch = (draw.uniform(0.05, 1.0) * seconds, -1) if attempt % 2 else (0.0, draw.randrange(20))
+        process, began = start(store, out), time.monotonic()
+        while process.poll() is None and (time.monotonic() - began < after or finished(metrics) < epoch):
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.1))
+        process.send_signal(number)
         said = process.communicate()[1]
-        kept = (place / f"m{attempt}.run/metrics.csv").exists()
-        epochs = len((place / f"m{attempt}.run/metrics.csv").read_text().splitlines()) - 2 if kept else -1
+        epochs = finished(metrics)
         while process.returncode:
             tries += 1
             resume = ["--resume"] if (place / f"m{attempt}.run/checkpoint.safetensors").exists() else []
@@ -88,7 +98,9 @@ def main(count: int, seed: int, interrupt: bool) -> None:
                 sys.exit(said)
         equal = result(out) == wanted
         different += not equal
-        print(f"killed after {after:.1f} s, epoch {epochs} kept, {tries} more run: {'equal' if equal else 'DIFFERENT'}")
+        point = f"{after:.1f} s" if attempt % 2 else f"epoch {epoch}"
+        kept = f"epoch {epochs} kept" if epochs >= 0 else "no epoch finished"
+        print(f"killed after {point}, {kept}, {tries} more: {'equal' if equal else 'DIFFERENT'}", flush=True)
     shutil.rmtree(place)
     sys.exit(1 if different else 0)
 
