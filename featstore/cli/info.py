@@ -106,7 +106,7 @@ def _hardware(made: dict[str, Any]) -> str:
 
 
 def _preprocessing_text(value: dict[str, Any]) -> str:
-    # A store of another featstore version may name these values differently.
+    # A store of another featstore version may have other names for the settings of the preprocessing.
     known = [f"{name} {value[name]}" for name in ("resize", "crop", "interpolation") if name in value]
     known += [f"fit {value['fit']}"] if "fit" in value else []
     return ", ".join(known) or str(value)

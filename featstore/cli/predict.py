@@ -185,7 +185,7 @@ def _as_csv(classes: list[str], found: Iterable[Any]) -> int:
 
 
 def _as_json(classes: list[str], found: Iterable[Any], notes: list[str]) -> int:
-    """Print one JSON object, picture by picture in constant memory; return the number of failures."""
+    """Print all predictions as one JSON object, in constant memory; return the number of pictures that failed."""
     failed, count = 0, 0
     say(f'{{\n  "classes": {json_text(classes)},\n  "notes": {json_text(notes)},\n  "images": [', end="")
     for one in found:

@@ -82,9 +82,10 @@ class Request:
         return Geometry(self.size, self.fit, self.layer, self.pool)
 
     def agrees(self, existing: Manifest) -> bool:
-        """Return whether this request asks for the features of the store ``existing``, judged by names only.
+        """Return whether the options of this request are certain to give the features of the store ``existing``.
 
-        False if a name differs, or if only loading the network could decide, as for a checkpoint file.
+        Only names are compared (of backbone, weights and so on). The result is False if a name differs, or if the
+        network has to be loaded for the comparison, as for a checkpoint file.
         """
         identity = existing.identity
         identity.require_pictures("the store")
