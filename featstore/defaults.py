@@ -118,6 +118,11 @@ MLP_LEARNING_RATE: Final = 1e-3
 rate needs a third to a half of the epochs."""
 MLP_WEIGHT_DECAY: Final = 1e-2
 MLP_BATCH: Final = 256
+NEIGHBOURS: Final = 10
+HEAD_CLASSES: Final = 10_000
+"""Maximum number of classes of a head; a label column with more values is probably an identifier."""
+
+# Defaults of fine-tuning
 TUNING_EPOCHS: Final = 10
 TUNING_BATCH: Final = 32
 TUNING_LEARNING_RATE: Final = 1e-4
@@ -126,11 +131,6 @@ TUNING_LAYER_DECAY: Final = 0.9
 AutoGluon's MultiModalPredictor."""
 TUNING_WEIGHT_DECAY: Final = 1e-2
 TUNING_MOMENTUM: Final = 0.9
-NEIGHBOURS: Final = 10
-HEAD_CLASSES: Final = 10_000
-"""Maximum number of classes of a head; a label column with more values is probably an identifier."""
-
-# Defaults of fine-tuning
 TUNING_AUGMENT: Final = "light"
 TUNING_VIEWS: Final = 4
 """Number of augmented views of each training picture that the epochs of fine-tuning take in turn."""
