@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from featstore.stages.export import export
     from featstore.stages.extract import extract
     from featstore.stages.failures import list_failures
+    from featstore.stages.finetune import finetune
     from featstore.stages.import_ import import_vectors
     from featstore.stages.index import index
     from featstore.stages.info import info
@@ -62,6 +63,7 @@ _HOMES = {
     "export": "stages.export",
     "extract": "stages.extract",
     "find_duplicates": "stages.duplicates",
+    "finetune": "stages.finetune",
     "import_vectors": "stages.import_",
     "index": "stages.index",
     "info": "stages.info",
@@ -100,6 +102,7 @@ __all__ = [
     "export",
     "extract",
     "find_duplicates",
+    "finetune",
     "import_vectors",
     "index",
     "info",

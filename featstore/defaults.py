@@ -124,6 +124,21 @@ NEIGHBOURS: Final = 10
 HEAD_CLASSES: Final = 10_000
 """Maximum number of classes of a head; a label column with more values is probably an identifier."""
 
+# Defaults of fine-tuning
+TUNING_EPOCHS: Final = 10
+TUNING_BATCH: Final = 32
+TUNING_LEARNING_RATE: Final = 1e-4
+TUNING_LAYER_DECAY: Final = 0.9
+"""Learning rate of the head in fine-tuning with AdamW, and its factor from each block to the block below; both as in
+AutoGluon's MultiModalPredictor."""
+TUNING_WEIGHT_DECAY: Final = 1e-2
+TUNING_MOMENTUM: Final = 0.9
+TUNING_AUGMENT: Final = "light"
+TUNING_VIEWS: Final = 4
+"""Number of augmented views of each training picture that the epochs of fine-tuning take in turn."""
+CACHE_SHARE: Final = 0.25
+"""Largest share of the free disk for the activations of frozen layers, unless the user sets a size."""
+
 # Defaults and limits of indexes
 INDEX_BLOCK_BYTES: Final = 32 << 20
 """Size in bytes of one block of float32 vectors; index building and exact search read the vectors in such blocks."""

@@ -10,11 +10,12 @@ from functools import partial
 from typing import Any, Final
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from featstore.backbones import architectures
 from featstore.backbones.base import Backbone
 from featstore.backbones.load import load_backbone, own_function
+from featstore.backbones.tracing import until
 from featstore.defaults import OUTPUT_OF
 from featstore.errors import UsageError
 from featstore.text import did_you_mean
@@ -72,9 +73,9 @@ def require_layer(name: str, layer: str) -> None:
     module, classifier = _without_weights(architecture)
     names = [each for each, _ in module.named_modules() if each]
     if layer == classifier:
-        raise UsageError(_is_classifier(architecture.name, layer))
+        raise UsageError(is_classifier(architecture.name, layer))
     if layer not in names:
-        raise UsageError(_unknown(architecture.name, layer, [each.name for each in list_layers(name)]))
+        raise UsageError(unknown_layer(architecture.name, layer, [each.name for each in list_layers(name)]))
 
 
 def layers_of(network: nn.Module, side: int, what: str) -> dict[str, Layer]:
@@ -183,16 +184,16 @@ def take(backbone: Backbone, layer: str, pool: str | None = None) -> Backbone:
     found = layers_of(backbone.module, backbone.preprocessing.crop, backbone.name)
     there = found.get(layer) if layer else None
     if backbone.layer == f"input of {layer}":
-        raise UsageError(_is_classifier(backbone.name, layer))
+        raise UsageError(is_classifier(backbone.name, layer))
     if there is None:
         modules = [name for name, _ in backbone.module.named_modules() if name]
         raise UsageError(
-            _no_vector(backbone.name, layer) if layer in modules else _unknown(backbone.name, layer, list(found))
+            no_vector(backbone.name, layer) if layer in modules else unknown_layer(backbone.name, layer, list(found))
         )
     pool = pool or ("avg" if len(there.shape) > 1 else "")
     prefix = _prefix(backbone.module, there.shape)
     _check_pool(layer, there.shape, pool, prefix)
-    module = _Pooled(_until(backbone.module, layer), pool, there, prefix)
+    module = _Pooled(until(backbone.module, layer), pool, there, prefix)
     channels = there.shape[-1] if len(there.shape) < 3 else there.shape[0]
     dimension = {"none": math.prod(there.shape), "cls+mean": 2 * channels}.get(pool, channels)
     if dimension > LARGEST:
@@ -206,15 +207,18 @@ def take(backbone: Backbone, layer: str, pool: str | None = None) -> Backbone:
     return replace(made, text=None)
 
 
-def _is_classifier(name: str, layer: str) -> str:
+def is_classifier(name: str, layer: str) -> str:
+    """Return the message that ``layer`` is the classifier of the backbone ``name``, which was removed."""
     return f"layer: {layer} of {name} is its classifier; without a layer, features are its input"
 
 
-def _no_vector(name: str, layer: str) -> str:
+def no_vector(name: str, layer: str) -> str:
+    """Return the message that ``layer`` of the backbone ``name`` does not give one tensor for each picture."""
     return f"layer: {layer} of {name} does not give one vector, map or row of tokens a picture; take one that 'featstore backbones {name}' lists"
 
 
-def _unknown(name: str, layer: str, names: list[str]) -> str:
+def unknown_layer(name: str, layer: str, names: list[str]) -> str:
+    """Return the message that the backbone ``name`` has no ``layer``, with those of ``names`` that are similar."""
     hint = did_you_mean(layer, names) or f"; 'featstore backbones {name}' lists them"
     return f"layer: {name} has no layer {layer!r}{hint}"
 
@@ -262,54 +266,3 @@ class _Pooled(nn.Module):
         if self.pool == "avg":
             return places.mean(1)
         return output[:, 0] if self.pool == "cls" else torch.cat([output[:, 0], places.mean(1)], 1)
-
-
-def _until(network: nn.Module, layer: str) -> nn.Module:
-    """Return the part of ``network`` that computes the output of ``layer``; parameters are shared, not copied."""
-    tracer = _Tracer(network.get_submodule(layer))
-    try:
-        graph = tracer.trace(network)
-        (output,) = tracer.outputs
-        next(node for node in graph.nodes if node.op == "output").args = (output.node,)
-        part = fx.GraphModule(network, graph).eval()
-        part.graph.eliminate_dead_code()
-        part.recompile()
-        part.delete_all_unused_submodules()
-        return part
-    except Exception:  # Which type of error torch.fx raises depends on the network.
-        return _Observed(network, layer)
-
-
-class _Tracer(fx.Tracer):
-    """A tracer of torch.fx that also records the output of ``layer``, in ``outputs``."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer, self.outputs = layer, list[Any]()
-
-    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Trace a call of the module ``m`` as fx.Tracer does; record the output if ``m`` is ``layer``."""
-        output = super().call_module(m, forward, args, kwargs)
-        if m is self.layer:
-            self.outputs.append(output)
-        return output
-
-
-class _Observed(nn.Module):
-    """Runs a network and returns the output of one inner layer, for networks that torch.fx cannot trace."""
-
-    def __init__(self, network: nn.Module, layer: str) -> None:
-        super().__init__()
-        self.network, self.layer = network, layer
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        found: list[Tensor] = []
-        # Copy the output, because later layers may change it in place.
-        noted = self.network.get_submodule(self.layer).register_forward_hook(
-            lambda _, __, output: found.append(output.clone())
-        )
-        try:
-            self.network(pictures)
-        finally:
-            noted.remove()
-        return found[0]

@@ -38,6 +38,9 @@ SECTIONS: Final = {
         "repair": "Restore what verify finds damaged in a store.",
         "compact": "Purge removed pictures and merge small shards.",
     },
+    "Fine-tuning": {
+        "finetune": "Fine-tune a network with an attached head, and compare it with the frozen one.",
+    },
     "Formats": {
         "import": "Make a store of vectors from other programs: npy, npz, Parquet, HDF5, FAISS.",
         "export": "Write a store as Parquet, npy or CSV, or a head as ONNX or for scikit-learn.",

@@ -24,8 +24,8 @@ _DOTS: Final = 1000
 
 
 @dataclass(frozen=True)
-class _Axes:
-    """Maps x in [x0, x1] and y in [y0, y1] to the coordinates of a drawing."""
+class Axes:
+    """Maps x in [x0, x1] and y in [y0, y1] to the coordinates of a drawing of the size of this module's charts."""
 
     x0: float
     x1: float
@@ -33,12 +33,15 @@ class _Axes:
     y1: float
 
     def x(self, value: float) -> float:
+        """Return the horizontal coordinate of ``value``."""
         return _LEFT + (value - self.x0) / ((self.x1 - self.x0) or 1) * (_WIDTH - _LEFT - _RIGHT)
 
     def y(self, value: float) -> float:
+        """Return the vertical coordinate of ``value``."""
         return _HEIGHT - _BOTTOM - (value - self.y0) / ((self.y1 - self.y0) or 1) * (_HEIGHT - _TOP - _BOTTOM)
 
     def at(self, x: float, y: float) -> tuple[float, float]:
+        """Return the coordinates of the point (``x``, ``y``)."""
         return self.x(x), self.y(y)
 
 
@@ -59,11 +62,9 @@ def selection_curve(table: Mapping[str, Any] | None, chosen: Mapping[str, float]
     low = min(mean - deviation for _, mean, deviation, _ in points)
     high = max(mean + deviation for _, mean, deviation, _ in points)
     margin = max(0.005, 0.08 * (high - low))
-    axes = _Axes(places[0][0], places[-1][0], max(0.0, low - margin), min(1.0, high + margin))
+    axes = Axes(places[0][0], places[-1][0], max(0.0, low - margin), min(1.0, high + margin))
     ticks = [(x, f"{value:g}") for x, value in places]
-    drawing = _sheet(
-        f"Accuracy in cross-validation against {label}", axes, ticks, label, "accuracy in cross-validation"
-    )
+    drawing = sheet(f"Accuracy in cross-validation against {label}", axes, ticks, label, "accuracy in cross-validation")
     several = len(trials) > 1
     names = []
     for number, (gamma, tried) in enumerate(sorted(trials.items())):
@@ -80,7 +81,7 @@ def selection_curve(table: Mapping[str, Any] | None, chosen: Mapping[str, float]
             title = f"{label} = {value:g}{f', gamma = {gamma:.4g}' if several else ''}: {mean:.4f} ± {deviation:.4f}"
             drawing.dot(f"{dot} chosen" if is_chosen else dot, axes.at(x, mean), 5 if is_chosen else 3.5, title)
     if several:
-        _legend(drawing, names)
+        legend(drawing, names)
     return drawing
 
 
@@ -113,9 +114,9 @@ def reliability_diagram(bins: Sequence[Mapping[str, Any]]) -> Drawing | None:
     filled = [b for b in bins if b["rows"]]
     if not filled:
         return None
-    axes = _Axes(0.0, 1.0, 0.0, 1.0)
+    axes = Axes(0.0, 1.0, 0.0, 1.0)
     title = "Share of right predictions against their probability"
-    drawing = _sheet(title, axes, _SHARES, "probability given to the predicted class", "share that is right")
+    drawing = sheet(title, axes, _SHARES, "probability given to the predicted class", "share that is right")
     most = max(b["rows"] for b in filled)
     for b in filled:
         left, right, top = axes.x(b["low"]) + 1, axes.x(b["high"]) - 1, axes.y(b["accuracy"])
@@ -135,10 +136,10 @@ def precision_recall(codes: NDArray[np.intp], probabilities: NDArray[np.float64]
     """
     from sklearn.metrics import precision_recall_curve
 
-    axes = _Axes(0.0, 1.0, 0.0, 1.0)
+    axes = Axes(0.0, 1.0, 0.0, 1.0)
     there = [code for code in ([1] if len(classes) == 2 else range(len(classes))) if (codes == code).any()]
     of = f" of {_shortened(classes[1], 24)}" if len(classes) == 2 else ""
-    drawing = _sheet(f"Precision against recall{of}", axes, _SHARES, f"recall{of}", f"precision{of}")
+    drawing = sheet(f"Precision against recall{of}", axes, _SHARES, f"recall{of}", f"precision{of}")
     grid = np.linspace(0, 1, _POINTS)
     total = np.zeros(_POINTS)
     several = 1 < len(there) <= CURVES
@@ -150,14 +151,14 @@ def precision_recall(codes: NDArray[np.intp], probabilities: NDArray[np.float64]
             points = [axes.at(x, y) for x, y in zip(recall[chosen].tolist(), precision[chosen].tolist(), strict=True)]
             drawing.path(f"curve-{number}" if several else "line", points, classes[code])
     if several:
-        _legend(drawing, [classes[code] for code in there])
+        legend(drawing, [classes[code] for code in there])
     if len(there) > CURVES:
         mean = total / len(there)
         drawing.path("line", [axes.at(x, y) for x, y in zip(grid.tolist(), mean.tolist(), strict=True)])
     return drawing
 
 
-def _legend(drawing: Drawing, names: Sequence[str]) -> None:
+def legend(drawing: Drawing, names: Sequence[str]) -> None:
     """Add a legend of the curves below the drawing; the drawing becomes higher."""
     # Use the largest of 5, 3 or 2 columns of the legend in which the longest name fits, at about 6.5 units per
     # character.
@@ -249,12 +250,14 @@ def _shortened(name: str, longest: int) -> str:
     return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
-def _sheet(title: str, axes: _Axes, x_ticks: Sequence[tuple[float, str]], x_label: str, y_label: str) -> Drawing:
-    """Return a drawing with axes and no curve yet. The y axis shows shares (0 to 1) in percent."""
+def sheet(
+    title: str, axes: Axes, x_ticks: Sequence[tuple[float, str]], x_label: str, y_label: str, *, shares: bool = True
+) -> Drawing:
+    """Return a drawing with axes and no curve yet. The y axis shows shares (0 to 1) in percent, or plain numbers."""
     drawing = Drawing(_WIDTH, _HEIGHT, title)
     for value in _ticks(axes.y0, axes.y1):
         drawing.line("grid", (_LEFT, axes.y(value)), (_WIDTH - _RIGHT, axes.y(value)))
-        drawing.write("tick", (_LEFT - 8, axes.y(value) + 4), f"{100 * value:g} %", "end")
+        drawing.write("tick", (_LEFT - 8, axes.y(value) + 4), f"{100 * value:g} %" if shares else f"{value:g}", "end")
     for value, text in x_ticks:
         drawing.write("tick", (axes.x(value), _HEIGHT - _BOTTOM + 17), text)
     drawing.write("axis", ((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6), x_label)

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,11 @@ from featstore.store.pictures import Pictures
 from featstore.store.thumbnails import thumbnail_of
 
 if TYPE_CHECKING:
+    from featstore.heads import TrainedHead
     from featstore.stages.train import TrainReport
     from featstore.store import FeatureStore
     from featstore.store.origin import Origin
+    from featstore.store.splitting import Split
 
 CELLS = 24
 """Largest number of classes for which the confusion matrix is a table; with more classes it is an image."""
@@ -43,6 +45,17 @@ _TITLES = {
     "average_precision": "average precision",
 }
 _SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "calibration_error")
+
+
+class Judged(Protocol):
+    """A classifier with its predictions: probabilities (n, classes) of the held-out rows ``split.test``."""
+
+    @property
+    def split(self) -> Split: ...
+    @property
+    def head(self) -> TrainedHead: ...
+    @property
+    def probabilities(self) -> NDArray[np.float64]: ...
 
 
 def footer(stores: Sequence[FeatureStore] = (), files: Sequence[str | os.PathLike[str]] = ()) -> dict[str, str]:
@@ -66,9 +79,7 @@ def _stamp(path: str | os.PathLike[str]) -> dict[str, Any]:
     return {"path": os.path.abspath(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
-def examples(
-    store: FeatureStore, pictures: Pictures, trained: TrainReport, places: Sequence[int]
-) -> list[dict[str, Any]]:
+def examples(store: FeatureStore, pictures: Pictures, trained: Judged, places: Sequence[int]) -> list[dict[str, Any]]:
     """Return the held-out pictures at ``places`` (indices into ``trained.split.test``) with their predictions."""
     rows = trained.split.test[np.asarray(places, np.int64)]
     keys = [key.decode("utf-8", "surrogateescape") for key in store._key_bytes(rows)]
@@ -89,7 +100,7 @@ def examples(
 
 
 def cells(
-    store: FeatureStore, pictures: Pictures, trained: TrainReport, codes: NDArray[np.intp]
+    store: FeatureStore, pictures: Pictures, trained: Judged, codes: NDArray[np.intp]
 ) -> dict[tuple[int, int], dict[str, Any]]:
     """Return example pictures for cells of the confusion matrix, by (true, predicted) class number.
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from featstore.backbones import Backbone, architectures, base, list_backbones, load_backbone
-from featstore.backbones.layers import _until, layers_of, list_layers, resized, take
+from featstore.backbones.layers import layers_of, list_layers, resized, take
+from featstore.backbones.tracing import until
 from featstore.decode import Preprocessing
 from featstore.embed.recipe import Request
 from featstore.errors import FeatstoreError, UsageError
@@ -209,4 +210,4 @@ def test_network_cut_after_a_layer_returns_the_output_of_that_layer() -> None:
             with torch.inference_mode():
                 network(pictures)
                 hook.remove()
-                assert torch.equal(_until(network, layer)(pictures), seen[0]), (name, layer)
+                assert torch.equal(until(network, layer)(pictures), seen[0]), (name, layer)

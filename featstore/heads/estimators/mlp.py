@@ -16,12 +16,13 @@ from featstore.heads import calibration
 from featstore.heads.estimators.inputs import ClassWeight, check_training, class_weights, row_weights, seed_of
 from featstore.heads.estimators.linear import DecisionHead
 from featstore.heads.network import MOST_LAYERS, NetworkModel
+from featstore.heads.sampling import Draw, balanced_sampler
 from featstore.heads.solvers.blocks import measure
 from featstore.heads.solvers.copies import standardised_copy
 from featstore.heads.solvers.passes import few_threads
 
 if TYPE_CHECKING:
-    from featstore.heads.solvers.perceptron import Draw, Plan, Targets
+    from featstore.heads.solvers.perceptron import Plan, Targets
 
 OUTPUTS: Final = ("softmax", "sigmoid")
 BALANCES: Final = ("none", "weights", "sampler")
@@ -228,21 +229,6 @@ class MLPHead(DecisionHead):
             _number("weight_decay", self.weight_decay, 0, 1e6),
             _whole("batch_size", self.batch_size, _MOST_ROWS),
         )
-
-
-def balanced_sampler(rows: NDArray[np.intp], codes: NDArray[np.intp]) -> Draw:
-    """Return a function that draws ``len(rows)`` of ``rows`` with replacement, each class with the same probability.
-
-    ``codes`` (m,): the class numbers of ``rows``.
-    """
-    members = [rows[codes == code] for code in np.unique(codes)]
-
-    def draw(random: np.random.Generator) -> NDArray[np.intp]:
-        counts = random.multinomial(len(rows), np.full(len(members), 1 / len(members)))
-        chosen = [random.choice(own, count) for own, count in zip(members, counts, strict=True)]
-        return random.permutation(np.concatenate(chosen))
-
-    return draw
 
 
 def _is_whole(value: Any) -> bool:

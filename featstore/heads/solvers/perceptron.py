@@ -8,7 +8,6 @@ of threads are left as they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
@@ -21,6 +20,7 @@ from torch.optim.adamw import adamw
 
 from featstore.errors import DataError
 from featstore.heads.calibration import log_softmax
+from featstore.heads.sampling import Draw
 
 _BETAS: Final = (0.9, 0.999)
 _EPSILON: Final = 1e-8
@@ -30,8 +30,6 @@ _JUDGED_ROWS: Final = 1024
 _LEAST_BATCHES: Final = 8
 _STEPS_OF_DROPOUT: Final = 1 << 16
 """Dropout compares 16 random bits per unit: torch's own generator takes a tenth of the time of the matrix products."""
-
-Draw = Callable[[np.random.Generator], NDArray[np.intp]]
 
 
 @dataclass(frozen=True)

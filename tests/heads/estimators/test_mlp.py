@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from featstore.errors import DataError, UsageError
 from featstore.heads import MLPHead, train_head
-from featstore.heads.estimators.mlp import balanced_sampler
 from featstore.heads.solvers.perceptron import Network, Plan, Targets, train
 from tests.heads.made_up import Streamed, blobs
 
@@ -97,15 +96,6 @@ def test_dropout_drops_the_requested_share_and_keeps_the_mean():
     assert (kept > 0).mean() == pytest.approx(0.7, abs=0.005)
     assert kept.mean() == pytest.approx(1, abs=0.01)
     assert len(np.unique(kept)) == 2
-
-
-def test_balanced_sampler_draws_classes_of_unequal_size_equally_often():
-    codes = np.repeat([0, 1], [900, 100])
-    draw, random = balanced_sampler(np.arange(1000), codes), np.random.default_rng(0)
-    shares = [codes[draw(random)].mean() for _ in range(20)]
-    assert np.mean(shares) == pytest.approx(0.5, abs=0.03)
-    assert len(draw(random)) == 1000
-    assert len(np.unique(draw(random))) > 400
 
 
 @pytest.mark.parametrize("balance", ["weights", "sampler"])

@@ -1,0 +1,161 @@
+"""Decide whether the activations of the frozen layers are cached on disk or computed live in every epoch.
+
+Making the cache runs the frozen layers once for each view; afterwards an epoch needs only the other layers. The cache
+pays from the epoch on at which the time saved in all epochs exceeds the time to make the cache.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from torch import Tensor
+
+from featstore import defaults
+from featstore.finetuning.inputs import LiveExamples, Rows
+from featstore.text import counted
+
+_TRIAL_SECONDS: Final = 4.0
+"""Seconds after which one of the three measurements of a trial ends."""
+_TRIAL_BATCHES: Final = 8
+"""Largest number of batches of a measurement; their activations are in memory at the same time."""
+_FORWARD: Final = 1 / 3
+"""Share of the time of a training step that the forward pass takes, about; the backward pass takes twice as long."""
+Step = Callable[[Tensor, Rows], None]
+"""Function that trains one step on activations (m, *shape) of the rows (m,)."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Pictures per second: ``making`` the cache, an epoch with the frozen layers ``live``, and a ``cached`` epoch."""
+
+    making: float
+    live: float
+    cached: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the rates as JSON."""
+        return asdict(self)
+
+    def break_even(self, views: int, train: int, held_out: int) -> float | None:
+        """Return the number of epochs after which the cache has paid; None if it never pays.
+
+        ``views``: of each of the ``train`` pictures in the cache. The ``held_out`` pictures are cached once and measured
+        after every epoch.
+        """
+        made = (views * train + held_out) / self.making
+        saved = train * (1 / self.live - 1 / self.cached)
+        saved += held_out * (1 / self.making - _FORWARD / self.cached)
+        return made / saved if saved > 0 else None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Whether the frozen activations are cached, with the reason in words.
+
+    ``bytes``: size of the cache; ``limit``: largest allowed size, None without a cache by request; ``rates``: as
+    measured before the choice; None if nothing is frozen. ``break_even``: number of epochs after which the cache pays
+    (None: never).
+    """
+
+    cached: bool
+    reason: str
+    bytes: int
+    limit: int | None
+    rates: Rates | None
+    break_even: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the choice as JSON."""
+        rates = None if self.rates is None else self.rates.to_dict()
+        return {**asdict(self), "rates": rates}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Choice:
+        """Return the choice from a dict that ``to_dict`` returned."""
+        rates = value["rates"]
+        return cls(**{**value, "rates": None if rates is None else Rates(**rates)})
+
+
+def measure(live: LiveExamples, step: Step, rows: Rows, size: int) -> Rates:
+    """Measure the rates on the first batches of ``rows``, with training batches of ``size``.
+
+    Three measurements: reading pictures and running the frozen layers; the same with the training ``step`` after each
+    batch; and the step alone on activations in memory. A first batch of each is not counted.
+    """
+    some = rows[: size * (_TRIAL_BATCHES + 1)]
+    making, kept = _seconds_of_live(live, some, size, None)
+    with_step, _ = _seconds_of_live(live, some, size, step)
+    began, done = time.perf_counter(), 0
+    for activations, part in kept:
+        step(activations, part)
+        done += len(part)
+    alone = (time.perf_counter() - began) / done
+    return Rates(1 / making, 1 / with_step, 1 / alone)
+
+
+def _seconds_of_live(
+    live: LiveExamples, rows: Rows, size: int, step: Step | None
+) -> tuple[float, list[tuple[Tensor, Rows]]]:
+    """Return the seconds per picture of a live epoch with ``step`` (None: without), and the activations."""
+    kept: list[tuple[Tensor, Rows]] = []
+    began, done = time.perf_counter(), 0
+    for activations, part in live.batches(rows, 1, size):
+        if step is not None:
+            step(activations, part)
+        now = time.perf_counter()
+        if kept:
+            done += len(part)
+        elif len(part) < len(rows):
+            # The first batch waits for threads and memory: start the clock after it.
+            began = now
+        else:
+            done = len(part)
+        kept.append((activations, part))
+        if done and now - began > _TRIAL_SECONDS:
+            break
+    return max(now - began, 1e-9) / done, kept
+
+
+def cache_limit(folder: Path, asked: int | None) -> int:
+    """Return the largest size of the cache in bytes: ``asked``, or a share of the free disk of ``folder``."""
+    return int(shutil.disk_usage(folder).free * defaults.CACHE_SHARE) if asked is None else asked
+
+
+def cache_bytes(shape: tuple[int, ...], train: int, held_out: int, views: int, dtype: str) -> int:
+    """Return the bytes of ``views`` views of ``train`` activations, and of a float32 view of ``held_out`` ones."""
+    numbers = math.prod(shape)
+    return numbers * (views * train * np.dtype(dtype).itemsize + 4 * held_out)
+
+
+def choose(
+    rates: Rates, pays: float | None, epochs: int, views: int, needed: int, limit: int, *, asked: bool
+) -> Choice:
+    """Return whether to cache ``views`` views, of ``needed`` bytes in all, for ``epochs`` epochs.
+
+    ``pays``: number of epochs after which the cache pays, None for never. ``asked``: whether the user set the ``limit``;
+    then a cache that fits is made even if it does not pay.
+    """
+    shown = f"{size_text(needed)} for {counted(views, 'view')}"
+    allowed = f"{size_text(limit)}" if asked else f"{defaults.CACHE_SHARE:.0%} of the free disk = {size_text(limit)}"
+    epoch = "never pays" if pays is None else f"pays after {pays:.1f} of {counted(epochs, 'epoch')}"
+    cached = needed <= limit and (asked or (pays is not None and pays < epochs))
+    if needed > limit:
+        reason = f"live: a cache would take {shown}, and the most is {allowed}; it {epoch}"
+    else:
+        reason = f"{'cached' if cached else 'live: a cache'} ({shown}; the most is {allowed}) {epoch}"
+    return Choice(cached, reason, needed, limit, rates, pays)
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes as text, such as 1.2 GB."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.3g} {name}"
+    return f"{size:,} bytes"

@@ -1,0 +1,198 @@
+"""Extract the activations of the frozen layers into stores, one per view, beside the model."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from torch import Tensor, nn
+
+from featstore.backbones import Backbone
+from featstore.defaults import OUTPUT_OF
+from featstore.embed.pipeline import NOT_FINITE
+from featstore.embed.progress import Progress
+from featstore.errors import FeatstoreError, IdentityError, UsageError
+from featstore.finetuning.inputs import PLAIN, Augmentation
+from featstore.finetuning.partition import Partition
+from featstore.sources.base import ROWS, Chunk
+from featstore.stages.extract import extract
+from featstore.store import FeatureStore
+from featstore.store.as_source import StoreSource
+from featstore.text import counted
+
+HELD_OUT: Final = "held-out"
+"""Name of the store with the plain activations of the held-out pictures, in float32."""
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_FEW: Final = 256
+"""Number of pictures below which plain torch is used: preparing a faster engine takes seconds for every view."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A store of the cache: its ``path``, the ``keys`` of its pictures, the number of its view, and its type."""
+
+    path: Path
+    keys: list[bytes]
+    view: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Made:
+    """The stores of the cache: of the training pictures by number of the view, and of the held-out pictures.
+
+    ``seconds``: spent on extracting now; ``pictures``: number of activations that were extracted now.
+    """
+
+    views: dict[int, FeatureStore]
+    held_out: FeatureStore
+    seconds: float
+    pictures: int
+
+
+def views_of(
+    cache: Path, train: list[bytes], held_out: list[bytes], augmentation: Augmentation, dtype: str
+) -> list[View]:
+    """Return the stores that make up the cache: each view of the ``train`` keys, and the plain ``held_out`` keys."""
+    numbers = range(1, augmentation.views + 1) if augmentation.views else [PLAIN]
+    views = [View(cache / f"view-{number}", train, number, dtype) for number in numbers]
+    return [View(cache / HELD_OUT, held_out, PLAIN, "float32"), *views]
+
+
+class SomeRows(StoreSource):
+    """The pictures of a store with the given ``keys``, as a source for extraction."""
+
+    def __init__(self, path: Path, keys: list[bytes], root: str | os.PathLike[str] | None) -> None:
+        super().__init__(path, root=root)
+        self._keys = frozenset(keys)
+
+    def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
+        """Yield the pictures with these keys."""
+        for chunk in super().chunks(rows):
+            kept = np.array([at for at, key in enumerate(chunk.keys) if key in self._keys], np.int64)
+            if len(kept):
+                yield chunk.take(kept)
+
+
+class _Flat(nn.Module):
+    """The frozen layers with flattened activations: (n, 3, crop, crop) -> (n, d)."""
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.eval()
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        output: Tensor = self.trunk(pictures)
+        return output.flatten(1)
+
+
+def trunk_backbone(backbone: Backbone, partition: Partition) -> Backbone:
+    """Return the frozen layers of ``backbone`` as a backbone of its own, as ``--layer LAYER --pool none`` makes it."""
+    is_map = len(partition.shape) > 1
+    return replace(
+        backbone,
+        layer=OUTPUT_OF + partition.layer,
+        dimension=math.prod(partition.shape),
+        module=_Flat(partition.trunk),
+        pool="none" if is_map else "",
+        shape=partition.shape if is_map else (),
+        text=None,
+    )
+
+
+def make_cache(
+    store: FeatureStore,
+    backbone: Backbone,
+    views: list[View],
+    augmentation: Augmentation,
+    *,
+    progress: Callable[[Progress], None] | None,
+    stop: threading.Event | None,
+    options: dict[str, Any],
+) -> Made | None:
+    """Extract the ``views`` of pictures of ``store`` that are not there yet; return None if ``stop`` was set meanwhile.
+
+    ``backbone``: that of trunk_backbone. ``options``: of extraction (device, workers, batch, root). Raises UsageError if
+    a store of the cache has other activations, FeatstoreError if the disk is full or a picture cannot be read any more.
+    """
+    made: dict[int, FeatureStore] = {}
+    seconds, pictures = 0.0, 0
+    root = options.pop("root", None)
+    total = sum(len(each.keys) for each in views)
+    engine = "torch" if total < _FEW or any(each.dtype == "float32" for each in views[1:]) else "auto"
+    for number, each in enumerate(views):
+        name = "held-out pictures" if each.path.name == HELD_OUT else f"view {number} of {len(views) - 1}"
+        augmented: dict[str, Any] = {
+            "augment": augmentation.policy,
+            "view": each.view,
+            "augment_seed": augmentation.seed,
+        }
+        try:
+            report = extract(
+                SomeRows(store.path, each.keys, root),
+                each.path,
+                supervised=False,
+                progress=None if progress is None else _noting(progress, f"caching {name}"),
+                stop=stop,
+                backbone=backbone,
+                dtype=each.dtype,
+                engine=engine,
+                decode="fast" if store.identity.decoder != "pillow" else "exact",
+                **(augmented if each.view else {}),
+                **options,
+            )
+        except IdentityError as error:
+            raise UsageError(
+                f"{each.path}: holds activations of other options; remove {each.path.parent}, or name another model with "
+                f"--out ({error})"
+            ) from None
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise FeatstoreError(
+                f"{each.path}: the disk is full; free some space and run the same command again (what was cached is "
+                "kept), or run the frozen layers live with --cache none"
+            ) from None
+        if report.stopped:
+            return None
+        seconds, pictures = seconds + report.seconds, pictures + report.new_vectors
+        opened = FeatureStore.open(each.path)
+        _require_same_bytes(store, opened, each.keys)
+        made[number] = opened
+    held_out = made.pop(0)
+    return Made({views[number].view: opened for number, opened in made.items()}, held_out, seconds, pictures)
+
+
+def _noting(progress: Callable[[Progress], None], note: str) -> Callable[[Progress], None]:
+    return lambda value: progress(replace(value, note=note))
+
+
+def _require_same_bytes(store: FeatureStore, cached: FeatureStore, keys: list[bytes]) -> None:
+    """Raise FeatstoreError if the cache lacks pictures of ``keys``, or was made from other bytes than the store."""
+    places = cached.index_of(keys, missing="mark")
+    lacking = int((places < 0).sum())
+    reasons = {failure.reason for _, failure in cached.failures()} if lacking else set()
+    if reasons == {NOT_FINITE}:
+        raise FeatstoreError(
+            f"{cached.path}: {counted(lacking, 'picture has', 'pictures have')} activations that {cached.identity.dtype} "
+            f"cannot hold; remove {cached.path.parent}, and add --dtype float32"
+        )
+    if lacking:
+        raise FeatstoreError(
+            f"{cached.path}: {counted(lacking, 'picture')} of {store.path} can no longer be read (featstore failures "
+            f"{cached.path}); bring them back, or extract their source into {store.path} again"
+        )
+    changed = (cached.sha256[places] != store.sha256[store.index_of(keys)]).any(axis=1)
+    if changed.any():
+        raise FeatstoreError(
+            f"{counted(int(changed.sum()), 'picture has', 'pictures have')} changed since {store.path} was made; extract "
+            f"their source into {store.path} again, and remove {cached.path.parent}"
+        )

@@ -1,0 +1,67 @@
+"""The files and folders of a fine-tuning run, and checks of them before any work is done."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featstore.errors import UsageError
+from featstore.files import atomic
+from featstore.files.model_folder import require_replaceable
+from featstore.finetuning.checkpoint import CHECKPOINT
+from featstore.stages.finetune.options import FinetuneOptions
+
+_INPUTS = "inputs.json"
+
+
+@dataclass(frozen=True)
+class Places:
+    """The paths of a run, all beside the folder ``model``.
+
+    ``features``: store of the features, if the source is no store; ``cache``: folder of the frozen activations;
+    ``run``: folder with the state of an unfinished run (checkpoint, metrics.csv, the head at the start).
+    """
+
+    model: Path
+    features: Path
+    cache: Path
+    run: Path
+
+    @classmethod
+    def of(cls, out: str | os.PathLike[str]) -> Places:
+        """Return the places of the model ``out``."""
+        model = Path(out)
+        return cls(model, *(model.with_name(f"{model.name}.{end}") for end in ("features", "cache", "run")))
+
+    def check(self, options: FinetuneOptions) -> None:
+        """Raise UsageError if a place cannot be written, or if a model or a run is there and may not be replaced."""
+        atomic.require_place(self.model, ".features")
+        require_replaceable(self.model, options.force)
+        unfinished = (self.run / CHECKPOINT).exists()
+        if unfinished and not (options.resume or options.force):
+            raise UsageError(f"{self.run}: holds an unfinished run; --resume continues it, --force starts it anew")
+        if options.resume and not unfinished:
+            raise UsageError(f"{self.run}: there is no unfinished run to resume; leave --resume out")
+        if (
+            options.tensorboard is not None
+            and os.path.lexists(options.tensorboard)
+            and not os.path.isdir(options.tensorboard)
+        ):
+            raise UsageError(f"{options.tensorboard}: is a file, and TensorBoard needs a folder; name another place")
+        if options.weights_only is not None:
+            atomic.require_place(Path(options.weights_only))
+
+    def clear_run(self) -> None:
+        """Remove the state of an unfinished run."""
+        shutil.rmtree(self.run, ignore_errors=True)
+
+    def read_inputs(self) -> dict[str, Any]:
+        """Return what ``write_inputs`` wrote. Raises DamagedError, OSError."""
+        return atomic.read_json(self.run / _INPUTS)
+
+    def write_inputs(self, value: dict[str, Any]) -> None:
+        """Record the choice of the inputs in the folder of the run."""
+        atomic.write_json(self.run / _INPUTS, value)

@@ -1,0 +1,189 @@
+"""Fine-tune a backbone with an attached head on the labelled pictures of a store."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from featstore.errors import UsageError
+from featstore.files import atomic
+from featstore.stages.extract import extract
+from featstore.stages.finetune.events import Event, Teller
+from featstore.stages.finetune.options import HEADS, FinetuneKeywords, FinetuneOptions
+from featstore.stages.finetune.places import Places
+from featstore.stages.finetune.report import FinetuneReport, Tuned, compare_heads
+from featstore.stages.train import TrainReport, train
+from featstore.store import FeatureStore
+from featstore.store.as_source import is_store
+from featstore.store.origin import state_of_store
+from featstore.store.splitting import equal_content
+from featstore.text import check_keywords, counted
+
+if TYPE_CHECKING:
+    from featstore.stages.finetune.tuning import Run
+
+
+def finetune(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    progress: Teller | None = None,
+    stop: threading.Event | None = None,
+    **options: Unpack[FinetuneKeywords],
+) -> FinetuneReport:
+    """Fine-tune a network with an attached head on labelled pictures, write the model to ``out``, and evaluate it.
+
+    ``source``: a store, or anything that ``extract`` reads, whose features then go into ``out``.features. ``options``: the
+    fields of FinetuneOptions, which are described there. The head starts as the head that ``train`` finds on the stored
+    features (linear probing, then fine-tuning: Kumar et al., arXiv 2202.10054). The frozen layers run once for each
+    view, into ``out``.cache, if that saves time and fits on the disk. ``progress`` is called with Events. ``stop``: when
+    this event is set, the run ends after the current epoch or batch, and returns a report with ``stopped``; the same
+    call with ``resume`` continues it, with bit-identical weights on a CPU.
+
+    Raises UsageError: wrong options, no labels, one class, a model or unfinished run at ``out``, a layer that does not
+    exist; FeatstoreError: pictures that can no longer be read, a full disk; DataError: a loss that is not finite, with
+    the epoch and step; DamagedError, OSError. Finished epochs are kept.
+    """
+    check_keywords("finetune", options, FinetuneKeywords.__annotations__)
+    asked, places, tell = FinetuneOptions(**options), Places.of(out), progress or _silent
+    places.check(asked)
+    stop = stop or threading.Event()
+    with atomic.only_writer(places.model, "model"):
+        if asked.force and not asked.resume:
+            places.clear_run()
+        path, notes = _store_of(source, places, asked, tell, stop)
+        if path is None:
+            return FinetuneReport(str(places.model), os.fspath(source), None, 0, asked.epochs)
+        # Import here: loading torch takes seconds, and wrong options are refused before.
+        from featstore.stages.finetune.tuning import start
+
+        atomic.make_directory(places.run)
+        head = _head(path, places, asked)
+        run = start(FeatureStore.open(path), places, asked, head, tell, stop)
+        run.notes += [*notes, *state_of_store(run.store), *head.split.notes()]
+        if not run.train():
+            epochs = max(0, len(run.history) - 1)
+            history = [each.to_dict() for each in run.history]
+            return FinetuneReport(str(places.model), str(path), None, epochs, asked.epochs, history)
+        return _finished(run)
+
+
+def _silent(_: Event) -> None:
+    pass
+
+
+def _store_of(
+    source: str | os.PathLike[str], places: Places, options: FinetuneOptions, tell: Teller, stop: threading.Event
+) -> tuple[Path | None, list[str]]:
+    """Return the store to tune on, extracted from ``source`` if that is no store, and notes for the user.
+
+    The store is None if ``stop`` was set meanwhile.
+    """
+    if is_store(source):
+        if options.size is not None:
+            raise UsageError(f"{os.fspath(source)}: is a store, whose pictures have their size; leave size out")
+        return Path(source), _failures(Path(source))
+    named = [*([options.freeze_to] if options.freeze_to else []), *(layer for layer, _ in options.unfreeze)]
+    if named:
+        from featstore.stages.finetune.cutting import require_layers
+
+        require_layers(options.backbone, named)
+    report = extract(
+        source,
+        places.features,
+        progress=lambda value: tell(Event(progress=replace(value, note=value.note or "extracting"))),
+        stop=stop,
+        backbone=options.backbone,
+        weights=options.weights,
+        size=options.size,
+        root=options.root,
+        device=options.device,
+        workers=options.workers,
+        batch=options.batch,
+    )
+    tell(Event(done=True))
+    return (None if report.stopped else places.features), [*report.notes, *_failures(places.features)]
+
+
+def _failures(store: Path) -> list[str]:
+    """Return a note on the pictures of ``store`` that could not be read or are not extracted yet."""
+    counts = FeatureStore.open(store).counts
+    notes = []
+    if counts.failures:
+        notes.append(
+            f"left out: {counted(counts.failures, 'picture')} that could not be read (featstore failures {store})"
+        )
+    if counts.pending:
+        notes.append(f"left out: {counted(counts.pending, 'picture')} not extracted yet (featstore info {store})")
+    return notes
+
+
+def _head(store: Path, places: Places, options: FinetuneOptions) -> TrainReport:
+    """Train the head that the network starts with on the stored features. Raises the errors of ``train``."""
+    balance: dict[str, Any] = {}
+    if options.balance != "none":
+        balance = {"balance": options.balance} if options.head == "mlp" else {"class_weight": "balanced"}
+    path = places.run / "start.head"
+    path.unlink(missing_ok=True)
+    return train(
+        store,
+        head=HEADS[options.head],
+        out=path,
+        train_split=options.train_split,
+        test_split=options.test_split,
+        held_out=options.held_out,
+        seed=options.seed,
+        **balance,
+    )
+
+
+def _finished(run: Run) -> FinetuneReport:
+    """Evaluate the tuned network, write the model, and return the report."""
+    from featstore.artifacts.model import write_model, write_weights_only
+    from featstore.finetuning.network import model_from_head
+    from featstore.heads import TrainedHead
+    from featstore.heads.evaluation.report import evaluate
+
+    began, options, started, split = time.perf_counter(), run.options, run.started, run.started.split
+    probabilities = run.probabilities()
+    truth = run.store.labels[split.test].astype(str)
+    report = evaluate(truth, probabilities, run.classes, seed=options.seed)
+    groups = equal_content(run.store, split.test)
+    comparison = compare_heads(
+        truth, started.probabilities, probabilities, run.classes, groups=groups, seed=options.seed
+    )
+    history = [each.to_dict() for each in run.history]
+    model = model_from_head(run.network.head)
+    head = TrainedHead(HEADS[options.head], run.classes, model, meta={**started.head.meta, "report": report.to_dict()})
+    run.backbone.module.cpu().eval().requires_grad_(False)
+    record = {
+        "options": options.to_dict(),
+        "frozen_to": run.cut.partition.layer,
+        "inputs": None if run.choice is None else run.choice.to_dict(),
+        "split": split.to_dict(),
+        "frozen_head": started.report.to_dict(),
+        "held_out": report.to_dict(),
+        "comparison": comparison.to_dict(),
+    }
+    write_model(run.places.model, run.backbone, head, record, metrics=history, force=options.force)
+    if options.weights_only is not None:
+        run.notes += write_weights_only(options.weights_only, run.backbone, head)
+    run.places.clear_run()
+    run.seconds["evaluate"] = round(time.perf_counter() - began, 3)
+    assert run.choice is not None
+    tuned = Tuned(run.described(), run.choice, head, split, started.report, report, comparison, probabilities)
+    return FinetuneReport(
+        str(run.places.model),
+        str(run.store.path),
+        tuned,
+        options.epochs,
+        options.epochs,
+        history,
+        options.to_dict(),
+        [*run.notes, *run.last_notes()],
+        {"head": started.seconds["train"], **run.seconds},
+    )

@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from featstore.artifacts.model import load_model
+from featstore.backbones import load_backbone
+from featstore.embed.embedder import Embedder
+from featstore.errors import DataError, FeatstoreError, UsageError
+from featstore.finetuning.checkpoint import CHECKPOINT
+from featstore.heads.evaluation.report import codes_of
+from featstore.stages.extract import extract
+from featstore.stages.finetune import finetune
+from featstore.stages.label import label
+from featstore.stages.train import train
+from featstore.store import FeatureStore
+from tests.chain import COLOURS, names, write_coloured
+from tests.faults.trouble import small_disk
+from tests.stages.finetuning import FAST, NETWORK, SIDE, state_of, tuned, write_store
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store of 16 pictures to train on and 8 held out; tests only read it."""
+    return write_store(tmp_path_factory.mktemp("tuning"))
+
+
+@pytest.fixture(scope="module")
+def done(store, tmp_path_factory):
+    """A finished run of two epochs with one augmented view in a float32 cache: its report."""
+    out = tmp_path_factory.mktemp("done") / "m"
+    return tuned(store, out, cache=1 << 30, dtype="float32")
+
+
+def stopped(store, out, text, **options):
+    """Return the report of a run that is stopped as soon as it tells a line that begins with ``text``."""
+    stop = threading.Event()
+    told = []
+
+    def tell(event):
+        told.append(event.text)
+        if event.text.startswith(text):
+            stop.set()
+
+    report = tuned(store, out, progress=tell, stop=stop, **options)
+    assert any(line.startswith(text) for line in told)
+    return report
+
+
+def test_epoch_0_scores_exactly_the_accuracy_of_the_frozen_head(store, done, tmp_path):
+    frozen = train(store, out=tmp_path / "h").report
+    first = done.history[0]
+    assert first["epoch"] == 0
+    assert first["held_out_accuracy"] == frozen.accuracy.value == done.tuned.frozen.accuracy.value
+    assert first["held_out_macro_f1"] == pytest.approx(frozen.estimates["macro_f1"].value)
+    assert first["held_out_loss"] == pytest.approx(frozen.estimates["log_loss"].value, rel=1e-4)
+
+
+def test_model_predicts_what_the_run_measured(store, done):
+    model = load_model(done.path)
+    opened = FeatureStore.open(store)
+    from featstore.embed.embedder import inputs_of, make_embedder
+
+    embedder = make_embedder(done.path, engine="torch")
+    assert isinstance(embedder, Embedder)
+    paths = [opened.path_of(opened.keys[int(row)]) for row in done.tuned.split.test]
+    vectors = np.concatenate([block.vectors for block in embedder.blocks(inputs_of(paths))])
+    probabilities = model.head.predict_proba(vectors)
+    assert probabilities == pytest.approx(done.tuned.probabilities, abs=1e-4)
+    codes = codes_of(opened.labels[done.tuned.split.test].astype(str), model.head.classes)
+    assert (probabilities.argmax(1) == codes).mean() == done.tuned.report.accuracy.value
+    assert model.record["held_out"] == json.loads(json.dumps(done.tuned.report.to_dict()))
+
+
+def test_layers_up_to_the_cut_are_bit_identical_and_later_ones_change(done):
+    before, after = load_backbone(**{"name": NETWORK["backbone"], "weights": NETWORK["weights"]}), load_model(done.path)
+    cut = done.tuned.network.frozen_to
+    assert cut == "features.11"
+    changed = [
+        name
+        for (name, one), (_, other) in zip(
+            before.module.state_dict().items(), after.backbone.module.state_dict().items(), strict=True
+        )
+        if not torch.equal(one, other)
+    ]
+    assert changed
+    assert {name.split(".")[1] for name in changed} == {"12"}
+
+
+def test_live_inputs_give_the_same_weights_as_a_float32_cache_bit_for_bit(store, done, tmp_path):
+    live = tuned(store, tmp_path / "live", cache="none")
+    assert (live.tuned.choice.cached, done.tuned.choice.cached) == (False, True)
+    assert not (tmp_path / "live.cache").exists()
+    assert state_of(tmp_path / "live") == state_of(done.path)
+
+
+def test_stopped_run_resumes_to_bit_identical_weights_and_metrics(store, done, tmp_path):
+    options = {"cache": 1 << 30, "dtype": "float32"}
+    report = stopped(store, tmp_path / "m", "epoch 1", **options)
+    assert report.stopped
+    assert (report.epochs, report.planned, (tmp_path / "m").exists()) == (1, 2, False)
+    with pytest.raises(UsageError, match="--resume continues it"):
+        tuned(store, tmp_path / "m", **options)
+    resumed = tuned(store, tmp_path / "m", resume=True, **options)
+    assert state_of(tmp_path / "m") == state_of(done.path)
+    assert resumed.tuned.report.to_dict() == done.tuned.report.to_dict()
+    assert not (tmp_path / "m.run").exists()
+
+
+def test_resume_refuses_other_options_and_other_classes(store, tmp_path):
+    place = tmp_path / "own"
+    own = write_store(place)
+    stopped(own, tmp_path / "m", "epoch 1", cache="none")
+    with pytest.raises(UsageError, match="learning_rate"):
+        tuned(own, tmp_path / "m", cache="none", lr=0.5, resume=True)
+    (tmp_path / "labels.csv").write_text(
+        "key,label\n" + "".join(f"{key},{'wasp' if 'bee' in key else 'ant'}\n" for key in FeatureStore.open(own).keys)
+    )
+    label(own, tmp_path / "labels.csv")
+    with pytest.raises(UsageError, match="other classes"):
+        tuned(own, tmp_path / "m", cache="none", resume=True)
+    assert (tmp_path / "m.run" / CHECKPOINT).exists()
+
+
+def test_source_of_pictures_is_extracted_beside_the_model(store, tmp_path):
+    report = finetune(store.parent / "pictures", tmp_path / "m", size=SIDE, **{**FAST, "epochs": 1}, **NETWORK)
+    assert report.store == str(tmp_path / "m.features")
+    assert len(FeatureStore.open(tmp_path / "m.features")) == 24
+    again = extract(store.parent / "pictures", tmp_path / "tuned", backbone=str(tmp_path / "m"), supervised=False)
+    assert again.vectors == 24
+    features = FeatureStore.open(tmp_path / "tuned")
+    rows = features.split_rows("val")
+    predicted = load_model(tmp_path / "m").head.predict(features.features(rows=rows))
+    assert (predicted == features.labels[rows]).mean() == report.tuned.report.accuracy.value
+
+
+def test_unfreezing_layers_epoch_by_epoch_freezes_the_rest(store, tmp_path):
+    report = tuned(
+        store, tmp_path / "m", unfreeze=(("features.12", 2), ("features.11", 3)), epochs=3, cache="none", head="mlp"
+    )
+    frozen = [row["frozen"] for row in report.history]
+    assert frozen == ["all but the head", "all but the head", "before features.12", "before features.11"]
+    assert report.tuned.network.frozen_to == "features.10"
+
+
+def test_from_scratch_starts_with_random_weights_and_trains_every_layer(store, tmp_path):
+    report = tuned(store, tmp_path / "m", from_scratch=True, epochs=1, seed=3)
+    network = report.tuned.network
+    assert network.trained == network.parameters
+    assert not report.tuned.choice.cached
+    assert report.history[0]["held_out_loss"] == pytest.approx(np.log(2), abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"freeze_to": "features.99"}, "no layer 'features.99'.*features.9"),
+        ({"unfreeze": (("feature.9", 1),)}, "did you mean 'features.9'"),
+        ({"freeze_to": "features.12"}, "no layer with parameters is left to train"),
+        ({"unfreeze": (("features.9", 1), ("features.12", 2))}, "trained already"),
+        ({"unfreeze": (("features.9", 5),)}, "none of the epochs 1 to 2"),
+        ({"freeze_to": "features.9", "all_layers": True}, "all_layers trains every layer"),
+        ({"tensorboard": __file__}, "is a file"),
+        ({"resume": True}, "no unfinished run"),
+        ({"size": 64}, "leave size out"),
+        ({"weights": "random:1"}, "other weights"),
+        ({"views": 3, "augment": "none"}, "all views are equal"),
+        ({"seed": -1}, "no seed"),
+        ({"lr": 0.0}, "lr: 0.0 is not a number from"),
+        ({"epochs": 2000}, "epochs: 2000 is not a number from 1 to 1000"),
+        ({"cache": "much"}, "neither a number of bytes"),
+        ({"head": "tree"}, "not one of linear, mlp"),
+    ],
+)
+def test_wrong_request_is_refused_before_training(store, tmp_path, options, message):
+    with pytest.raises(UsageError, match=message):
+        tuned(store, tmp_path / "m", **options)
+    assert not (tmp_path / "m").exists()
+    assert not (tmp_path / "m.cache").exists()
+
+
+def test_existing_model_is_replaced_only_by_force(store, tmp_path):
+    tuned(store, tmp_path / "m", epochs=1, cache="none")
+    before = state_of(tmp_path / "m")
+    with pytest.raises(UsageError, match="--force"):
+        tuned(store, tmp_path / "m", epochs=1, cache="none")
+    assert state_of(tmp_path / "m") == before
+    tuned(store, tmp_path / "m", epochs=1, cache="none", seed=5, force=True)
+    assert state_of(tmp_path / "m") != before
+
+
+def test_cache_of_other_layers_is_refused_with_the_remedy(store, tmp_path):
+    tuned(store, tmp_path / "m", epochs=1, cache=1 << 30, freeze_to="features.10")
+    with pytest.raises(UsageError, match=r"holds activations of other options; remove .*m\.cache"):
+        tuned(store, tmp_path / "m", epochs=1, cache=1 << 30, force=True)
+    assert (tmp_path / "m").exists()
+
+
+def test_cache_above_the_limit_is_not_made(store, tmp_path):
+    report = tuned(store, tmp_path / "m", epochs=1, cache=1 << 10)
+    assert not report.tuned.choice.cached
+    assert report.tuned.choice.reason.startswith("live: a cache would take")
+    assert not (tmp_path / "m.cache").exists()
+
+
+def test_full_disk_while_caching_is_told_with_the_remedy(store, tmp_path, monkeypatch):
+    options = {"cache": 1 << 30, "dtype": "float32", "freeze_to": "features.3"}
+    with small_disk(tmp_path / "disk", 400 << 10) as mounted:
+        if not mounted:
+            fill_when_written_below(monkeypatch, tmp_path / "disk/m.cache")
+        with pytest.raises(FeatstoreError, match=r"the disk is full.*--cache none"):
+            tuned(store, tmp_path / "disk/m", **options)
+        assert not (tmp_path / "disk/m").exists()
+
+
+def fill_when_written_below(monkeypatch, folder):
+    """Make writes to files below ``folder`` fail as on a full disk, where no small disk may be mounted."""
+    real = os.pwrite
+
+    def pwrite(handle, data, offset):
+        if os.readlink(f"/proc/self/fd/{handle}").startswith(str(folder)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(handle, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+
+
+def test_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(store, tmp_path):
+    with pytest.raises(DataError, match=r"not finite.*epoch \d+ is kept"):
+        tuned(store, tmp_path / "m", epochs=20, cache="none", lr=1000.0, optimizer="sgd")
+    assert (tmp_path / "m.run" / CHECKPOINT).exists()
+    assert not (tmp_path / "m").exists()
+
+
+def test_one_class_is_refused(tmp_path):
+    folder = write_coloured(tmp_path / "pictures", names("train", 4, ("ant",)) + names("val", 2, ("ant",)))
+    extract(folder, tmp_path / "s", supervised=False, size=SIDE, **NETWORK)
+    with pytest.raises(UsageError, match="one class only"):
+        tuned(tmp_path / "s", tmp_path / "m")
+
+
+def test_class_that_the_held_out_split_lacks_is_named_in_a_note(tmp_path):
+    pictures = names("train", 4, tuple(COLOURS)) + names("val", 3, ("ant", "bee"))
+    extract(write_coloured(tmp_path / "pictures", pictures), tmp_path / "s", supervised=False, size=SIDE, **NETWORK)
+    report = tuned(tmp_path / "s", tmp_path / "m", epochs=1, cache="none")
+    assert any("no pictures of cow" in note for note in report.notes)
+    assert report.tuned.report.missing == ["cow"]
+    assert load_model(tmp_path / "m").head.classes == ["ant", "bee", "cow"]
+
+
+def test_batch_of_one_picture_is_refused_where_batchnorm_trains(tmp_path):
+    store = write_store(tmp_path, 3, 2, backbone="shufflenet_v2_x0_5", weights="random:0")
+    with pytest.raises(UsageError, match="batches of one row"):
+        tuned(store, tmp_path / "m", batch=1, cache="none")
+    report = tuned(store, tmp_path / "m", batch=5, cache="none", epochs=1, force=True)
+    assert report.epochs == 1
+
+
+def test_pictures_without_label_and_failures_are_left_out_and_counted(tmp_path):
+    folder = write_coloured(tmp_path / "pictures", names("train", 4) + names("val", 2))
+    (folder / "train/ant/broken.png").write_bytes(b"no picture")
+    extract(folder, tmp_path / "s", supervised=False, size=SIDE, **NETWORK)
+    (tmp_path / "labels.csv").write_text("key,label\ntrain/ant/00.png,\n")
+    label(tmp_path / "s", tmp_path / "labels.csv")
+    report = tuned(tmp_path / "s", tmp_path / "m", epochs=1, cache=1 << 30)
+    assert "left out: 1 picture without a label" in report.notes
+    assert any(note.startswith("left out: 1 picture that could not be read") for note in report.notes)
+    assert len(report.tuned.split.train) == 7
+
+
+@pytest.mark.parametrize("cache", ["none", 1 << 30])
+def test_changed_picture_is_named_and_nothing_is_written(tmp_path, cache):
+    store = write_store(tmp_path, 3, 2)
+    write_coloured(tmp_path / "pictures", ["train/ant/01.png"], seed=9)
+    with pytest.raises(FeatstoreError, match="changed"):
+        tuned(store, tmp_path / "m", cache=cache)
+    assert not (tmp_path / "m").exists()
+
+
+def test_weights_only_file_fits_the_authors_network(store, done, tmp_path):
+    from safetensors.torch import load_file
+    from torchvision.models import squeezenet1_1
+
+    tuned(store, tmp_path / "m", cache="none", weights_only=tmp_path / "w.safetensors")
+    network = squeezenet1_1(num_classes=2)
+    network.load_state_dict(load_file(tmp_path / "w.safetensors"))
