@@ -230,7 +230,7 @@ def predicted_against_true(truth: NDArray[np.float64], predicted: NDArray[np.flo
     """Draw the predicted numbers (n,) against the true ones (n,); of many rows, 1,000 evenly chosen ones."""
     shown_rows = np.unique(np.linspace(0, len(truth) - 1, _DOTS).astype(np.intp))
     low, high = float(min(truth.min(), predicted.min())), float(max(truth.max(), predicted.max()))
-    axes = _Axes(low, high, low, high)
+    axes = Axes(low, high, low, high)
     drawing = Drawing(_WIDTH, _HEIGHT, "Predicted numbers against true numbers")
     for value in _ticks(low, high):
         drawing.line("grid", (_LEFT, axes.y(value)), (_WIDTH - _RIGHT, axes.y(value)))
