@@ -39,7 +39,9 @@ _PLUGINS: Final = (
     JpegImagePlugin, MpoImagePlugin, PngImagePlugin, GifImagePlugin, BmpImagePlugin, WebPImagePlugin, TiffImagePlugin,
     PpmImagePlugin, Jpeg2KImagePlugin, AvifImagePlugin, TgaImagePlugin,
 )  # fmt: skip
-"""Pillow's format plugins; importing a plugin registers it. TGA files have no signature, so TGA is tried last."""
+"""Pillow's plugins for file formats; importing a plugin registers it. TGA files have no signature, so TGA is tried
+last.
+"""
 _FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "DIB", "TGA")
 _ORIENTATION: Final = 0x0112
 _START_BYTES: Final = 1024

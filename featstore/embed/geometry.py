@@ -59,7 +59,7 @@ class Geometry:
         return cls(steps.get("crop"), steps.get("fit", "crop"), layer, identity.pool or None)
 
     def differences(self, identity: Identity) -> list[str]:
-        """Return a text for each option (size, fit, layer, pool) that differs from what ``identity`` records."""
+        """Return a text for each of the options size, fit, layer and pool that differs from the record ``identity``."""
         there = Geometry.of(identity)
         shown = {"layer": identity.layer, "pool": identity.pool or "that of the network"}
         asked = {each.name: getattr(self, each.name) for each in fields(self)}

@@ -237,7 +237,7 @@ def is_header(block: bytes | bytearray, size: int) -> bool:
     """Return whether ``block`` is the complete header of a sealed file of ``size`` bytes."""
     start = len(MAGIC) + 1
     text = block[start + 41 :].rstrip(b" \n")
-    # Compare the checksum first, which is cheap: header repair calls this function for every possible bit flip.
+    # Compare the checksum first, because that is cheap: header repair calls this function for every possible bit flip.
     if block[start : start + 32] != xxhash.xxh3_128_hexdigest(text).encode():
         return False
     try:
