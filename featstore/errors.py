@@ -12,8 +12,7 @@ class UsageError(FeatstoreError):
 
 
 class IdentityError(UsageError):
-    """The features were computed with another backbone, weights or preprocessing than a store, head or index requires.
-    """
+    """The features were computed with another backbone, weights or preprocessing than a store, head or index requires."""
 
 
 class DamagedError(FeatstoreError):

@@ -32,8 +32,7 @@ class _Told:
 
 
 class OwnEngine:
-    """Wrapper of ``engine`` for the network of the user's function ``spec``; errors of the network become UsageError.
-    """
+    """Wrapper of ``engine`` for the network of the user's function ``spec``; errors of the network become UsageError."""
 
     def __init__(self, engine: Engine, spec: str) -> None:
         self.name, self.precision = engine.name, engine.precision

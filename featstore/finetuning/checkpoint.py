@@ -130,8 +130,7 @@ class Checkpoint:
             )
 
     def notice_of_machine(self, machine: Mapping[str, str]) -> str:
-        """Return a notice for the user if the checkpoint was made with another ``machine`` (see Saved), "" otherwise.
-        """
+        """Return a notice for the user if the checkpoint was made with another ``machine`` (see Saved), "" otherwise."""
         mine = self.saved.machine
         changed = [
             f"{name} {_short(mine[name])} instead of {machine[name]}" for name in machine if mine[name] != machine[name]

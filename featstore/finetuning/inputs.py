@@ -53,8 +53,7 @@ class Augmentation:
     views: int = 0
 
     def view(self, epoch: int) -> int:
-        """Return the number of the view on which ``epoch`` (counted from 1) trains; PLAIN if there is no augmentation.
-        """
+        """Return the number of the view on which ``epoch`` (counted from 1) trains; PLAIN if there is no augmentation."""
         return 1 + (epoch - 1) % self.views if self.views else PLAIN
 
 

@@ -1,5 +1,4 @@
-"""The layers of a backbone that are trained in each epoch: all layers above a frozen one, or layers unfrozen gradually.
-"""
+"""The layers of a backbone that are trained in each epoch: all layers above a frozen one, or layers unfrozen gradually."""
 
 from __future__ import annotations
 
@@ -47,8 +46,7 @@ class LayerPhases:
             self._phases.append((epoch, printable(text), frozen))
 
     def frozen(self, epoch: int) -> str:
-        """Return a text that says which layers are frozen in ``epoch``, such as "up to layer3" or "all but the head".
-        """
+        """Return a text that says which layers are frozen in ``epoch``, such as "up to layer3" or "all but the head"."""
         return self._phase(epoch)[0]
 
     def start(self, epoch: int) -> list[dict[str, Any]]:

@@ -194,8 +194,7 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return float(self.thresholds)
 
     def _targets(self, X: Any, y: Any) -> tuple[Features, NDArray[np.uint8]]:
-        """Return the features and a matrix of 1 and 0: (n, k) for labels, or (n, 1) for two classes. Set ``classes_``.
-        """
+        """Return the features and a matrix of 1 and 0: (n, k) for labels, or (n, 1) for two classes. Set ``classes_``."""
         shape = y.shape if hasattr(y, "toarray") else np.asarray(y).shape
         self._of_sets = len(shape) == 2 and shape[1] > 1
         if not self._of_sets:

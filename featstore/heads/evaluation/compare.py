@@ -53,10 +53,10 @@ def compare(
 
     Each bootstrap replicate uses the same random row weights for heads A and B (Rubin 1981). With ``groups`` (n,), the
     rows of a group get the same weight, because copies of a picture are not independent observations. An artificial
-    row, on which only one of the heads is right, is added to every measure except log loss; otherwise the interval of
-    two equal heads would have no width (see measures.draws). The p-value is twice the share of replicates with a
-    difference <= 0, or >= 0 if that share is smaller; it is at least 1 / replicates.
-    Raises DataError: mismatched shapes, unknown measures or labels, no rows.
+    row, on which only one of the heads is right, is added to every measure except log loss. Without it, the interval of
+    two equal heads would have no width (see measures.draws). The p-value is twice the smaller of two shares: of
+    replicates with a difference <= 0, and of replicates with a difference >= 0. It is at least 1 / replicates. Raises
+    DataError for mismatched shapes, unknown measures or labels, or no rows.
     """
     unknown = [name for name in measures if name not in NAMES]
     if unknown:
@@ -96,8 +96,9 @@ def _draws(
 
 
 def _gaps(measurers: tuple[Measurer, Measurer], weights: NDArray[np.float64], measures: Sequence[str]) -> list[float]:
-    """Return the difference, head B minus head A, of each measure; log loss leaves out the artificial rows
-    (unseen_rows)."""
+    """Return the difference, head B minus head A, of each measure; log loss is computed without the artificial rows
+    (unseen_rows).
+    """
     a, b = (measurer.measure(weights) for measurer in measurers)
     seen = weights[:-2]
     gap = float(seen @ (measurers[1].losses - measurers[0].losses)[:-2] / seen.sum())

@@ -201,7 +201,9 @@ class VectorIndex:
         allowed: NDArray[np.bool_] | None = None,
         threads: int | None = None,
     ) -> tuple[Floats, NDArray[np.int64]]:
-        """Return distances and positions (q, k; -1 for none) of the nearest vectors. ``allowed`` (n,): mask or None."""
+        """Return distances and positions (q, k; -1 for none) of the nearest vectors. ``allowed`` (n,): mask of the rows
+        to search, or None.
+        """
         parameters = None
         if allowed is not None:
             bitmap = np.packbits(allowed, bitorder="little")
@@ -258,7 +260,9 @@ class VectorIndex:
 
     @classmethod
     def read(cls, path: Path, rows: int, dimension: int, *, mmap: bool) -> VectorIndex:
-        """Open a FAISS file of ``rows`` x ``dimension``; raise DamagedError for another shape or a damaged file."""
+        """Open a FAISS file of ``rows`` vectors of ``dimension`` numbers; raise DamagedError for another shape or a
+        damaged file.
+        """
         check_structure(path, rows, dimension)
         try:
             with open(path, "rb") as file:
@@ -328,7 +332,7 @@ def _positions(lists: Any, place: int) -> NDArray[np.int64]:
 
 
 def _train_uncentred(part: Any, vectors: Floats) -> None:
-    """Train the PCA transforms in ``part`` on ``vectors`` (m, d), but let them not subtract the mean vector.
+    """Train the PCA transforms in ``part`` on ``vectors`` (m, d), without subtracting the mean vector.
 
     Subtracting the mean would change inner products by more than a constant, and thus the ranking.
     """
