@@ -87,9 +87,7 @@ class FeatureIndex:
 
     @property
     def identity(self) -> Identity | None:
-        """Identity (backbone, weights, preprocessing) of the features; None if it is unknown. Raises DamagedError if
-        the record is damaged.
-        """
+        """Identity (backbone, weights, preprocessing) of the features; None if unknown. DamagedError if damaged."""
         known = {name: value for name, value in self._record.identity.items() if name != KEY}
         return Identity.from_dict(known) if known else None
 
@@ -165,9 +163,7 @@ class FeatureIndex:
         return scores, ids
 
     def _scans(self, allowed: int) -> bool:
-        """Return whether ``allowed`` has so few rows that comparing the query with each of them is better than a
-        filtered search.
-        """
+        """Return whether so few rows are ``allowed`` that comparing all of them is better than a filtered search."""
         few = allowed * 4 * self.dimension <= defaults.EXACT_SCAN_BYTES // 4
         return few or allowed * 10 <= len(self._tables.ids)
 
@@ -279,8 +275,7 @@ class FeatureIndex:
             self._record = dataclasses.replace(self._record, generation=generation)
 
     def remove(self, ids: NDArray[np.integer] | Sequence[int], *, generation: int | None = None) -> int:
-        """Exclude ``ids`` from searches; return the number of them that were searchable before. Unknown ids are
-        ignored.
+        """Exclude ``ids`` from searches; return how many of them were searchable. Unknown ids are ignored.
 
         ``faiss.read_index`` of the file still finds removed rows, until ``purge`` or the next build.
         """

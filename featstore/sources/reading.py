@@ -40,7 +40,7 @@ def resolve(root: bytes, location: bytes) -> bytes:
     """Return the path of ``location``: an absolute path unchanged, a relative path below ``root``.
 
     ``..`` is resolved by name, not through links. Raises ReadFailure("outside-root") if a relative location leaves
-    ``root``, so that an untrusted table or list cannot make the user read other files.
+    ``root``. Otherwise an untrusted table or list could make the user read other files.
     """
     if location.startswith(b"/"):
         return location

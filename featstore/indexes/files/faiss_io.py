@@ -201,8 +201,8 @@ class VectorIndex:
         allowed: NDArray[np.bool_] | None = None,
         threads: int | None = None,
     ) -> tuple[Floats, NDArray[np.int64]]:
-        """Return distances and positions (q, k; -1 for none) of the nearest vectors. ``allowed`` (n,): mask of the rows
-        to search, or None.
+        """Return distances and positions (q, k; -1 for none) of the nearest vectors. ``allowed`` (n,): mask, None for
+        all.
         """
         parameters = None
         if allowed is not None:
@@ -260,9 +260,7 @@ class VectorIndex:
 
     @classmethod
     def read(cls, path: Path, rows: int, dimension: int, *, mmap: bool) -> VectorIndex:
-        """Open a FAISS file of ``rows`` vectors of ``dimension`` numbers; raise DamagedError for another shape or a
-        damaged file.
-        """
+        """Open a FAISS file; raise DamagedError if it is damaged or its shape is not (``rows``, ``dimension``)."""
         check_structure(path, rows, dimension)
         try:
             with open(path, "rb") as file:
