@@ -76,13 +76,13 @@ class FeatureStore(Converted, Regional):
         ``partial``: also show the rows of unfinished units that an extraction has written so far; the extraction may
         still be running. These rows are copied into memory when the store is opened, at most 512 MiB per unit.
 
-        ``at``: show rows, labels and splits of a past state, given as the file of a head or an index that was made from
-        this store (the state that it used), a generation (as ``generation`` returns it), an int (label version; 0
-        before the first), or a date (a datetime, or an ISO text; local time without an offset; a day without a time
-        means its end). A generation or a label version selects the last state that had it; pictures planned by then and
-        extracted later are included. A compaction keeps past states, but purges the vectors of retired rows. If a state
-        lacks vectors, ``missing="raise"`` raises UsageError, and ``missing="skip"`` shows the other rows; the attribute
-        ``missing`` lists the purged pictures.
+        ``at``: show rows, labels and splits of a past state, given in one of four ways. The file of a head or an index
+        that was made from this store: the state that it used. A generation, as ``generation`` returns it. An int: a
+        label version; 0 is before the first. A date: a datetime or an ISO text, in local time without an offset; a day
+        without a time means its end. A generation or a label version selects the last state that had it; pictures
+        planned by then and extracted later are included. A compaction keeps past states, but purges the vectors of
+        retired rows. If a state lacks vectors, ``missing="raise"`` raises UsageError, and ``missing="skip"`` shows the
+        other rows; the attribute ``missing`` lists the purged pictures.
 
         Raises UsageError if there is no store or no such state, DamagedError if it is damaged.
         """

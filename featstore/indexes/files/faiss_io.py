@@ -201,9 +201,7 @@ class VectorIndex:
         allowed: NDArray[np.bool_] | None = None,
         threads: int | None = None,
     ) -> tuple[Floats, NDArray[np.int64]]:
-        """Return distances and positions (q, k; -1 for none) of the nearest vectors. ``allowed`` (n,): mask, None for
-        all.
-        """
+        """Return distances and positions (q, k; -1 for none) of the nearest vectors. ``allowed`` (n,): mask or None."""
         parameters = None
         if allowed is not None:
             bitmap = np.packbits(allowed, bitorder="little")

@@ -57,8 +57,9 @@ class Replaced:
 class TrainReport:
     """A trained head with its evaluation.
 
-    ``path``: the head's file. ``report``: figures on the held-out rows ``split.test``, a Report, or a LabelSetsReport of
-    a head that predicts label sets, or a NumbersReport. ``probabilities``: (n, classes) of these rows, in the order of ``head.classes``, or the predicted numbers (n, 1). ``notes``: warnings for readers of the figures. ``seconds``:
+    ``path``: the head's file. ``report``: figures on the held-out rows ``split.test``, as a Report, a LabelSetsReport
+    (for label sets) or a NumbersReport (for numbers). ``probabilities``: (n, classes) of these rows, in the order of
+    ``head.classes``, or the predicted numbers (n, 1). ``notes``: warnings for readers of the figures. ``seconds``:
     duration of each step. ``uncalibrated``: calibration error and log loss before temperature scaling, empty for a head
     without temperature scaling. ``store``: the store of rows, labels and pictures. ``stores``: all stores, if there are
     several. ``replaced``: the head that was at ``path`` before, None if there was no head or it was unreadable.
