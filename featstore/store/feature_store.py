@@ -246,8 +246,8 @@ class FeatureStore(Converted, Regional):
     def path_of(self, key: str | bytes, *, root: str | Path | None = None) -> Path:
         """Return the path of the picture of ``key``: its file, or the archive or table that contains it.
 
-        ``root``: where the pictures are now, if they were moved since the store was made. The file may no longer exist.
-        Raises UsageError for a key that the store does not know.
+        ``root``: the present folder of the pictures, if they were moved since the store was made. The file may no
+        longer exist. Raises UsageError for a key that the store does not know.
         """
         name = key if isinstance(key, bytes) else key.encode("utf-8", "surrogateescape")
         place = place_of(self._plan, name)
@@ -280,7 +280,7 @@ class FeatureStore(Converted, Regional):
         return self._columns[name]
 
     def _rows_of_digests(self, index: KeyIndex) -> NDArray[np.int64]:
-        """Return the store's row of each key in the lookup ``index`` of a table; -1 for a key without a vector."""
+        """Return the store's row of each key in ``index``, a table's lookup of keys; -1 for a key without a vector."""
         rows = np.full(len(index.hi), -1, np.int64)
         places = index.places()
         # Look up in the order of the digests: neighbouring digests share memory pages of the plan's lookup.
@@ -306,7 +306,7 @@ class FeatureStore(Converted, Regional):
         return self.column(tables.SPLIT)
 
     def split_rows(self, split: str) -> NDArray[np.int64]:
-        """Return the rows of ``split``. Raises UsageError, listing the existing splits, if no row has this split."""
+        """Return the rows of ``split``. Raises UsageError that lists the existing splits if no row has this split."""
         rows = np.flatnonzero(self.splits == split)
         if not rows.size:
             there = sorted({str(value) for value in self.splits if value is not None}, key=natural)

@@ -1,7 +1,7 @@
 """Find the picture of a key through the plan of the store, read it and decode it.
 
-An untrusted store may name any file as a picture. So a file that only the store names is shown only if its bytes have
-the SHA-256 recorded in the store: a store cannot reveal a file whose content the maker of the store did not have. Every
+An untrusted store may name any file as a picture. So a file that is named only by the store is shown only if its bytes
+have the SHA-256 recorded in the store. Otherwise a store could reveal files whose content its maker did not know. Every
 file below a root folder that the user names may be shown.
 """
 
@@ -43,7 +43,7 @@ class NoPicture(Exception):
 class Pictures:
     """The pictures of a store or, without a store, the files below ``root``.
 
-    ``root``: where the pictures are now, if they moved since extraction.
+    ``root``: the present folder of the pictures, if they were moved since the extraction.
     """
 
     def __init__(self, store: FeatureStore | None, root: str | os.PathLike[str] | None = None) -> None:
