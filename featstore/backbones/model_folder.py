@@ -95,7 +95,8 @@ def load_model_backbone(path: str | os.PathLike[str]) -> base.Backbone:
 
     In the result, ``name`` is the name of the architecture, and ``weights`` is ``path`` as given. No code in the folder
     is run, and no file outside it is opened. Raises UsageError if ``path`` is no model folder or the architecture's
-    package is missing; DamagedError if a file of the model is damaged or does not fit the others; OSError.
+    package is missing; DamagedError if a file of the model is damaged or does not fit the others; OSError if a file
+    cannot be read.
     """
     folder = Path(path)
     about = model_folder.read_description(folder)

@@ -82,7 +82,9 @@ def open_picture(data: bytes | BinaryIO, max_pixels: int) -> tuple[Image.Image, 
 
 
 def picture_size(data: bytes | BinaryIO) -> tuple[int, int]:
-    """Return width and height of the upright picture, from the beginning of its file. Raises DecodeFailure."""
+    """Return width and height of the upright picture, from the beginning of its file. Raises DecodeFailure if the file
+    is unreadable.
+    """
     with as_failure(), pillow_silent():
         image, transpose = open_picture(data, sys.maxsize)
         return (image.height, image.width) if transpose in _TURNED else image.size

@@ -24,8 +24,9 @@ class GeometryKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Geometry:
-    """Options for a backbone's input and output; None means the setting of the authors of the weights. Raises
-    UsageError.
+    """Options for a backbone's input and output; None means the setting of the authors of the weights.
+
+    Raises UsageError for invalid values.
 
     Attributes
     ----------

@@ -31,7 +31,7 @@ class Examples(Protocol):
 
 
 class Phases(Protocol):
-    """Which layers are trained in which epoch, counted from 1."""
+    """The layers that are trained in each epoch; epochs are counted from 1."""
 
     def frozen(self, epoch: int) -> str:
         """Return a text that says which layers are frozen."""

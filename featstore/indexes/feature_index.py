@@ -87,7 +87,7 @@ class FeatureIndex:
 
     @property
     def identity(self) -> Identity | None:
-        """Identity (backbone, weights, preprocessing) of the features; None if unknown. DamagedError if damaged."""
+        """Identity (backbone, weights, preprocessing) of the features, None if unknown. Raises DamagedError."""
         known = {name: value for name, value in self._record.identity.items() if name != KEY}
         return Identity.from_dict(known) if known else None
 

@@ -33,7 +33,7 @@ def write_duplicates_page(
     """Write the page of ``report``: pairs of copies in different splits, then groups of copies.
 
     ``root``: the present folder of the pictures, if they were moved. Returns the warnings of Pictures.notes() on
-    pictures that were not found. Raises OSError.
+    pictures that were not found. Raises OSError if writing fails.
     """
     pictures = Pictures(report.store, root)
     leaks = [

@@ -50,7 +50,7 @@ def write_figures(trained: TrainReport, page: str | os.PathLike[str]) -> list[Pa
     """Write the charts of ``trained`` and its confusion matrix as PNG files, and its report as JSON, beside ``page``.
 
     Returns the paths of these files: PAGE.selection.png, PAGE.confusion.png, ..., PAGE.json, where PAGE is the path of
-    the page without its extension. Raises OSError.
+    the page without its extension. Raises OSError if writing fails.
     """
     if trained.head.task != "classes":
         return _write_json(trained, page)
@@ -73,8 +73,8 @@ def write_figures(trained: TrainReport, page: str | os.PathLike[str]) -> list[Pa
 
 
 def _write_json(trained: TrainReport, page: str | os.PathLike[str]) -> list[Path]:
-    """Write the report of ``trained`` as JSON beside ``page``. A head that does not predict classes has figures there
-    too.
+    """Write the report of ``trained`` as JSON beside ``page``. This works also for a head that does not predict
+    classes.
     """
     base = Path(page).with_suffix("")
     path = base.with_name(f"{base.name}.json")

@@ -26,7 +26,7 @@ def write_search_page(
     """Write a page with each query of ``report`` and its neighbours to ``path``.
 
     ``root``: the present folder of the index's pictures, if they were moved or the store is missing. Returns the
-    warnings of Pictures.notes() on pictures that were not found. Raises OSError.
+    warnings of Pictures.notes() on pictures that were not found. Raises OSError if writing fails.
     """
     pictures = Pictures(report.store, root)
     shown = report.queries[:QUERIES]

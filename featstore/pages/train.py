@@ -27,7 +27,7 @@ def write_training_page(
     """Write the report of ``trained`` as a page to ``path``.
 
     ``root``: the present folder of the pictures, if they were moved. The page shows a note in place of a missing
-    picture. Returns the warnings of Pictures.notes() on missing pictures. Raises OSError.
+    picture. Returns the warnings of Pictures.notes() on missing pictures. Raises OSError if writing fails.
     """
     if trained.head.task != "classes":
         return write_targets_page(trained, path, root=root)

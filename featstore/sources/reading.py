@@ -137,7 +137,7 @@ def encoded(root: Path) -> bytes:
     try:
         return os.fsencode(root)
     except UnicodeEncodeError:
-        # The path comes from a store and has characters that the locale cannot encode.
+        # The locale cannot encode a character of this path, which comes from a store.
         return to_bytes(os.fspath(root))
 
 

@@ -51,7 +51,9 @@ class Pictures:
         self._gone = 0
 
     def __call__(self, key: str) -> Image.Image:
-        """Return the picture or region of ``key`` as a PIL image (RGB, upright). Raises NoPicture."""
+        """Return the picture or region of ``key`` as a PIL image (RGB, upright). Raises NoPicture if it is not
+        available.
+        """
         try:
             return open_picture(*self._place(key))
         except NoPicture as failure:
@@ -109,7 +111,8 @@ def open_picture(
 ) -> Image.Image:
     """Read a picture file or an archive member, and return it, or its ``region``, as a PIL image (RGB, upright).
 
-    ``content``: the SHA-256 that the picture's bytes must have; None accepts any bytes. Raises NoPicture.
+    ``content``: the SHA-256 that the picture's bytes must have; None accepts any bytes. Raises NoPicture if it is not
+    available.
     """
     if content is not None and not any(content):
         raise NoPicture(

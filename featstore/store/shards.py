@@ -96,7 +96,7 @@ def write_shard(
 ) -> None:
     """Write a unit's shard from its vectors, ``blocks`` of (b, d) each.
 
-    Raises FileExistsError if the shard exists, unless ``exclusive`` is False, which replaces a damaged shard.
+    Raises FileExistsError if the shard exists. With ``exclusive`` False, an existing, damaged shard is replaced.
     """
     n = len(finished.ids)
     checksums: list[NDArray[np.uint64]] = []

@@ -131,9 +131,9 @@ class Table:
     def about(self) -> dict[str, Any]:
         """Properties that are kept when the table is copied.
 
-        ``created`` (UTC); ``generation``: [epoch, number of segments] of the plan at that time; ``reverts``: number of
-        the label version that the table undoes; ``of``: store and version from which the table was copied; ``follows``:
-        another store, whose tables are used instead.
+        ``created`` (UTC). ``generation``: [epoch, number of segments] of the plan at that time. ``reverts``: label
+        version that the table undoes. ``of``: the copied store and version. ``follows``: another store, whose tables
+        are used.
         """
         return {name: self.meta[name] for name in ABOUT if name in self.meta}
 
@@ -269,8 +269,7 @@ class Tables:
     followed : Path or None
         Path at which the followed store was found.
     lost : str
-        Message with the reason and the remedy if the followed store was not found, "" if it was found. The message does
-        not contain the path of this store.
+        Reason and remedy, without the path of this store, if the followed store was not found; otherwise "".
     """
 
     def __init__(self, store: Path, epoch: int, *, follow: bool = True) -> None:
@@ -284,9 +283,7 @@ class Tables:
         self._versions = self.own if self.follows is None or not follow else self._followed(store, self.follows)
 
     def _followed(self, store: Path, reference: dict[str, Any]) -> list[Table]:
-        """Return the tables of the followed store, found at the recorded path or at the recorded path relative to this
-        store.
-        """
+        """Return the tables of the followed store, from its recorded path or from its path relative to this store."""
         places = [Path(str(reference.get("store"))), Path(os.path.abspath(store), str(reference.get("relative")))]
         for place in places:
             with contextlib.suppress(UsageError, OSError):
@@ -339,8 +336,8 @@ class Tables:
         return list(names)
 
     def source_rows(self, digest: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
-        """Return two arrays (m,) for key digests (m, 2): whether tables of origin "source" have the key, and its newest
-        row hash there.
+        """Return two arrays (m,) for key digests: whether tables of origin "source" have the key, and its newest row
+        hash.
         """
         known, value = np.zeros(len(digest), bool), np.zeros(len(digest), np.uint64)
         for table in reversed([t for t in self.versions if t.origin == "source"]):

@@ -46,8 +46,8 @@ def finetune(
 
     Raises UsageError for wrong options, missing labels, a single class, an existing model or unfinished run at ``out``,
     or a layer that does not exist. Raises FeatstoreError if pictures can no longer be read or the disk is full. Raises
-    DataError, with the epoch and step, if a loss is not finite. Raises DamagedError for a damaged file, OSError.
-    Finished epochs are kept.
+    DataError, with the epoch and step, if a loss is not finite. Raises DamagedError for a damaged file, OSError if
+    reading or writing fails. Finished epochs are kept.
     """
     check_keywords("finetune", options, FinetuneKeywords.__annotations__)
     asked, places, tell = FinetuneOptions(**options), Places.of(out), progress or _silent
