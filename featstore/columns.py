@@ -14,9 +14,9 @@ from featstore.errors import UsageError
 def column(values: Any, what: str) -> Iterable[Any]:
     """Return the values of a list, an array (n,) or (n, 1), a Series or a table with one column, in order.
 
-    Tables are those of pandas, polars and pyarrow; iterating over them would yield column names. ``what``: what the
-    values are, in the plural, such as "labels", for messages. Raises UsageError for a single text or path, for
-    unordered collections, and for tables with several columns.
+    Tables are those of pandas, polars and pyarrow; iterating over them would yield column names. ``what``: name of the
+    values for messages, in the plural, such as "labels". Raises UsageError for a single text or path, for unordered
+    collections, and for tables with several columns.
     """
     if isinstance(values, Mapping | Set):
         raise UsageError(f"{what} have to come in an order, which a {type(values).__name__} does not have; give a list")

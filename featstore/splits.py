@@ -210,7 +210,8 @@ def _deal(
 
 
 def _quotas(wanted: NDArray[np.float64], rows: int, room: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Return how many of ``rows`` rows each part gets, in proportion to ``wanted`` and rounded to integers.
+    """Return the number of rows, out of ``rows``, that each part gets, in proportion to ``wanted`` and rounded to
+    integers.
 
     ``room``: number of rows that each part still needs. If rounding is a tie, the part with the larger ``room`` gets
     the row.

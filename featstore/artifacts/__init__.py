@@ -54,7 +54,8 @@ def open_head(
 
     Raises UsageError if there is no head, DamagedError if it is damaged.
 
-    ``tasks``: what the caller can use (see heads.headfile.ALL_TASKS); a head of another task raises UsageError.
+    ``tasks``: the tasks that the caller supports (see heads.headfile.ALL_TASKS); a head of another task raises
+    UsageError.
 
     ``trust``: names of the Python types that may be loaded if the classifier comes from another package (see
     TrainedHead.trusting). With None no such classifier is loaded; the head can then only be described.

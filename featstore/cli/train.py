@@ -241,7 +241,7 @@ def train(
 
 
 def _told(head: TrainedHead) -> str:
-    """Return what a head predicts, such as "3 classes"."""
+    """Return a text that says what a head predicts, such as "3 classes"."""
     if head.task == "numbers":
         return str(head.meta.get("task", {}).get("column"))
     return f"{len(head.classes):,} {'classes' if head.task == 'classes' else 'labels'}"
@@ -277,8 +277,8 @@ def _require_place_of_figures(beside: bool, report: str | None) -> None:
 def _with_network(options: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """Return the head's parameters ``settings`` with the options for a multilayer perceptron added.
 
-    These options are removed from ``options``. Raises UsageError: given with another head, or given twice, or with
-    --balanced; --folds with the mlp head.
+    These options are removed from ``options``. Raises UsageError if one is given with another head, given twice, or
+    given with --balanced, or if --folds is given with the mlp head.
     """
     if options["head"] == "mlp" and _was_given(click.get_current_context(), "folds"):
         raise click.UsageError(

@@ -110,7 +110,7 @@ def new_file(path: Path, *, exclusive: bool = False, durable: bool = True) -> It
 def _link(temporary: Path, path: Path) -> None:
     """Link a new file to ``path``; raise FileExistsError if another file is there.
 
-    Over NFS the server's answer may be lost; then the repeated call fails although the first call made the link. A link
+    Over NFS the server's answer may be lost; the repeated call then fails although the first call made the link. A link
     count of 2 shows that the link was made (see open(2), O_EXCL).
     """
     try:
@@ -126,7 +126,7 @@ def only_writer(path: Path, what: str) -> Iterator[None]:
 
     The lock is an flock(2) on the file ``.NAME.lock`` beside ``path``, so it ends with the process. If a foreign file
     has that name, it is neither followed nor changed. The lock is reentrant within a thread. On a file system without
-    locks nothing is locked, and the last of two writers wins. ``what``: what is written, for the message.
+    locks nothing is locked, and the last of two writers wins. ``what``: name of the written thing, for the message.
     """
     path = Path(path)
     lock = Path(os.path.realpath(path.absolute().parent)) / f".{path.name}.lock"

@@ -137,7 +137,7 @@ def train_head(
 
 
 def record(estimator: Any, rows: int, seed: int, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return what a head's ``meta`` records about its fitted ``estimator``: parameters, choice, scores, passes.
+    """Return the record in a head's ``meta`` of its fitted ``estimator``: parameters, choice, scores, passes.
 
     ``given``: values to record in place of the estimator's parameters of these names.
     """

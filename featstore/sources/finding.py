@@ -99,7 +99,7 @@ class Finder:
         self._first.setdefault(what, shown(path))
 
     def _there(self, path: bytes) -> bool:
-        """Return whether ``path`` exists, even as a directory or device; then no other spelling has to be tried."""
+        """Return whether ``path`` exists, even as a directory or device. If so, no other spelling has to be tried."""
         try:
             return os.path.lexists(resolve(self._root, path))
         except (ReadFailure, ValueError):

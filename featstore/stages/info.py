@@ -1,4 +1,4 @@
-"""Describe a store, head, index, model or folder: contents, figures, origin, and what is out of date."""
+"""Describe a store, head, index, model or folder: contents, figures, origin, and the artifacts that are out of date."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Query:
-    """What to search for, or what to avoid.
+    """The queries to search for, or to avoid.
 
     ``inputs``: picture files, folders, tables, archives. ``keys``: keys of pictures in the store. ``vectors``: arrays
     (d,) or (q, d), or .npy files of such arrays. ``labels``: class names; each stands for the mean vector of its class.

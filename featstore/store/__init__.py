@@ -1,5 +1,5 @@
-"""The feature store: a directory of shards, the plan of what to extract, and side tables. README.md specifies the
-format."""
+"""The feature store: a directory of shards, the plan (list of pictures to extract), and side tables. README.md
+specifies the format."""
 
 from featstore.store.feature_store import FeatureStore
 from featstore.store.features import FeatureArray, FeatureBlocks

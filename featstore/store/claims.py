@@ -136,7 +136,7 @@ def _last_claim(directory: Path) -> Path | None:
 
 
 def _remove(store: Path, name: str) -> None:
-    """Remove a work folder; the next compaction removes what could not be removed now."""
+    """Remove a work folder. The next compaction removes files that could not be removed now."""
     with contextlib.suppress(OSError, DamagedError):
         folders.remove_folder(store, folders.WORK, name)
 

@@ -35,8 +35,8 @@ from featstore.text import counted, quoted
 class Imported:
     """Result of an import.
 
-    ``change``: what changed in the plan. ``written``: number of vectors written. ``held``: owners of the units that
-    other processes are writing.
+    ``change``: numbers of rows that changed in the plan. ``written``: number of vectors written. ``held``: owners of
+    the units that other processes are writing.
     """
 
     change: Change

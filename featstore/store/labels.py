@@ -32,8 +32,8 @@ class LabelReport:
     """Result of labelling.
 
     ``version``: number of the new label version. ``rows``: number of rows in the table. ``matched``: keys found in the
-    store. ``unknown``: keys not found, the first few in ``examples``. ``read_as``: what was read from the table, in one
-    line. ``notes``: warnings for the user.
+    store. ``unknown``: keys not found, the first few in ``examples``. ``read_as``: one line that says what was read
+    from the table. ``notes``: warnings for the user.
     """
 
     version: int

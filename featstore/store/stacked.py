@@ -98,7 +98,9 @@ class StackedStores:
         return origins[0] if len(origins) == 1 else {STACKED: origins}
 
     def require_whole(self) -> None:
-        """Raise UsageError if another store lacks vectors of pictures of the first store; the message says how many."""
+        """Raise UsageError if another store lacks vectors of pictures of the first store; the message gives the number
+        of these pictures.
+        """
         for store, rows in zip(self.stores, self._rows, strict=True):
             lacking = np.flatnonzero(rows < 0)
             if len(lacking):

@@ -131,9 +131,8 @@ class Table:
     def about(self) -> dict[str, Any]:
         """Properties that are kept when the table is copied.
 
-        ``created`` (UTC). ``generation``: [epoch, number of segments] of the plan at that time. ``reverts``: label
-        version that the table undoes. ``of``: the copied store and version. ``follows``: another store, whose tables
-        are used.
+        ``created`` (UTC). ``generation``: [epoch, number of segments] of the plan at that time. ``reverts``: version
+        that the table undoes. ``of``: copied store and version. ``follows``: another store, whose tables are used.
         """
         return {name: self.meta[name] for name in ABOUT if name in self.meta}
 
@@ -336,9 +335,7 @@ class Tables:
         return list(names)
 
     def source_rows(self, digest: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
-        """Return two arrays (m,) for key digests: whether tables of origin "source" have the key, and its newest row
-        hash.
-        """
+        """Return two arrays (m,) for key digests: is the key in tables of origin "source", and its newest row hash."""
         known, value = np.zeros(len(digest), bool), np.zeros(len(digest), np.uint64)
         for table in reversed([t for t in self.versions if t.origin == "source"]):
             missing = np.flatnonzero(~known)

@@ -225,7 +225,7 @@ class _Machines:
         """Solve S w = signs and S w = 1 (see ``_targets``) with the inverse of kernel + ridge on all m rows; return (q,
         2, m).
 
-        The solutions over all rows are corrected such that rows outside the margin get weight 0.
+        The solutions over all rows are then corrected so that rows outside the margin get weight 0.
         """
         if self._whole is None:
             system = self.kernel.copy()

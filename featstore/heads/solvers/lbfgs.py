@@ -111,7 +111,7 @@ class Lbfgs:
             self._pairs.append((step, change, 1.0 / curvature))
 
     def _rescale(self) -> None:
-        """Scale the preconditioner such that it matches the curvature along the last step."""
+        """Scale the preconditioner so that it matches the curvature along the last step."""
         if self._pairs:
             _, change, rho = self._pairs[-1]
             self._scale = 1.0 / (rho * float(np.vdot(change, self._precondition(change))))

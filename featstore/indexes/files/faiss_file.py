@@ -142,7 +142,7 @@ class _Walk:
             self._take("ff?i")
             for _ in range(3):
                 self._array(4)
-            # FAISS writes a linear transform as: whether it has a bias; then the arrays matrix and bias.
+            # FAISS writes a linear transform as a flag (whether it has a bias), followed by the arrays matrix and bias.
             self._take("?")
             self._array(4)
             self._array(4)

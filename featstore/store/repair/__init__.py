@@ -1,1 +1,1 @@
-"""Verify a store, and restore what is damaged."""
+"""Verify a store, and restore damaged files."""

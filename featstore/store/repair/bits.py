@@ -20,7 +20,7 @@ _LARGEST = 64 << 10
 
 
 def correct_bit(data: bytes, good: Callable[[bytes | bytearray], bool]) -> bytes | None:
-    """Flip one bit of ``data`` such that ``good`` returns true for the result. Return the result, or None if no bit
+    """Flip one bit of ``data`` so that ``good`` returns true for the result. Return the result, or None if no bit
     works.
     """
     if len(data) > _LARGEST:
