@@ -88,6 +88,12 @@ def _unfreeze(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
     "--optimizer", type=click.Choice(["adamw", "adam", "sgd"]), default="adamw", show_default=True, help="Optimizer."
 )
 @click.option(
+    "--batch-norm",
+    type=click.Choice(["keep", "train"]),
+    help="keep: BatchNorm keeps its statistics (default); train: in trained layers they follow the batches (default from "
+    "scratch).",
+)
+@click.option(
     "--balance",
     type=click.Choice(["none", "weights", "sampler"]),
     default="none",

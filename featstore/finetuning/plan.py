@@ -33,7 +33,8 @@ class Plan:
     al. 2016). ``balance``: "weights" multiplies the loss of a row by n / (classes * rows of its class), "sampler" draws
     the rows of an epoch with replacement, every class equally often. ``freeze_to``: the layers up to and including this
     one are frozen at the start; "" for none or, with ``unfreeze``, for all of them. ``unfreeze``: (layer, epoch) pairs: from this epoch on the layer and all
-    later ones are trained. ``bf16``: autocast to bfloat16, on CUDA only.
+    later ones are trained. ``bf16``: autocast to bfloat16, on CUDA only. ``keep_statistics``: BatchNorm keeps its
+    statistics, also in trained layers.
     """
 
     epochs: int = defaults.TUNING_EPOCHS
@@ -50,6 +51,7 @@ class Plan:
     freeze_to: str = ""
     seed: int = defaults.SEED
     bf16: bool = False
+    keep_statistics: bool = False
 
     def __post_init__(self) -> None:
         """Raise UsageError for a setting that is out of range or of the wrong type."""

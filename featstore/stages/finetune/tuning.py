@@ -317,6 +317,7 @@ def start(
         unfreeze=cut.unfrozen,
         freeze_to=cut.freeze_to,
         seed=options.seed,
+        keep_statistics=options.keeps_statistics,
         bf16=device.type == "cuda" and torch.cuda.is_bf16_supported(),
     )
     return Run(store, options, places, backbone, cut, network, started, plan, tell, stop)
