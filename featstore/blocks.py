@@ -1,4 +1,4 @@
-"""The protocol of feature matrices larger than memory."""
+"""Interface of feature matrices that are larger than memory."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-# Backbones and pictures
+# Defaults and limits for backbones and pictures
 BACKBONE: Final = "resnet50"
 ENGINE: Final = "auto"
 LARGEST_SIDE: Final = 8192
@@ -33,7 +33,7 @@ MAX_MEMORY: Final = 8 << 30
 BYTES_OF_PIXEL: Final = 40
 """Maximum decoding memory per pixel, bytes; measured for 32-bit floats, the worst case."""
 
-# Extraction
+# Defaults and limits of an extraction
 STALL_SECONDS: Final = 300.0
 """Timeout in seconds for reading and decoding one picture, and for an extraction without any progress."""
 BATCH: Final = 32
@@ -58,7 +58,7 @@ CLAIM_LEASE_SECONDS: Final = 60.0
 """Heartbeat timeout in seconds. A process that extracts a unit holds a claim (lock) on the unit and renews the claim
 regularly. If a process on another host has not renewed its claim for this long, a different process may take over."""
 
-# Downloads of data sets
+# Limits of downloads of data sets
 DOWNLOAD_TIMEOUT: Final = 30.0
 """Download timeout in seconds: a connection that delivers no data for this long counts as broken."""
 DOWNLOAD_ATTEMPTS: Final = 3
@@ -69,13 +69,13 @@ UNPACKED_RATIO: Final = 10
 """Maximum ratio of unpacked to packed size of a picture archive; pictures are already compressed."""
 UNPACKED_FILES: Final = 200_000
 
-# Benchmarks
+# Defaults of benchmarks
 BENCH_ROUNDS: Final = 5
 BENCH_PICTURES: Final = 128
 BENCH_MEGABYTES: Final = 256
 BENCH_DIMENSION: Final = 2048
 
-# Store
+# Defaults and limits of stores
 MEMORY_LIMIT: Final = 4 << 30
 """Maximum bytes of the copy that FeatureStore.features() returns."""
 OPEN_SHARDS: Final = 64
@@ -84,7 +84,7 @@ HELD_SHARDS: Final = 256
 """Maximum number of shards for which an open store holds a file descriptor, so that a compaction does not interrupt
 reading. The number is also limited to an eighth of the process's descriptors; further shards are opened when needed."""
 
-# Heads, index, demo
+# Defaults and limits of heads
 SEED: Final = 0
 HELD_OUT: Final = 0.2
 FOLDS: Final = 5
@@ -118,6 +118,11 @@ MLP_LEARNING_RATE: Final = 1e-3
 rate needs a third to a half of the epochs."""
 MLP_WEIGHT_DECAY: Final = 1e-2
 MLP_BATCH: Final = 256
+NEIGHBOURS: Final = 10
+HEAD_CLASSES: Final = 10_000
+"""Maximum number of classes of a head; a label column with more values is probably an identifier."""
+
+# Defaults of fine-tuning
 TUNING_EPOCHS: Final = 10
 TUNING_BATCH: Final = 32
 TUNING_LEARNING_RATE: Final = 1e-4
@@ -131,18 +136,13 @@ GRADUAL_BLOCKS: Final = 3
 COMPARED_SEEDS: Final = 5
 TUNING_WEIGHT_DECAY: Final = 1e-2
 TUNING_MOMENTUM: Final = 0.9
-NEIGHBOURS: Final = 10
-HEAD_CLASSES: Final = 10_000
-"""Maximum number of classes of a head; a label column with more values is probably an identifier."""
-
-# Fine-tuning
 TUNING_AUGMENT: Final = "light"
 TUNING_VIEWS: Final = 4
 """Number of augmented views of each training picture that the epochs of fine-tuning take in turn."""
 CACHE_SHARE: Final = 0.25
 """Largest share of the free disk for the activations of frozen layers, unless the user sets a size."""
 
-# Index
+# Defaults and limits of indexes
 INDEX_BLOCK_BYTES: Final = 32 << 20
 """Size in bytes of one block of float32 vectors; index building and exact search read the vectors in such blocks."""
 EXACT_SCAN_BYTES: Final = 512 << 20

@@ -179,7 +179,7 @@ def _quotas(wanted: NDArray[np.float64], rows: int, room: NDArray[np.float64]) -
 
 
 def _both_sides(codes: NDArray[np.intp], groups: NDArray[np.intp], side: NDArray[np.intp]) -> NDArray[np.intp]:
-    """For each class that is missing from a part, move one ungrouped row of the class to that part."""
+    """For each class that one of the two parts lacks, move one ungrouped row of the class to this part."""
     side = side.copy()
     alone = np.bincount(groups)[groups] == 1
     for code in np.unique(codes):

@@ -23,7 +23,8 @@ def natural(name: object) -> tuple[float, tuple[str | tuple[int, str], ...], str
     if _NUMBER.fullmatch(text):
         return float(text), (), text
     parts = re.split("([0-9]+)", text)
-    # Parts at odd positions are digits. Compare them by length and text, because int() refuses very long numbers.
+    # re.split puts the digits at the odd positions. Compare them by length and text, because int() refuses very long
+    # numbers.
     keys = [(len(part.lstrip("0")), part.lstrip("0")) if at % 2 else part for at, part in enumerate(parts)]
     return float("inf"), tuple(keys), text
 

@@ -14,7 +14,7 @@ import featstore
 from featstore.cli import run
 
 INDEXED = 10_000
-"""Rows from which an index is worth it; below, LanceDB compares all of them."""
+"""Number of rows from which a LanceDB index is built; with fewer rows LanceDB compares the query with every row."""
 
 
 @click.command()

@@ -41,7 +41,7 @@ def main(store: str, folder: Path, most: int, seed: int) -> None:
     with featstore.FeatureStore.open(store) as opened:
         n = len(opened)
         chosen = np.sort(np.random.default_rng(seed).permutation(n)[:most])
-        # Digits enough for float16 and for what a screen shows of float32.
+        # Six digits represent every float16 value exactly, and are more than a plot of float32 values can show.
         np.savetxt(folder / "vectors.tsv", opened.features(rows=chosen), fmt="%.6g", delimiter="\t")
         keys, labels, splits = opened.keys, opened.labels[chosen], opened.splits[chosen]
         with open(folder / "metadata.tsv", "w", encoding="utf-8") as file:

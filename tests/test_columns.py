@@ -36,7 +36,7 @@ VALUES = ["b.png", "a.png"]
     ],
     ids=lambda given: type(given).__name__,
 )
-def test_column_reads_lists_arrays_series_and_tables(given):
+def test_column_of_paths_is_read_from_lists_arrays_series_and_tables(given):
     assert [str(value) for value in column(given, "pictures")] == VALUES
 
 
@@ -53,7 +53,7 @@ def test_column_reads_lists_arrays_series_and_tables(given):
         (pa.table({"path": VALUES, "label": VALUES}), "this table has 2"),
     ],
 )
-def test_column_rejects_input_that_is_not_one_ordered_column(given, words):
+def test_column_of_paths_must_be_ordered_and_one_dimensional(given, words):
     with pytest.raises(UsageError, match=words):
         column(given, "pictures")
 

@@ -51,7 +51,7 @@ def test_commands_that_would_install_another_project_are_found(text: str, wrong:
     assert bool(strangers(text)) is wrong
 
 
-def test_no_message_or_document_installs_another_project() -> None:
+def test_no_message_or_document_tells_to_install_another_project() -> None:
     assert len(TEXTS) > 200
     assert {str(path): found for path in TEXTS if (found := strangers(path.read_text()))} == {}
 

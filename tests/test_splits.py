@@ -21,7 +21,7 @@ def labelled(draw, *, grouped):
 
 @settings(deadline=None, max_examples=60)
 @given(labelled(grouped=False), st.floats(0.1, 0.5), st.integers(0, 5))
-def test_held_out_splits_rows_into_two_stratified_parts(case, fraction, seed):
+def test_held_out_part_is_stratified_and_has_the_requested_share(case, fraction, seed):
     y, _ = case
     train, test = splits.held_out(y, fraction=fraction, seed=seed)
     assert sorted([*train, *test]) == list(range(len(y)))
@@ -36,7 +36,7 @@ def test_held_out_splits_rows_into_two_stratified_parts(case, fraction, seed):
 
 @settings(deadline=None, max_examples=60)
 @given(labelled(grouped=True), st.integers(0, 5))
-def test_held_out_never_splits_a_group(case, seed):
+def test_held_out_part_never_splits_a_group(case, seed):
     y, groups = case
     groups_of = [len(set(groups[y == name])) for name in set(y)]
     if min(groups_of) < 2:
@@ -124,7 +124,7 @@ def test_splits_reject_unsplittable_labels_with_a_one_line_error(y, groups, mess
     assert "\n" not in str(caught.value)
 
 
-def test_equal_digests_share_a_group_and_each_none_is_separate():
+def test_pictures_of_equal_digest_share_a_group_and_unknown_digests_do_not():
     groups = splits.equal_bytes_groups([b"x", None, b"y", b"x", None])
     assert groups[0] == groups[3]
     assert len(set(groups)) == 4

@@ -24,7 +24,7 @@ def test_natural_order_sorts_numbers_by_value(ordered: list[str]):
     assert sorted(set(ordered), key=natural) == ordered
 
 
-def test_composed_normalises_decomposed_unicode():
+def test_decomposed_unicode_is_converted_to_composed_unicode():
     assert composed("cafe\u0301") == "caf\u00e9"
     assert composed("\udcff\u00e9") == "\udcff\u00e9"
 
@@ -44,12 +44,12 @@ def test_composed_normalises_decomposed_unicode():
         ("a  b", "a\u00a0b"),
     ],
 )
-def test_lookalike_key_is_equal_for_different_spellings_of_one_name(one: str, other: str):
+def test_lookalike_key_is_equal_for_two_spellings_of_one_name(one: str, other: str):
     assert lookalike_key(one) == lookalike_key(other)
 
 
 @pytest.mark.parametrize(("one", "other"), [("1", "2"), ("cat", "cats"), ("v1", "v2"), ("1.5", "15"), ("1", "-1")])
-def test_lookalike_key_differs_for_different_names(one: str, other: str):
+def test_lookalike_key_differs_for_names_that_are_different(one: str, other: str):
     assert lookalike_key(one) != lookalike_key(other)
 
 
@@ -68,6 +68,6 @@ def test_is_misspelling_accepts_one_swapped_missing_or_added_letter(word: str, e
     assert any(is_misspelling(word, name) for name in ("label", "class")) is expected
 
 
-def test_counted_uses_singular_and_plural():
+def test_counted_nouns_are_singular_or_plural():
     assert [counted(count, "picture") for count in (0, 1, 2000)] == ["0 pictures", "1 picture", "2,000 pictures"]
     assert [counted(count, "key is", "keys are") for count in (1, 2)] == ["1 key is", "2 keys are"]

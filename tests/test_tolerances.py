@@ -10,7 +10,7 @@ from tests.slow.instruction_sets import TOLERANCES, reasons, table
 TOP = Path(__file__).parents[1]
 
 
-def test_listed_tolerances_have_a_test_and_an_explained_reason():
+def test_listed_tolerances_belong_to_existing_tests_and_have_reasons():
     text = TOLERANCES.read_text()
     listed = reasons(text)
     assert len(listed) > 100

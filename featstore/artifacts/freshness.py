@@ -43,7 +43,7 @@ class State:
     folder: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the state as JSON."""
+        """Return the state of the artifact (store, head, index or page) as JSON types."""
         artifact = self.artifact
         return {
             "kind": artifact.kind,
@@ -57,7 +57,7 @@ class State:
         }
 
     def command_lines(self) -> list[str]:
-        """Return each command as one line for a shell."""
+        """Return each command that refreshes the artifact as one line for a shell."""
         lines = [shlex.join(command) for command in self.commands]
         return [f"(cd {shlex.quote(self.folder)} && {line})" for line in lines] if self.folder else lines
 
@@ -265,7 +265,7 @@ def _plain(value: Any) -> Any:
 
 
 def _replaced(files: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the files that changed since the page was made from them."""
+    """Return the names of those ``files`` (heads or indexes) that changed since the page was made from them."""
     gone = []
     for each in files:
         try:

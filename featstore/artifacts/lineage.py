@@ -183,7 +183,8 @@ def _page(path: Path) -> Artifact | None:
 
 
 def _parents(origin: Any, past: Any) -> tuple[Parent, ...]:
-    """Return the parents that the origin of a head or an index names, with their recorded states."""
+    """Return the stores that the ``origin`` record of a head or an index names, each with its state recorded in
+    ``past``."""
     records = {str(each.get("store_id")): each for each in records_in(past)}
     return tuple(
         Parent(str(one["store_id"]), str(one["store"]), records.get(str(one["store_id"]), {}))

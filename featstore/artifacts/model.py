@@ -57,7 +57,7 @@ def write_model(
 
     ``backbone``: its module has the tuned parameters; its ``weights`` and ``weights_digest`` may be those from before
     the training. ``head``: trained on the features of this module; its identity is replaced by that of the tuned
-    features, its store is kept as where it came from. ``record``: JSON, how the model was trained. ``metrics``: one
+    features, its store is kept as where it came from. ``record``: how the model was trained; NaN and infinity are written as null. ``metrics``: one
     mapping an epoch, written as ``metrics.csv``. ``force``: replace an existing model.
     Raises UsageError: ``folder`` exists and may not be replaced, the backbone is the user's own function, or the head
     does not fit; OSError.
@@ -88,7 +88,7 @@ def write_model(
         digest=tuned.weights_digest,
         classes=list(head.classes),
         head=head.kind,
-        record=dict(record),
+        record=_as_json(record),
     )
     with atomic.only_writer(place, "model"), model_folder.new_folder(place, force=force) as new:
         write_weights(new, tuned)
@@ -96,7 +96,20 @@ def write_model(
         if metrics:
             atomic.write_bytes(new / model_folder.METRICS, _csv(metrics))
         model_folder.write_description(new, description)
-    return Model(tuned, head, dict(record))
+    return Model(tuned, head, description.record)
+
+
+def _as_json(value: Any) -> Any:
+    """Return ``value`` as JSON: arrays as lists, NaN and infinity as None, other types as text."""
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(each) for key, each in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _as_json(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_as_json(each) for each in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 def _csv(metrics: Sequence[Mapping[str, Any]]) -> bytes:

@@ -68,7 +68,7 @@ class Architecture:
 
     @property
     def default(self) -> WeightsEntry:
-        """The default weights."""
+        """The entry of the architecture's default weights."""
         return next(iter(self.entries.values()))
 
     def initialised(self, seed: int) -> nn.Module:
@@ -184,8 +184,8 @@ def _of_torchvision(name: str) -> Architecture:
     # once.
     members = [published.DEFAULT, *(member for member in published if member is not published.DEFAULT)]
     entries = {member.name: _entry(name, member) for member in members}
-    # For these two networks, torchvision sets the same options when it loads weights. Their auxiliary classifiers are
-    # built too; ``cut`` removes these classifiers later.
+    # torchvision sets these options for Inception v3 and GoogLeNet when it loads weights. Their auxiliary classifiers
+    # are built too; ``cut`` removes these classifiers later.
     trained = {"transform_input": True, "init_weights": False} if name in ("inception_v3", "googlenet") else {}
 
     def constructor(**options: Any) -> nn.Module:

@@ -153,7 +153,8 @@ def _of_network(backbone: Backbone, origin: str, source: str) -> BackboneInfo:
 
 
 def _listed(name: str) -> BackboneInfo:
-    """Return the entry of ``name``; if featstore does not support the model's input, ``why`` in the entry says so."""
+    """Return the catalogue entry of the backbone ``name``; ``why`` in it says if featstore does not support its
+    input."""
     try:
         return _info(architectures.find(name))
     except UsageError as error:

@@ -26,9 +26,9 @@ networks."""
 _EPSILON: Final = 1e-3
 _STEM: Final = 32
 _CHANNEL_STEP: Final = 8
-"""Numbers of channels are multiples of this value."""
+"""Every number of channels in the network is a multiple of this value."""
 _BLOCKS: Final = (
-    # columns: number of blocks, kernel size, stride, expansion factor, output channels
+    # columns of this table of blocks: number of blocks, kernel size, stride, expansion factor, output channels
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
     (2, 5, 2, 6, 40),
@@ -58,7 +58,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """The backbone's name."""
+        """Name of the backbone, such as efficientnet_lite0."""
         return f"efficientnet_lite{self.number}"
 
     @property
@@ -170,7 +170,7 @@ class EfficientNetLite(nn.Module):
         size = math.ceil(size / 2)
         blocks, channels = [], _STEM
         for number, (repeats, kernel, stride, expansion, outputs) in enumerate(_BLOCKS):
-            # ``depth`` does not scale the first and the last group of blocks.
+            # The factor ``depth`` does not change the number of blocks in the first and in the last group.
             scaled = number not in (0, len(_BLOCKS) - 1)
             for repeat in range(math.ceil(repeats * variant.depth) if scaled else repeats):
                 step = stride if repeat == 0 else 1

@@ -163,7 +163,7 @@ def _for_size(network: nn.Module, size: int, what: str) -> nn.Module:
     made: Any = copy.deepcopy(network)
     try:
         made.set_input_size(img_size=(size, size))
-    except Exception as error:  # The type of the error depends on the network.
+    except Exception as error:  # Which type of error timm raises depends on the network.
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise UsageError(f"{what} does not take pictures of {size} x {size} pixels ({reason})") from None
     resized: nn.Module = made.eval().requires_grad_(False)

@@ -40,7 +40,7 @@ class OpenClipModel:
 
     @property
     def bare(self) -> str:
-        """The model's name in open_clip, without the prefix."""
+        """Name of the model in open_clip, without the prefix "open_clip/"."""
         return self.name.removeprefix(PREFIX)
 
     def construct(self, **options: Any) -> nn.Module:
@@ -104,7 +104,7 @@ def find(name: str) -> OpenClipModel:
             f"{PREFIX}{bare} has a text tower of another library, which would be downloaded; use another model"
         )
     tags = open_clip.list_pretrained_tags_by_model(bare)
-    # List weights on the hub first: weights from elsewhere are not safetensors files.
+    # Prefer weights on the Hugging Face hub: weights from elsewhere are not safetensors files.
     found = {tag: open_clip.get_pretrained_cfg(bare, tag) for tag in tags}
     ordered = sorted(found, key=lambda tag: not found[tag].get("hf_hub"))
     weights = {tag: (_preprocessing(bare, about, found[tag]), _hub_file(found[tag])) for tag in ordered}

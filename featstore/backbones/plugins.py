@@ -31,7 +31,7 @@ _SPEC: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.+-]{0,99}")
 _FEATSTORE: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
 _PROBES: Final = 2
-"""Number of pictures for testing a new network."""
+"""Number of random pictures with which a user's network is tested when it is loaded."""
 
 
 @dataclass(frozen=True)
@@ -164,9 +164,9 @@ def _checked(made: Any, spec: str) -> OwnBackbone:
 
 
 def _try(module: nn.Module, side: int, spec: str) -> int:
-    """Run ``module`` on two random pictures; return the dimension of its features.
+    """Run the user's network ``module`` on two random pictures; return the dimension of its features.
 
-    Raises UsageError if the module fails or its features are unusable.
+    Raises UsageError if the network fails or its features are unusable.
     """
     pictures = torch.rand(_PROBES, 3, side, side, generator=torch.Generator().manual_seed(0))
     try:
@@ -211,7 +211,7 @@ def code_of(spec: str) -> Iterator[None]:
 
 
 def _are_features(made: torch.Tensor, count: int, other: torch.Tensor) -> bool:
-    """Return whether ``made`` has the shape (``count``, d), with the same d as the output ``other``."""
+    """Return whether ``made`` is a floating-point tensor (``count``, d), where d is the last dimension of ``other``."""
     return made.is_floating_point() and made.ndim == 2 and len(made) == count and made.shape[1] == other.shape[-1]
 
 

@@ -109,7 +109,7 @@ def _require_once(context: click.Context, arguments: list[str]) -> None:
     try:
         _, _, given = context.command.make_parser(context).parse_args(list(arguments))
     except click.UsageError:
-        # Parsing fails: the subcommand parses the arguments again and reports the error.
+        # If parsing fails here, the subcommand parses the arguments again and reports the error.
         return
     once = [one for one in given if isinstance(one, click.Option) and not (one.multiple or one.is_flag or one.count)]
     for option, count in Counter(once).items():

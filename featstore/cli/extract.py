@@ -34,14 +34,14 @@ def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[st
     "--backbone",
     "backbones",
     multiple=True,
-    help="A name that featstore backbones lists, timm/NAME, or your own package.module:function; default: the store's, "
+    help="A name that featstore backbones lists, timm/NAME, a model folder, or your own package.module:function; default: the store's, "
     f"for a new one {defaults.BACKBONE}.",
 )
 @click.option(
     "--weights",
     "weights_names",
     multiple=True,
-    help="A torchvision weights name, a .pth or .safetensors file, or random:SEED; default: the store's, for a new one the "
+    help="A torchvision weights name, a .pth or .safetensors file, a model folder, or random:SEED; default: the store's, for a new one the "
     "model's DEFAULT.",
 )
 @click.option(

@@ -26,6 +26,7 @@ def info(path: str, as_json: bool) -> int:
       featstore info my.store
       featstore info my.store.logreg.head
       featstore info my.store.faiss
+      featstore info my.model
       featstore info my.store --json | jq .vectors
       featstore info .                                    what is out of date here
     """
@@ -105,7 +106,7 @@ def _hardware(made: dict[str, Any]) -> str:
 
 
 def _preprocessing_text(value: dict[str, Any]) -> str:
-    # A store of another featstore version may name these values differently.
+    # A store of another featstore version may have other names for the settings of the preprocessing.
     known = [f"{name} {value[name]}" for name in ("resize", "crop", "interpolation") if name in value]
     known += [f"fit {value['fit']}"] if "fit" in value else []
     return ", ".join(known) or str(value)

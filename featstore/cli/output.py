@@ -79,7 +79,7 @@ class CsvRows:
         self._writer = csv.writer(sys.stdout, lineterminator="\n")
 
     def write(self, *cells: str | float) -> None:
-        """Write one row; numbers are rounded to six significant digits."""
+        """Write one row of the CSV; numbers are rounded to six significant digits."""
         self._writer.writerow([csv_cell(one) if isinstance(one, str) else f"{one:.6g}" for one in cells])
 
 
@@ -160,7 +160,8 @@ def apart() -> Iterator[TextIO]:
 
 
 def _told(said: bytes) -> list[str]:
-    """Return the lines of ``said``; a repeated line appears once, with its count, but tracebacks stay unchanged."""
+    """Return the lines of the output ``said``; a repeated line appears once, with its count. Tracebacks stay
+    unchanged."""
     lines = [line.rstrip("\r") for line in said.decode("utf-8", "backslashreplace").split("\n") if line]
     counts = Counter(lines)
     # An indented line belongs to a traceback: keep it even if it is repeated.
@@ -175,8 +176,10 @@ class Bar:
     """
 
     def __init__(self, unit: str = "img", stream: TextIO | None = None) -> None:
-        """``unit``: "img" for pictures, or "B" for bytes, shown as kB, MB, ...; ``stream``: the stream that ``apart``
-        yields."""
+        """Show progress in ``unit``: "img" for pictures, "B" for bytes, shown as kB, MB and so on.
+
+        ``stream``: where the bar is shown, by default standard error; inside ``apart``, the stream that it yields.
+        """
         self._bar: Any = None
         self._unit = unit
         self._first: int | None = None
@@ -196,7 +199,8 @@ class Bar:
         if self._bar is None:
             from tqdm import tqdm
 
-            # initial: pictures of an earlier run do not count for the rate. delay: show no bar before there is a rate.
+            # initial: pictures of an earlier run do not count for tqdm's rate. delay: show no bar before there is a
+            # rate.
             self._bar = tqdm(
                 unit=self._unit,
                 unit_scale=self._unit == "B",

@@ -35,7 +35,7 @@ _SHOWN = 3
     "--weights",
     multiple=True,
     type=click.Path(),
-    help="Checkpoint file of the features, if they were made with your own weights; one for each store of the head.",
+    help="Checkpoint file or model folder of the features, if they were made with your own weights; one for each store of the head.",
 )
 @click.option(
     "--backbone",
@@ -82,6 +82,8 @@ def predict(
 ) -> int:
     """Classify INPUTS with HEAD: pictures, folders, tables, archives, or one store, whose vectors are used.
 
+    HEAD is a head file or a model folder. A model's own network embeds the pictures.
+
     A head that was trained on several stores needs one store per backbone, or pictures, which then go through all
     backbones.
 
@@ -94,6 +96,7 @@ def predict(
       featstore predict my.store.logreg.head cat.jpg dog.jpg
       featstore predict my.store.logreg.head new-pictures/ --csv > classes.csv
       featstore predict my.store.logreg.head other.store --json
+      featstore predict my.model new-pictures/
       featstore predict clip.store --prompts classes.txt
       featstore predict new-pictures/ --prompts classes.txt --backbone open_clip/ViT-B-32
     """
@@ -182,7 +185,7 @@ def _as_csv(classes: list[str], found: Iterable[Any]) -> int:
 
 
 def _as_json(classes: list[str], found: Iterable[Any], notes: list[str]) -> int:
-    """Print one JSON object, picture by picture in constant memory; return the number of failures."""
+    """Print all predictions as one JSON object, in constant memory; return the number of pictures that failed."""
     failed, count = 0, 0
     say(f'{{\n  "classes": {json_text(classes)},\n  "notes": {json_text(notes)},\n  "images": [', end="")
     for one in found:

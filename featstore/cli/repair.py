@@ -14,7 +14,9 @@ from featstore.text import counted, printable
 @click.command()
 @click.argument("store", type=click.Path())
 @click.option("--root", type=click.Path(), help="Where the pictures are now, if they moved.")
-@click.option("--weights", help="Checkpoint file of the backbone, if it is not found by its name in the store.")
+@click.option(
+    "--weights", help="Checkpoint file or model folder of the backbone, if it is not found by its name in the store."
+)
 @own_backbone_option
 @engine_option
 @device_option

@@ -60,7 +60,9 @@ from featstore.text import counted, printable
 )
 @click.option("--root", type=click.Path(), help="Where the pictures of the index are now, for the page, if they moved.")
 @click.option(
-    "--weights", type=click.Path(), help="Checkpoint file of the features, if they were made with your own weights."
+    "--weights",
+    type=click.Path(),
+    help="Checkpoint file or model folder of the features, if they were made with your own weights.",
 )
 @own_backbone_option
 @engine_option

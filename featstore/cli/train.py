@@ -250,9 +250,10 @@ def _require_place_of_figures(beside: bool, report: str | None) -> None:
 
 
 def _with_network(options: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Return ``settings`` with the options of the mlp head, which are taken out of ``options``.
+    """Return the head's parameters ``settings`` with the options for a multilayer perceptron added.
 
-    Raises UsageError: given with another head, or given twice, or with --balanced; --folds with the mlp head.
+    These options are removed from ``options``. Raises UsageError: given with another head, or given twice, or with
+    --balanced; --folds with the mlp head.
     """
     if options["head"] == "mlp" and _was_given(click.get_current_context(), "folds"):
         raise click.UsageError(

@@ -64,7 +64,8 @@ def download(archive: Archive, file: Path, progress: Callable[[int], None]) -> N
 
 
 def _receive(archive: Archive, part: Path, progress: Callable[[int], None]) -> bool:
-    """Download the missing bytes of ``part``; return whether ``part`` had bytes from an earlier call."""
+    """Download the bytes of ``archive`` that the file ``part`` lacks; return whether ``part`` had bytes from an earlier
+    call."""
     resumed = part.exists() and 0 < part.stat().st_size <= archive.size
     if not resumed:
         part.write_bytes(b"")
@@ -93,7 +94,8 @@ def _receive(archive: Archive, part: Path, progress: Callable[[int], None]) -> b
 
 
 def _append(archive: Archive, part: Path, have: int, progress: Callable[[int], None]) -> None:
-    """Open one connection and append the received bytes to ``part``, which has ``have`` bytes."""
+    """Open one connection, and append the received bytes of the archive to ``part``, which already has ``have``
+    bytes."""
     headers = {"User-Agent": f"featstore/{__version__}"} | ({"Range": f"bytes={have}-"} if have else {})
     request = urllib.request.Request(archive.url, headers=headers)
     with urllib.request.urlopen(request, timeout=defaults.DOWNLOAD_TIMEOUT) as answer:
@@ -117,7 +119,8 @@ def _append(archive: Archive, part: Path, have: int, progress: Callable[[int], N
 
 
 def _extent(answer: http.client.HTTPResponse, have: int) -> tuple[int, int | None]:
-    """Return the offset of the first byte that the server sends, and the size of the whole file (None if unknown)."""
+    """Return, from a server's ``answer``, the offset of the first byte that it sends and the file's size (None:
+    unknown)."""
     if answer.status == _PARTIAL_CONTENT:
         match = re.fullmatch(
             r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", answer.headers.get("Content-Range", "").strip()

@@ -21,7 +21,8 @@ RECORD: Final = ".featstore-sample.json"
 picture of the folder."""
 
 FetchProgress = Callable[[int, int, str], None]
-"""Progress callback: called with the bytes received, the bytes of all archives, and the current step."""
+"""Progress callback: called with the number of bytes received, the size of all archives in bytes, and a text that names
+the current step."""
 
 
 def fetch(dataset: Dataset, folder: str | os.PathLike[str], *, progress: FetchProgress | None = None) -> None:
@@ -114,7 +115,7 @@ def _locked(work: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between opening and locking, the previous holder may have finished and removed the folder.
+            # Between opening and locking the folder, the process that held the lock may have finished and removed it.
             held = os.path.exists(work) and os.path.samestat(os.stat(work), os.fstat(handle))
         except BlockingIOError:
             held = False

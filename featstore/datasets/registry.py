@@ -28,7 +28,7 @@ class Archive:
 
     @property
     def name(self) -> str:
-        """File name at the end of the URL."""
+        """File name of the archive: the end of its URL."""
         return urlsplit(self.url).path.rpartition("/")[2]
 
 
@@ -45,7 +45,7 @@ class Dataset:
 
     @property
     def size(self) -> int:
-        """Size of all archives in bytes."""
+        """Total size of the data set's archives in bytes."""
         return sum(archive.size for archive in self.archives)
 
 

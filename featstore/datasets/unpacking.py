@@ -72,7 +72,7 @@ class _Budget:
         self.archive, self.left, self.files = archive, size, defaults.UNPACKED_FILES
 
     def take(self, size: int) -> None:
-        """Count ``size`` bytes; raise DamagedError if the budget is exceeded."""
+        """Subtract ``size`` bytes from the budget for unpacking; raise DamagedError if none are left."""
         self.left -= size
         if self.left < 0:
             raise DamagedError(

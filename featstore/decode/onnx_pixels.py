@@ -36,7 +36,7 @@ def to_onnx(preprocessing: Preprocessing) -> Any:
     from onnx import TensorProto, helper
 
     if preprocessing.fit != "crop":
-        # With other fits, width and height have different scales, and Pillow chooses the order of its passes by the
+        # With fits other than "crop", width and height are scaled differently, and Pillow orders its two passes by the
         # scales.
         raise UsageError(
             f"pictures with the fit {preprocessing.fit} have no ONNX form here; export the head alone with --features-only"
@@ -65,7 +65,7 @@ class _Graph:
         self.constants: list[Any] = []
 
     def add(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        """Add a node with the operator ``kind`` to the graph; return the name of its output."""
+        """Add a node with the operator ``kind`` to the ONNX graph; return the name of its output."""
         from onnx import helper
 
         name = output or f"pixels_{kind.lower()}_{len(self.nodes)}"
@@ -73,7 +73,7 @@ class _Graph:
         return name
 
     def constant(self, value: Any, dtype: Any = np.float64) -> str:
-        """Add the constant ``value`` to the graph; return its name."""
+        """Add the constant ``value`` to the ONNX graph; return its name."""
         from onnx import numpy_helper
 
         name = f"pixels_constant_{len(self.constants)}"
@@ -81,13 +81,13 @@ class _Graph:
         return name
 
     def double(self, name: str) -> str:
-        """Add a node that casts the output ``name`` to float64."""
+        """Add an ONNX node that casts the value ``name`` to float64; return the name of its output."""
         from onnx import TensorProto
 
         return self.add("Cast", name, to=TensorProto.DOUBLE)
 
     def build(self) -> None:
-        """Add all nodes of the preprocessing to the graph."""
+        """Add all nodes of the preprocessing to the ONNX graph."""
         from onnx import TensorProto
 
         crop, shape = self.preprocessing.crop, self.add("Shape", INPUT)
@@ -106,7 +106,7 @@ class _Graph:
         self.add("Div", centred, self.constant(std, np.float32), output=OUTPUT)
 
     def resized(self, width: str, height: str) -> tuple[str, str]:
-        """Add the nodes that compute width and height after resizing (see featstore.decode.geometry.resized_size)."""
+        """Add ONNX nodes that compute width and height after resizing (see featstore.decode.geometry.resized_size)."""
         shorter = self.constant(self.preprocessing.resize)
         most, least = self.add("Max", width, height), self.add("Min", width, height)
         longer = self.add("Floor", self.add("Div", self.add("Mul", shorter, most), least))
@@ -114,7 +114,7 @@ class _Graph:
         return self.add("Where", upright, shorter, longer), self.add("Where", upright, longer, shorter)
 
     def coefficients(self, have: str, want: str) -> str:
-        """Add the nodes that compute a matrix (crop, have) for one axis.
+        """Add ONNX nodes that compute the resizing matrix (crop, have) of one axis.
 
         The matrix resizes ``have`` pixels to ``want`` pixels and keeps only the central ``crop`` pixels.
         """
@@ -141,7 +141,7 @@ class _Graph:
         return self.add("Mul", self.add("Sign", scaled), magnitude)
 
     def filtered(self, x: str) -> str:
-        """Add the nodes that compute the filter's value at distances ``x``."""
+        """Add ONNX nodes that compute the values of the interpolation filter at the distances ``x``."""
         if self.preprocessing.interpolation == "lanczos":
             return self.add("Mul", self.sinc(x), self.sinc(self.add("Div", x, self.constant(3.0))))
         distance = self.add("Abs", x)
@@ -158,14 +158,14 @@ class _Graph:
         return self.add("Where", self.add("Less", distance, self.constant(1.0)), near, far)
 
     def sinc(self, x: str) -> str:
-        """Add the nodes that compute sinc(x) = sin(pi x) / (pi x), which is 1 at 0."""
+        """Add ONNX nodes that compute sinc(x) = sin(pi x) / (pi x), which is 1 at 0."""
         angle = self.add("Mul", x, self.constant(math.pi))
         zero = self.add("Equal", angle, self.constant(0.0))
         safe = self.add("Where", zero, self.constant(1.0), angle)
         return self.add("Where", zero, self.constant(1.0), self.add("Div", self.add("Sin", safe), safe))
 
     def rounded(self, sums: str) -> str:
-        """Add the nodes that round ``sums`` of fixed-point products to 0..255."""
+        """Add ONNX nodes that round ``sums`` of fixed-point products to integers from 0 to 255."""
         halved = self.add("Add", sums, self.constant(_BITS >> 1))
         whole = self.add("Floor", self.add("Div", halved, self.constant(_BITS)))
         return self.add("Clip", whole, self.constant(0.0), self.constant(255.0))

@@ -55,7 +55,7 @@ _TRANSPOSE: Final = {
 """Map from EXIF orientation (CIPA DC-008, tag 0x0112) to the operation that makes the picture upright."""
 
 _TURNED: Final = (_TRANSPOSE[5], _TRANSPOSE[6], _TRANSPOSE[7], _TRANSPOSE[8])
-"""Operations that exchange width and height."""
+"""The operations that turn a picture by 90 degrees, so that width and height are exchanged."""
 
 # Without a handler, Pillow's logger would write to stderr through logging's handler of last resort.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -183,6 +183,6 @@ def pillow_silent() -> Iterator[None]:
         with _silence:
             _silenced -= 1
             if _silenced == 0:
-                # Another catch_warnings block may have removed the filter already.
+                # Another catch_warnings block may have removed the warnings filter already.
                 with contextlib.suppress(ValueError):
                     cast("list[Any]", warnings.filters).remove(_FILTER)

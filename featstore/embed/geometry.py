@@ -59,7 +59,7 @@ class Geometry:
         return cls(steps.get("crop"), steps.get("fit", "crop"), layer, identity.pool or None)
 
     def differences(self, identity: Identity) -> list[str]:
-        """Return one text for each option that differs from the geometry recorded in ``identity``."""
+        """Return a text for each option (size, fit, layer, pool) that differs from what ``identity`` records."""
         there = Geometry.of(identity)
         shown = {"layer": identity.layer, "pool": identity.pool or "that of the network"}
         asked = {each.name: getattr(self, each.name) for each in fields(self)}

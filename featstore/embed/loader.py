@@ -1,4 +1,4 @@
-"""Read and decode the pictures of rows; return the pixels, or the reason of the failure."""
+"""Read and decode the pictures of a store's rows; return the pixels, or the reason of the failure."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ class Target(Protocol):
 
 @dataclass(frozen=True)
 class Watch:
-    """What a supervising process is told about the run.
+    """What a supervising process is told about an extraction.
 
     ``in_hand``: the rows being decoded. ``began``: start of the work by time.monotonic, a clock that all processes of a
     machine share. ``begin``: called at the start with the root folders, the numbers of new, changed and retired rows of
-    the plan, and the counts of failures by reason; these counts are updated during the run.
+    the plan, and the counts of failures by reason; these counts are updated during the extraction.
     """
 
     in_hand: InHand
@@ -68,7 +68,7 @@ class Watch:
 
 
 class Loader:
-    """Read and decode rows; safe to call from several threads."""
+    """Reads and decodes the pictures of rows; safe to call from several threads."""
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from featstore.engines.base import Engine, Pending
 
 NOT_FINITE = "not-finite"
-"""Reason of a picture whose vector contains NaN or infinity."""
+"""Failure reason of a picture whose vector contains NaN or infinity."""
 NO_DIGEST = bytes(32)
 _LOOK_SECONDS: Final = 0.02
 
@@ -133,7 +133,7 @@ class Timings:
 
     @property
     def clock(self) -> float:
-        """Sum of the stages in CLOCK."""
+        """Sum, in seconds, of the stages in CLOCK, which never overlap."""
         return float(sum(getattr(self, name) for name in CLOCK))
 
     @contextlib.contextmanager
@@ -299,7 +299,8 @@ def begin(batch: Batch, loaded: list[Loaded], engine: Engine, timings: Timings) 
     shown = [(at, row.pixels) for at, row in enumerate(loaded) if row.pixels is not None]
     if not shown:
         return Forwarding(batch, sha256, [], failures, None)
-    # Replace a failed picture by a black one: with a smaller batch the other features could differ in their last bits.
+    # Use a black picture in place of a failed one. In a smaller batch, the last bits of the other features could
+    # differ.
     start = time.perf_counter()
     pictures = np.zeros((len(loaded), *shown[0][1].shape), np.uint8)
     for at, pixels in shown:

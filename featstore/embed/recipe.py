@@ -82,9 +82,10 @@ class Request:
         return Geometry(self.size, self.fit, self.layer, self.pool)
 
     def agrees(self, existing: Manifest) -> bool:
-        """Return whether this request asks for the features of the store ``existing``, judged by names only.
+        """Return whether the options of this request are certain to give the features of the store ``existing``.
 
-        False if a name differs, or if only loading the network could decide, as for a checkpoint file.
+        Only names are compared (of backbone, weights and so on). The result is False if a name differs, or if the
+        network has to be loaded for the comparison, as for a checkpoint file.
         """
         identity = existing.identity
         identity.require_pictures("the store")
@@ -191,7 +192,7 @@ def load_again(identity: Identity, weights_name: str, name: str | None, weights:
         raise UsageError(f"{what}: was made with the backbone {its}: {error}{own}") from None
     if weights is None and not known_weights(its, weights_name):
         raise UsageError(
-            f"{what}: was made with the weights {weights_name}; name their file (or model folder) with --weights"
+            f"{what}: was made with the weights {weights_name}; name their file with --weights, or their model folder"
         )
     return load_recorded(its, weights or weights_name)
 

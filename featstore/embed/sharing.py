@@ -28,20 +28,23 @@ from featstore.store.cutting import CutPicture
 
 if TYPE_CHECKING:
     from featstore.decode import Decoder
+    from featstore.embed.recipe import Network
 
 Pixels = NDArray[np.uint8]
 _PATIENCE_SECONDS: Final = 2.0
 
 
 class SharedDecoding:
-    """State shared by ``runs`` runs of one process. Each run calls ``join`` before its first picture and ``leave`` when
-    it ends.
+    """State shared by ``runs`` extractions (runs) in one process, which decode each picture once for all of them.
 
     ``loading``: lock to hold while a network is loaded, because loading uses global state of torch. ``decoded``: number
-    of decoded pictures. ``limit``: largest number of bytes kept for one run.
+    of decoded pictures. ``limit``: largest number of bytes kept for one run. ``views``: whether the runs are views of one
+    store, which share one network: ``network``, once a run has loaded it. Read and set it while holding ``loading``.
     """
 
-    def __init__(self, runs: int, limit: int = defaults.SHARED_BYTES) -> None:
+    def __init__(self, runs: int, limit: int = defaults.SHARED_BYTES, *, views: bool = False) -> None:
+        self.views = views
+        self.network: Network | None = None
         self.loading = threading.Lock()
         self.decoded, self.limit = 0, limit
         self._changed = threading.Condition()
@@ -84,7 +87,7 @@ class SharedDecoding:
             return picture
 
     def leave(self, run: int) -> None:
-        """Declare that this run needs no more pictures."""
+        """Declare that the extraction number ``run`` needs no more decoded pictures."""
         with self._changed:
             for place in [place for place, (_, waiting) in self._cut.items() if waiting <= {run}]:
                 del self._cut[place]
@@ -137,7 +140,7 @@ class SharedDecoding:
         return _fitted(image, digest, own, results)
 
     def _moved(self, run: int, full: int, taken: int) -> bool:
-        """Return whether a run that waits until ``run`` takes its results may continue.
+        """Return whether an extraction that waits for the extraction number ``run`` to take its results may continue.
 
         True if fewer than ``full`` results are kept for ``run``, or if ``run`` has taken a result during the wait.
         ``taken``: number of results that ``run`` had taken before the wait.
@@ -145,7 +148,8 @@ class SharedDecoding:
         return self._count[run] < full or self._taken[run] != taken
 
     def _promise(self, run: int, key: bytes) -> dict[int, Future[Pixels]]:
-        """Return a future for each run other than ``run``; that run gets the decoded picture through its future.
+        """Return a future for each extraction (run) other than ``run``, through which it gets the picture that ``run``
+        decodes.
 
         The caller must hold the lock.
         """

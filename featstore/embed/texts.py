@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from featstore.backbones import Backbone
 
 LARGEST_TEXT = 10_000
-"""Largest number of characters in a text."""
+"""Largest number of characters in a query text or a text that describes a class."""
 
 
 def open_backbone_with_text(

@@ -152,7 +152,7 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return FeatureArray(np.concatenate(blocks), embedder.identity)
 
     def _embedder(self) -> Embedder:
-        """Return the network for the current parameters; load it only when they change."""
+        """Return the loaded network for the current parameters; load it only if they have changed."""
         if self.batch < 1:
             raise UsageError(f"batch has to be at least 1, not {self.batch}")
         names = ("backbone", "weights", "engine", "device", "precision", "decode", "size", "layer", "pool")

@@ -59,7 +59,7 @@ class Finished:
     features: NDArray[np.float32]
 
     def result(self) -> NDArray[np.float32]:
-        """Return the features (n, d)."""
+        """Return the features (n, d) of the batch."""
         return self.features
 
     def done(self) -> bool:
@@ -77,5 +77,5 @@ class Immediate(ABC):
         """Return the features (n, d) of the RGB pictures (n, h, w, 3)."""
 
     def submit(self, pictures: NDArray[np.uint8]) -> Finished:
-        """Compute the features before returning; the result is a finished Pending."""
+        """Compute the features of ``pictures`` before returning; the returned Pending is already finished."""
         return Finished(self(pictures))

@@ -68,11 +68,11 @@ class _Batch:
     blocks: list[_Block] = field(default_factory=list)
 
     def result(self) -> NDArray[np.float32]:
-        """Wait for the features (n, d)."""
+        """Wait until the GPU has computed the features (n, d) of the batch, and return them."""
         return np.concatenate([block.result() for block in self.blocks])
 
     def done(self) -> bool:
-        """Return whether the features are computed."""
+        """Return whether the GPU has computed the features of the batch."""
         return all(block.done() for block in self.blocks)
 
 
@@ -109,7 +109,7 @@ class CudaEngine:
         self._next = 0
 
     def _capture(self, block: int) -> None:
-        """Record the graph for ``block`` pictures; halve ``block`` until it fits into memory."""
+        """Record the CUDA graph for ``block`` pictures; halve ``block`` until the graph fits into the GPU's memory."""
         while True:
             try:
                 self._record(block)

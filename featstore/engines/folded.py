@@ -33,7 +33,7 @@ def fold(module: nn.Module) -> nn.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             folded: nn.Module = fuse(module)
-    except Exception:  # The type of the error of a failed tracing depends on the network.
+    except Exception:  # Which type of error torch.fx raises depends on the network.
         return copy.deepcopy(module)
     return folded.eval().requires_grad_(False)
 

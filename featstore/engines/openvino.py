@@ -81,7 +81,7 @@ def core() -> Any:
 
 @cache
 def _core_of(_: int) -> Any:
-    # One core per process id: in a forked process, the threads of the parent's core do not exist.
+    # Keep one OpenVINO core for each process id: in a forked process, the threads of the parent's core do not exist.
     import openvino as ov
 
     return ov.Core()
@@ -104,8 +104,8 @@ def to_graph(module: nn.Module, side: int) -> Any:
     example = torch.zeros(BLOCK, 3, side, side)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        # Trace here. Otherwise OpenVINO's decoder would trace the module, and also check and freeze it, with many more
-        # forward passes.
+        # Trace the network here. Otherwise OpenVINO's decoder would trace it, and also check and freeze it, with many
+        # more forward passes.
         traced = torch.jit.trace(fold(module), example, check_trace=False)  # type: ignore[no-untyped-call]
         decoder = TorchScriptPythonDecoder(traced, example_input=(example,))
         frontend = FrontEndManager().load_by_framework("pytorch")
@@ -153,7 +153,8 @@ class OpenVinoEngine:
         normalised = with_normalisation(graph, backbone.preprocessing)
         self._compiled = core().compile_model(normalised, "CPU", _configuration(precision))
         streams = int(self._compiled.get_property("NUM_STREAMS"))
-        # Use two requests per stream, so that a stream that finishes a block can start the next block at once.
+        # Use two inference requests per stream, so that a stream that finishes a block can start the next block at
+        # once.
         self._queue = ov.AsyncInferQueue(self._compiled, 2 * streams)
         self._queue.set_callback(_finish)
         # An OpenVINO thread still runs Python code for a moment after it has set a result. Wait for these threads: if
@@ -168,7 +169,7 @@ class OpenVinoEngine:
             raise UsageError(f"this engine was built for pictures of {self._side} x {self._side} pixels")
         batch = _Batch(len(pictures), self.dimension)
         for number, (block, count) in enumerate(in_blocks(pictures, BLOCK)):
-            # start_async waits for an idle request and copies the block into it.
+            # OpenVINO's start_async waits for an idle request and copies the block into it.
             self._queue.start_async({0: block}, (batch, number * BLOCK, count))
         return batch.future
 
@@ -221,7 +222,7 @@ class _Batch:
         self._lock = threading.Lock()
 
     def fill(self, start: int, count: int, features: NDArray[np.float32]) -> None:
-        """Copy the first ``count`` rows of ``features`` to the rows of the batch from row ``start`` on."""
+        """Copy the first ``count`` rows of ``features`` into the features of the batch, from its row ``start`` on."""
         self.features[start : start + count] = features[:count]
         with self._lock:
             self._missing -= count

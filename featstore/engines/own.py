@@ -25,7 +25,7 @@ class _Told:
             return self.pending.result()
 
     def done(self) -> bool:
-        """Return whether the computation has ended."""
+        """Return whether the features are computed, or their computation has failed."""
         return self.pending.done()
 
 

@@ -39,7 +39,7 @@ class ByteColumn(Sequence[bytes]):
 
     @classmethod
     def of(cls, items: Iterable[bytes | str]) -> ByteColumn:
-        """Make a column of ``items``; text is encoded in UTF-8, as in stores."""
+        """Make a byte column of the byte strings or texts ``items``; text is encoded in UTF-8, as in stores."""
         if isinstance(items, ByteColumn):
             return items
         encoded = [item if isinstance(item, bytes) else to_bytes(item) for item in items]
@@ -49,11 +49,11 @@ class ByteColumn(Sequence[bytes]):
 
     @classmethod
     def read(cls, arrays: Mapping[str, NDArray[Any]] | Any, name: str) -> ByteColumn:
-        """Return the column that is stored under ``name`` in ``arrays``."""
+        """Return the byte column that is stored under ``name`` in the arrays ``arrays`` of a file."""
         return cls(column(arrays, f"{name}/bytes", "|u1"), column(arrays, f"{name}/offsets", "<u8"))
 
     def arrays(self, name: str) -> Arrays:
-        """Return the arrays that store the column under ``name``."""
+        """Return the two arrays in which a file stores the byte column under ``name``."""
         return {f"{name}/bytes": self.blob, f"{name}/offsets": self.offsets}
 
     def __len__(self) -> int:

@@ -94,7 +94,7 @@ class Plain:
         self._file = file
 
     def attribute(self, name: str) -> str:
-        """Return an attribute of the file as text; "None" if there is no such attribute."""
+        """Return the attribute ``name`` of the HDF5 file as text; "None" if there is no such attribute."""
         value = self._file.attrs.get(name)
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
@@ -105,7 +105,7 @@ class Plain:
         """
         import h5py
 
-        # Look at the link first, because accessing an external link would open another file.
+        # Look at an HDF5 link before following it, because following an external link would open another file.
         link = self._file.get(name, getlink=True)
         part = self._file[name] if isinstance(link, h5py.HardLink) else None
         if not isinstance(part, h5py.Dataset) or part.ndim != 2 or part.dtype.kind not in "fiu":

@@ -62,7 +62,7 @@ class Device:
         return bytes(buffer)
 
     def readinto(self, buffer: Any) -> int:
-        """Fill ``buffer``; bytes that were never written are zero."""
+        """Read bytes at the current position into ``buffer``; bytes that were never written are zero."""
         view = memoryview(buffer).cast("B")
         got = 0
         try:
@@ -75,7 +75,7 @@ class Device:
         return len(view)
 
     def write(self, data: Any) -> int:
-        """Write ``data``."""
+        """Write ``data`` at the current position; return the number of bytes."""
         view = memoryview(data).cast("B")
         done = 0
         try:
@@ -92,7 +92,7 @@ class Device:
         return len(view)
 
     def truncate(self, size: int | None = None) -> int:
-        """Set the file's size."""
+        """Set the size of the file to ``size`` bytes, by default to the current position."""
         self._end = self._at if size is None else size
         try:
             if self._error is None:

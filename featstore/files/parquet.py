@@ -88,7 +88,10 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def _copy_small(file: BinaryIO, side: Any) -> tuple[list[Any], list[Any], int]:
-    """Copy the pages of ``side``, written by pyarrow, to ``file``; return schema, column chunks, uncompressed size."""
+    """Let pyarrow write the table ``side`` (the small columns), and copy its pages to ``file``.
+
+    Return schema elements, column chunks and uncompressed size for the footer of the file.
+    """
     from pyarrow import parquet
 
     small = io.BytesIO()
@@ -144,11 +147,11 @@ class _Vectors:
 
     @property
     def size(self) -> int:
-        """Number of bytes written, including page headers."""
+        """Number of bytes of the column written so far, including page headers."""
         return self._file.tell() - self._begin
 
     def write(self, block: NDArray[Any]) -> None:
-        """Write vectors (b, d)."""
+        """Write vectors (b, d) as pages of the Parquet column."""
         for start in range(0, len(block), self._page_rows):
             page = np.ascontiguousarray(block[start : start + self._page_rows])
             levels = self._levels(len(page))
@@ -159,7 +162,7 @@ class _Vectors:
             self.rows += len(page)
 
     def _levels(self, rows: int) -> bytes:
-        """Return the encoded levels of a page.
+        """Return the encoded repetition and definition levels of a Parquet page with ``rows`` vectors.
 
         The repetition level is 0 at the start of a vector and 1 elsewhere; the definition level is always 1.
         """
@@ -173,7 +176,7 @@ class _Vectors:
         return _TYPES["FLOAT" if self._width == 4 else "FIXED_LEN_BYTE_ARRAY"]
 
     def elements(self, name: str) -> list[Any]:
-        """Return the Parquet schema elements of the column: a required list of required numbers."""
+        """Return the Parquet schema elements of the vector column: a required list of required numbers."""
         half = self._width == 2
         return [
             [
@@ -194,7 +197,7 @@ class _Vectors:
         ]
 
     def chunk(self, name: str) -> Any:
-        """Return the Parquet metadata of the column chunk."""
+        """Return the Parquet metadata of the vector column."""
         path, values = [name, "list", "element"], self.rows * self._dimension
         encodings = [_ENCODINGS["PLAIN"], _ENCODINGS["RLE"]]
         return _chunk(self._begin, self._type, encodings, path, values, self.size, self.size)

@@ -130,7 +130,7 @@ def _write_hdf5(device: Device, arrays: Mapping[str, NDArray[Any] | Blocks], hea
 def _summed(
     pieces: Iterable[NDArray[Any]], dtype: np.dtype[Any], digest: Any, pool: Executor
 ) -> Iterator[NDArray[Any]]:
-    """Yield the pieces as little-endian contiguous arrays; ``pool`` adds them to ``digest`` while the caller writes."""
+    """Yield the pieces as little-endian contiguous arrays; a thread of ``pool`` adds them to the hash ``digest``."""
     for piece in pieces:
         piece = np.ascontiguousarray(piece, dtype)
         if piece.nbytes < _PARALLEL:
@@ -143,7 +143,7 @@ def _summed(
 
 
 def _read_back(path: Path, written: Mapping[str, _Written], header_bytes: int) -> tuple[dict[str, Any], str]:
-    """Compare the written file with the given data; return the header's list of arrays, and the body's checksum."""
+    """Compare the file with the data given; return the list of arrays for the header, and the checksum of the body."""
     with (
         open(path, "rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
@@ -292,7 +292,7 @@ class SealedFile:
             dtype, shape, offset = _DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["offset"]
             count = math.prod(shape)
             fits = all(isinstance(n, int) and n >= 0 for n in (*shape, offset)) and 0 < len(shape) <= 2
-            # For an empty array (0, d), any d fits into the file: limit d.
+            # An empty array (0, d) takes no bytes for any d, so the size of the file does not limit d.
             fits = fits and (count > 0 or max(shape) <= _LARGEST_WIDTH)
         except (KeyError, TypeError):
             fits = False
@@ -304,14 +304,14 @@ class SealedFile:
 
     @property
     def names(self) -> list[str]:
-        """The names of the arrays."""
+        """Names of the arrays in the file."""
         return list(self._arrays)
 
     def __contains__(self, name: str) -> bool:
         return name in self._arrays
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        """Return the array as a read-only view of the map; it stays valid after the file is unlinked."""
+        """Return the array ``name`` as a read-only view of the memory map; it stays valid after the file is deleted."""
         try:
             return self._arrays[name]
         except KeyError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +39,10 @@ class Origin:
     plan: dict[str, Any]
     classes: str
     data: str
+
+    def digest(self) -> str:
+        """Return the XXH3-128, in hexadecimal, of the settings, classes and data."""
+        return xxhash.xxh3_128_hexdigest(atomic.canonical_json(asdict(self)).encode())
 
 
 @dataclass(frozen=True)
@@ -117,8 +121,9 @@ class Checkpoint:
         changed += ["other data (pictures, labels, split or views)"] if mine.data != origin.data else []
         changed += ["another network or other weights of its frozen part"] if self.saved.network != network else []
         if changed:
+            more = f" and {len(changed) - 3:,} more" if len(changed) > 3 else ""
             raise UsageError(
-                f"{self.path}: is of a run with {'; '.join(changed)}; give the same as before, or remove the file to start "
+                f"{self.path}: is of a run with {'; '.join(changed[:3])}{more}; give the same as before, or remove the file to start "
                 "again"
             )
 

@@ -54,7 +54,7 @@ class EpochRecord:
             if name == "epoch":
                 right = isinstance(item, int) and not isinstance(item, bool) and item >= 0
             elif name == "frozen":
-                right = isinstance(item, str)
+                right = isinstance(item, str) and item.isprintable()
             else:
                 right = (item is None and name in optional) or (isinstance(item, float) and math.isfinite(item))
             if not right:

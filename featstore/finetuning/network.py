@@ -96,15 +96,18 @@ def set_trainable(network: TunedNetwork, partition: Partition, frozen: frozenset
 
 def _frozen_modules(tail: nn.Module, frozen: frozenset[str]) -> Iterator[nn.Module]:
     leaves = list(_leaves(tail))
-    held = [bool(names := _states(tail, name)) and names <= frozen for name, _ in leaves]
+    held = [_is_frozen(tail, name, frozen) for name, _ in leaves]
     last = max((number for number, is_held in enumerate(held) if is_held), default=-1)
     for number, (name, block) in enumerate(leaves):
-        # A module without parameters is frozen if a frozen one follows, or if it ends a block that is frozen.
-        if held[number] or (
-            not _states(tail, name)
-            and (number < last or (block and (inside := _states(tail, block)) and inside <= frozen))
-        ):
+        # A module without parameters is frozen if a frozen module follows, or if it is part of a frozen block.
+        inside = number < last or (block != "" and _is_frozen(tail, block, frozen))
+        if held[number] or (inside and not _states(tail, name)):
             yield tail.get_submodule(name)
+
+
+def _is_frozen(tail: nn.Module, name: str, frozen: frozenset[str]) -> bool:
+    states = _states(tail, name)
+    return bool(states) and states <= frozen
 
 
 def _leaves(tail: nn.Module) -> Iterator[tuple[str, str]]:

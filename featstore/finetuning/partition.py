@@ -24,7 +24,7 @@ class Partition:
     ``trunk``: (n, 3, s, s) normalised float32 -> (n, *shape), in eval mode. ``tail``: (n, *shape) -> (n, d) features.
     A map has the shape (channels, height, width). If ``layer`` is "", the trunk is the identity. ``blocks``: names of
     the tail's layers that can be frozen or unfrozen, in the order of computation. ``groups``: names of the trained
-    parameters by depth, the parameters closest to the picture first. ``branching``: the tail of Inception v3 as
+    parameters by depth, the parameters closest to the picture first (one group if torch.fx cannot trace the network). ``branching``: the tail of Inception v3 as
     (n, *shape) -> (features, input of the auxiliary classifier), None if the auxiliary classifier's input is in the
     trunk; ``auxiliary_shape``: shape of this input.
     """
@@ -53,7 +53,8 @@ def split_at(backbone: Backbone, layer: str) -> Partition:
         try:
             chart = _Chart(backbone)
         except UsageError:
-            return Partition("", (3, side, side), nn.Identity(), backbone.module, (), _untraced_groups(backbone.module))
+            parameters = tuple(name for name, _ in backbone.module.named_parameters())
+            return Partition("", (3, side, side), nn.Identity(), backbone.module, groups=(parameters,))
         return chart.partition("", None)
     chart = _Chart(backbone)
     name = chart.find(layer)
@@ -233,19 +234,17 @@ class _Chart:
         """
         parameters = dict(self.network.named_parameters())
         units = _units(self.network)
-        groups: list[list[str]] = []
+        groups: dict[str, list[str]] = {}
         current = ""
         for name, (first, _) in self.trace.states.items():
             if name not in parameters or first <= at:
                 continue
             unit = next((unit for unit in units if name.startswith(unit + ".")), current)
-            joins = unit == current or all(parameter.ndim < 2 for parameter in _parameters_of(self.network, unit))
-            if not groups or not joins:
-                groups.append([])
-            if not joins or not current:
+            inside = self.network.get_submodule(unit).parameters()
+            if not groups or (unit != current and any(parameter.ndim > 1 for parameter in inside)):
                 current = unit
-            groups[-1].append(name)
-        return tuple(tuple(group) for group in groups)
+            groups.setdefault(current, []).append(name)
+        return tuple(tuple(group) for group in groups.values())
 
 
 def _is_last(backbone: Backbone, layer: str) -> bool:
@@ -254,14 +253,6 @@ def _is_last(backbone: Backbone, layer: str) -> bool:
 
 def _states(network: nn.Module) -> list[str]:
     return [name for name, _ in [*network.named_parameters(), *network.named_buffers()]]
-
-
-def _untraced_groups(network: nn.Module) -> tuple[tuple[str, ...], ...]:
-    return (tuple(name for name, _ in network.named_parameters()),)
-
-
-def _parameters_of(network: nn.Module, unit: str) -> list[nn.Parameter]:
-    return list(network.get_submodule(unit).parameters())
 
 
 def _units(network: nn.Module) -> tuple[str, ...]:

@@ -10,8 +10,7 @@ from featstore.errors import UsageError
 from featstore.finetuning.history import EpochRecord, scalars
 from featstore.text import shown
 
-_SUFFIX: Final = ".featstore"
-"""End of the names of the files that this module writes and replaces."""
+_SUFFIX: Final = "featstore"
 
 
 def require_log(folder: Path) -> None:
@@ -27,20 +26,21 @@ def require_log(folder: Path) -> None:
 
 
 class Log:
-    """Writes one event file into ``folder``; files of an earlier part of the same run are replaced.
+    """Writes one event file into ``folder``; a file of an earlier part of the same run is replaced, others are kept.
 
-    ``history``: the epochs so far, which are written at once, so that the file has every epoch exactly once after a
-    run was killed and resumed.
+    ``run``: letters and digits that name the run. ``history``: the epochs so far, which are written at once, so that
+    the file has every epoch exactly once after a run was killed and resumed.
     """
 
-    def __init__(self, folder: Path, history: Sequence[EpochRecord]) -> None:
+    def __init__(self, folder: Path, run: str, history: Sequence[EpochRecord]) -> None:
         require_log(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob(f"events.out.tfevents.*{_SUFFIX}"):
+        suffix = f".{run}.{_SUFFIX}"
+        for old in folder.glob(f"events.out.tfevents.*{suffix}"):
             old.unlink()
         # A TensorBoard that is already running drops what it read from the replaced file.
         purge = {"purge_step": 0} if history else {}
-        self._writer = _writer_class()(str(folder), filename_suffix=_SUFFIX, **purge)
+        self._writer = _writer_class()(str(folder), filename_suffix=suffix, **purge)
         for record in history:
             self.add(record)
 

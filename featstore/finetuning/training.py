@@ -10,73 +10,29 @@ import contextlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from featstore.errors import DamagedError, DataError, Notice, UsageError
 from featstore.files import atomic
 from featstore.finetuning import checkpoint
+from featstore.finetuning.examples import Examples, Phases, TrainingData, regrouped
 from featstore.finetuning.history import METRICS, EpochRecord, Tally, write_metrics
 from featstore.finetuning.optimiser import SLOTS, STEPS, Optimiser
 from featstore.finetuning.plan import Plan, batch_sizes, loss_weights, order_of, rate_factor, steps_of, torch_seed
+from featstore.finetuning.steps import losses, plain_mode, require_batches, seeded
 from featstore.finetuning.tensorboard import Log, require_log
+
+__all__ = ["AUXILIARY_WEIGHT", "Examples", "Phases", "TrainingData", "train"]
 
 AUXILIARY_WEIGHT: Final = 0.4
 """Factor of the loss of Inception v3's auxiliary classifier, as in torchvision's training code."""
-
-
-class Examples(Protocol):
-    """Inputs of the network, and the class number of each. The training does not know where they come from."""
-
-    codes: NDArray[np.intp]
-    """Class numbers (n,)."""
-
-    def __len__(self) -> int:
-        """Return the number of rows n."""
-        ...
-
-    def batches(self, rows: NDArray[np.intp], epoch: int, size: int) -> Iterator[tuple[Tensor, NDArray[np.intp]]]:
-        """Yield (inputs (m, ...) float32, their rows (m,)) of ``rows``, in order, about ``size`` rows at a time.
-
-        ``rows`` may name a row several times. ``epoch``, counted from 1, chooses the augmented view.
-        """
-        ...
-
-
-class Phases(Protocol):
-    """Which layers are trained in which epoch, counted from 1."""
-
-    def frozen(self, epoch: int) -> str:
-        """Return in words which layers are frozen."""
-        ...
-
-    def start(self, epoch: int) -> list[dict[str, Any]]:
-        """Freeze and unfreeze the layers for ``epoch``; return the parameter groups.
-
-        A group is a dict with "params", their "names" in the network, "lr" and "weight_decay".
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """Rows to train on and held-out rows that measure each epoch, with the names of the classes in the order of codes.
-
-    ``digest``: names the data (store, split, views); a checkpoint with another digest is refused.
-    """
-
-    training: Examples
-    held_out: Examples
-    classes: Sequence[str]
-    digest: str = ""
 
 
 def train(
@@ -115,12 +71,12 @@ def train(
     if not resume and run.path.exists():
         raise UsageError(f"{run.path}: the checkpoint of an unfinished run is there; go on with --resume, or remove it")
     atomic.make_directory(folder)
-    with atomic.only_writer(run.path, "checkpoint"), _plain_mode(), contextlib.ExitStack() as stack:
+    with atomic.only_writer(run.path, "checkpoint"), plain_mode(), contextlib.ExitStack() as stack:
         _remove_temporary_files(folder)
         if run.path.exists():
             run.restore()
             write_metrics(folder, run.history)
-        logged = Log(log, run.history) if log is not None else None
+        logged = Log(log, run.origin.digest()[:16], run.history) if log is not None else None
         if logged:
             stack.callback(logged.close)
         stack.callback(network.eval)
@@ -166,14 +122,8 @@ class _Run:
             network.to(memory_format=torch.channels_last)
         codes = {"training": data.training.codes, "held_out": data.held_out.codes}
         digest = f"{data.digest} {checkpoint.digest(codes)}"
-        self._origin = checkpoint.Origin(plan.to_dict(), checkpoint.digest_of_classes(data.classes), digest)
-        if min(batch_sizes(len(data.training), plan.batch_size)) == 1:
-            for epoch in range(1, plan.epochs + 1):
-                self._start(epoch)
-                if _trains_batch_norm(network):
-                    raise UsageError(
-                        "BatchNorm cannot be trained on batches of one row; give a batch size of at least 2"
-                    )
+        self.origin = checkpoint.Origin(plan.to_dict(), checkpoint.digest_of_classes(data.classes), digest)
+        require_batches(network, phases, len(data.training), plan)
 
     def epoch(self) -> bool:
         """Run the next epoch and save it; return False if it was stopped, and then go back to the epoch before."""
@@ -208,7 +158,7 @@ class _Run:
                 raise DataError(f"the values of {name} are not finite after epoch {epoch}; {self._remedy(epoch)}")
         history = (*self.history, record)
         checkpoint.save(
-            self.path, checkpoint.Saved(self._origin, self._frozen_digest(), history, self._machine()), arrays
+            self.path, checkpoint.Saved(self.origin, self._frozen_digest(), history, self._machine()), arrays
         )
         self.history.append(record)
         return True
@@ -223,7 +173,7 @@ class _Run:
         with checkpoint.opened(self.path) as file:
             epochs = len(file.saved.history) - 1
             self._start(epochs + 1)
-            file.require(self._origin, self._frozen_digest())
+            file.require(self.origin, self._frozen_digest())
             if epochs > self.plan.epochs:
                 raise DamagedError(
                     f"{self.path}: has {epochs:,} epochs, where {self.plan.epochs:,} are planned; remove the file to start again"
@@ -261,8 +211,8 @@ class _Run:
         plan, order = self.plan, order_of(self.data.training.codes, self.plan, epoch)
         sizes = batch_sizes(len(order), plan.batch_size)
         steps, total = steps_of(len(order), plan), 0.0
-        batches = _regrouped(self.data.training.batches(order, epoch, plan.batch_size), order, sizes)
-        with _seeded(self._device, torch_seed(plan, epoch)), contextlib.closing(batches):
+        batches = regrouped(self.data.training.batches(order, epoch, plan.batch_size), order, sizes)
+        with seeded(self._device, torch_seed(plan, epoch)), contextlib.closing(batches):
             for number, (inputs, rows) in enumerate(batches):
                 step = number // plan.accumulate
                 loss = self._loss(inputs, rows, tally)
@@ -291,10 +241,10 @@ class _Run:
         self._require_outputs(logits)
         with np.errstate(invalid="ignore"):
             tally.add(logits.detach().float().cpu().numpy(), codes)
-        loss = (_losses(logits, codes, self.plan.label_smoothing) * weights).sum()
+        loss = (losses(logits, codes, self.plan.label_smoothing) * weights).sum()
         if auxiliary is None:
             return loss, loss
-        return loss, loss + AUXILIARY_WEIGHT * (_losses(auxiliary, codes, self.plan.label_smoothing) * weights).sum()
+        return loss, loss + AUXILIARY_WEIGHT * (losses(auxiliary, codes, self.plan.label_smoothing) * weights).sum()
 
     def _measure(self, tally: Tally) -> bool:
         """Add the held-out rows to ``tally``, in float32; return False if it was stopped."""
@@ -302,7 +252,7 @@ class _Run:
         rows = np.arange(len(held_out))
         sizes = batch_sizes(len(rows), self.plan.batch_size)
         self.network.eval()
-        batches = _regrouped(held_out.batches(rows, 1, self.plan.batch_size), rows, sizes)
+        batches = regrouped(held_out.batches(rows, 1, self.plan.batch_size), rows, sizes)
         with torch.no_grad(), contextlib.closing(batches):
             for inputs, part in batches:
                 logits = self.network(self._moved(inputs))
@@ -365,72 +315,6 @@ class _Run:
     def _remedy(self, epoch: int) -> str:
         kept = f"epoch {epoch - 1} is kept" if epoch else "the network as given has such values"
         return f"give a learning rate smaller than {self.plan.learning_rate:g}; {kept}"
-
-
-def _losses(logits: Tensor, codes: NDArray[np.intp], smoothing: float) -> Tensor:
-    """Return the loss (m,) of each row: binary cross entropy of one sigmoid, or cross entropy of a softmax."""
-    targets = torch.from_numpy(codes).to(logits.device)
-    if logits.shape[1] == 1:
-        smooth = targets.to(torch.float32) * (1 - smoothing) + smoothing / 2
-        return functional.binary_cross_entropy_with_logits(logits[:, 0].float(), smooth, reduction="none")
-    return functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing, reduction="none")
-
-
-def _regrouped(
-    batches: Iterator[tuple[Tensor, NDArray[np.intp]]], rows: NDArray[np.intp], sizes: Sequence[int]
-) -> Generator[tuple[Tensor, NDArray[np.intp]]]:
-    """Yield ``batches`` with the numbers of rows of ``sizes``; only batches of other sizes are copied.
-
-    Raises RuntimeError if they do not have exactly ``rows``, in order.
-    """
-    wrong = RuntimeError("the examples did not yield the rows that were asked for, in their order")
-    start = 0
-    try:
-        for size in sizes:
-            parts: list[tuple[Tensor, NDArray[np.intp]]] = []
-            while (missing := size - sum(len(part) for _, part in parts)) > 0:
-                found = next(batches, None)
-                if found is None:
-                    raise wrong
-                parts.append(found)
-            expected = rows[start : start + size]
-            start += size
-            inputs = parts[0][0] if len(parts) == 1 else torch.cat([each for each, _ in parts])
-            if (
-                missing
-                or len(inputs) != size
-                or not np.array_equal(np.concatenate([part for _, part in parts]), expected)
-            ):
-                raise wrong
-            yield inputs, expected
-        if next(batches, None) is not None:
-            raise wrong
-    finally:
-        if close := getattr(batches, "close", None):
-            close()
-
-
-def _trains_batch_norm(network: nn.Module) -> bool:
-    return any(isinstance(each, nn.modules.batchnorm._BatchNorm) and each.training for each in network.modules())
-
-
-@contextlib.contextmanager
-def _seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed torch's generators of the CPU and of ``device``, and restore their state at the end."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        # torch.manual_seed would also seed the devices that are not restored.
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
-
-
-@contextlib.contextmanager
-def _plain_mode() -> Iterator[None]:
-    """Compute with gradients and without autocast, whatever the caller's mode is."""
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
-        yield
 
 
 def _remove_temporary_files(folder: Path) -> None:

@@ -90,11 +90,11 @@ class _Graph:
         return name
 
     def gemm(self, values: str, coef: NDArray[Any], intercept: NDArray[Any]) -> str:
-        """Add the nodes that compute ``values @ coef.T + intercept``."""
+        """Add ONNX nodes that compute ``values @ coef.T + intercept``."""
         return self._add("Gemm", values, self._constant(coef), self._constant(intercept), transB=1)
 
     def softmax(self, decisions: str, scale: float) -> str:
-        """Add the nodes that turn decision values (n, c) into probabilities (n, k)."""
+        """Add ONNX nodes that turn decision values (n, c) into probabilities (n, k)."""
         scaled = self._add("Mul", decisions, self._constant(scale))
         if len(self._classes) > 2:
             return self._add("Softmax", scaled, axis=1)
@@ -103,7 +103,7 @@ class _Graph:
         return self._add("Concat", negative, positive, axis=1)
 
     def rbf(self, model: KernelModel) -> str:
-        """Add the nodes that compute the kernel matrix (n, m) of standardised features and landmarks."""
+        """Add ONNX nodes that compute the kernel matrix (n, m) of standardised features and landmarks."""
         centred = self._add("Sub", "features", self._constant(model.mean))
         values = self._add("Mul", centred, self._constant(1.0 / model.spread))
         squares = self._add("ReduceSumSquare", values, axes=[1], keepdims=1)
@@ -114,7 +114,7 @@ class _Graph:
         return self._add("Exp", self._add("Mul", distance, self._constant(-model.gamma)))
 
     def layers(self, model: NetworkModel) -> str:
-        """Add the decision values (n, c) of a multilayer perceptron."""
+        """Add ONNX nodes that compute the decision values (n, c) of a multilayer perceptron."""
         values = self._add(
             "Mul", self._add("Sub", "features", self._constant(model.mean)), self._constant(1 / model.spread)
         )
@@ -123,7 +123,7 @@ class _Graph:
         return values
 
     def vote(self, model: NeighboursModel) -> str:
-        """Add the nodes that compute each class's share (n, k) of the votes of the nearest training rows."""
+        """Add ONNX nodes that compute each class's share (n, k) of the votes of the nearest training rows."""
         centred = self._add("Sub", "features", self._constant(model.mean))
         length = self._add("ReduceL2", centred, axes=[1], keepdims=1)
         unit = self._add("Div", centred, self._add("Max", length, self._constant(1e-30)))
@@ -143,7 +143,8 @@ class _Graph:
         return self._add("Div", votes, total)
 
     def finish(self, decisions: str, probabilities: str) -> None:
-        """Add the named outputs ``label`` (the class with the largest decision value) and ``probabilities``."""
+        """Add the outputs ``label`` (the class with the largest decision value) and ``probabilities`` to the ONNX
+        graph."""
         if len(self._classes) == 2 and decisions != probabilities:
             decisions = self._add("Concat", self._add("Neg", decisions), decisions, axis=1)
         code = self._add("ArgMax", decisions, axis=1, keepdims=0)
@@ -267,7 +268,7 @@ def _perceptron(classes: list[str], model: NetworkModel) -> Any:
     estimator = MLPClassifier([len(bias) for bias in model.biases[:-1]], activation="relu")
     estimator.classes_ = np.array(classes)
     estimator._label_binarizer = LabelBinarizer().fit(estimator.classes_)
-    # Fitting sorts the classes as text; the columns are in natural order.
+    # LabelBinarizer.fit sorts the classes as text, but the outputs of the model are in natural order.
     estimator._label_binarizer.classes_ = estimator.classes_
     estimator.coefs_ = [weight.T.astype(np.float64) for weight in model.weights]
     estimator.intercepts_ = [bias.astype(np.float64) for bias in model.biases]

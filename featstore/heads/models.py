@@ -116,7 +116,7 @@ class LinearModel:
         return row_products(block, self._single) + self.intercept.astype(np.float32)
 
     def probabilities(self, decisions: NDArray[Any]) -> NDArray[np.float64]:
-        """Return probabilities (m, k)."""
+        """Return the class probabilities (m, k) for the decision values of m rows."""
         return softmax(decisions, self.scale)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -181,7 +181,7 @@ class KernelModel:
         return row_products(kernel, self._weights) + self.intercept
 
     def probabilities(self, decisions: NDArray[Any]) -> NDArray[np.float64]:
-        """Return probabilities (m, k)."""
+        """Return the class probabilities (m, k) for the decision values of m rows."""
         return softmax(decisions, self.scale)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -190,7 +190,7 @@ class KernelModel:
         return {name: getattr(self, name) for name in names}
 
     def numbers(self) -> dict[str, Any]:
-        """Return gamma and the factor of temperature scaling."""
+        """Return the scalars of the model: gamma of the RBF kernel, and the factor of temperature scaling."""
         return {"gamma": self.gamma, "scale": self.scale}
 
 
@@ -238,7 +238,7 @@ class NeighboursModel:
         return {"vectors": self.vectors, "codes": self.codes, "mean": self.mean}
 
     def numbers(self) -> dict[str, Any]:
-        """Return the number of neighbours, the temperature and the number of classes."""
+        """Return the scalars of the model: the number of neighbours, the temperature and the number of classes."""
         return {"neighbours": self.neighbours, "temperature": self.temperature, "class_count": self.class_count}
 
 

@@ -1,4 +1,4 @@
-"""The model of a multilayer perceptron, in numpy alone."""
+"""Model of a multilayer perceptron, which predicts with numpy alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from featstore.heads.solvers.blocks import Scaler
 MOST_LAYERS: Final = 9
 """Largest number of layers: eight hidden ones and the output."""
 _LARGEST_WEIGHT: Final = 1e20
-"""Products of nine layers of such weights stay far below the largest float64."""
+"""Largest weight in an untrusted file. Nine layers with such weights cannot overflow float64."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class NetworkModel:
 
     @property
     def dimension(self) -> int:
-        """Width of the features."""
+        """Number of values of a feature vector."""
         return len(self.mean)
 
     @property
@@ -93,7 +93,7 @@ class NetworkModel:
         return np.asarray(error)
 
     def probabilities(self, decisions: NDArray[Any]) -> NDArray[np.float64]:
-        """Return probabilities (m, k)."""
+        """Return the class probabilities (m, k) for the decision values of m rows."""
         return softmax(decisions, self.scale)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -104,7 +104,7 @@ class NetworkModel:
         return {**layers, "mean": self.mean, "spread": self.spread}
 
     def numbers(self) -> dict[str, Any]:
-        """Return the number of layers and the scale."""
+        """Return the scalars of the model: the number of layers, and the factor of temperature scaling."""
         return {"layers": len(self.weights), "scale": self.scale}
 
     @classmethod

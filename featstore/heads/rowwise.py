@@ -17,7 +17,8 @@ from featstore.errors import DataError
 from featstore.heads.solvers.blocks import BLOCK_ELEMENTS, block_rows
 
 _SPARE: Final = 8
-"""Number of additional neighbours in the first, rounded search, because rounding may change the order of neighbours."""
+"""Number of neighbours to fetch in addition to those wanted: the first search uses float32, whose rounding may change
+the order of neighbours."""
 
 
 def row_products(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:

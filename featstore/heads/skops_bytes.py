@@ -17,7 +17,8 @@ from featstore.errors import DamagedError, UsageError
 from featstore.text import counted, printable
 
 _AMPLIFIED: Final = 64
-"""Largest allowed ratio of the arrays' total size to the file's size; an array counts once for each reference to it."""
+"""Largest allowed ratio of the total size of the arrays in a skops file to the size of the file; an array counts once
+for each reference to it."""
 _LISTED: Final = 50
 
 

@@ -36,7 +36,7 @@ class TrainRows:
     shape: tuple[int, int]
 
     def blocks(self) -> Iterator[Floats]:
-        """Yield the rows in order."""
+        """Yield all rows of ``train`` in order, in blocks."""
         step = block_rows(self.shape[1])
         with hdf5.open_plain(self.path) as file:
             train = file.matrix("train")

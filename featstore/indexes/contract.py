@@ -50,14 +50,14 @@ def build_contract(
     """Return the fastest index (queries per second, batch, one thread) among ``candidates`` that meet ``contract``.
 
     At most a tenth of the rows (a fifth, if ``groups`` are held out whole) is held out as queries. A quarter of the
-    queries tunes the run-time parameters of each candidate. The other queries, called fresh, are never used for tuning.
+    queries tunes the search parameters of each candidate. The other queries, called fresh, are never used for tuning.
     They test settings of the fastest candidate, ordered from high recall to high speed, until a setting fails. A
     setting passes if the 95 % interval of its recall starts at ``contract.recall`` or above and is at most 0.02 wide.
     The last setting that passes is used, and its recall on the fresh queries is reported. Testing in a fixed order up
     to the first failure needs no correction for multiple tests (fixed-sequence testing: W. Maurer et al. 1995; for
     thresholds of models: A. Angelopoulos et al., Learn then Test, 2021). Exact search is used if the first setting
     fails, or if there are too few rows (below 10,000; with groups of two or more rows, below 5,000). Finally the
-    held-out rows are added, and the run-time parameters are raised slightly. ``candidates``: default ``ladder.ladder``.
+    held-out rows are added, and the search parameters are raised slightly. ``candidates``: default ``ladder.ladder``.
 
     Candidates are tried in memory, on up to ``defaults.CONTRACT_SAMPLE_BYTES`` of vectors and at most a quarter of
     ``contract.memory``. Larger data is sampled at random; only the chosen candidate is then built, tuned and measured
@@ -189,7 +189,7 @@ def _filled(job: _Job, candidate: Candidate, index: Any, kept: NDArray[np.int64]
 
 
 def _verified(job: _Job, chosen: _Chosen, held_out: HeldOut) -> tuple[_Chosen, Recall, int]:
-    """Set the fastest run-time parameters that pass the final test; if none pass, change to exact search.
+    """Set the fastest search parameters that pass the final test of recall; if none pass, change to exact search.
 
     Returns the index, its recall, and the number of settings tested.
     """

@@ -80,7 +80,7 @@ class Centred:
         self._mean = (total / max(1, self.shape[0])).astype(np.float32)
 
     def blocks(self) -> Iterator[Floats]:
-        """Yield the centred rows."""
+        """Yield the rows minus their mean row, in blocks."""
         for _, block in prepared_blocks(self._vectors, "ip"):
             yield block - self._mean
 
@@ -136,7 +136,7 @@ def near_duplicates(
 def leaks(
     vectors: Features, splits: Sequence[Hashable], threshold: float = defaults.DUPLICATE_COSINE, *, centre: bool = True
 ) -> list[Leak]:
-    """Return only the leaks between ``splits`` (n) that near_duplicates finds."""
+    """Return the near-duplicates in different ``splits`` (n,), called leaks; see near_duplicates."""
     return near_duplicates(vectors, threshold, splits=splits, centre=centre).leaks
 
 
@@ -218,7 +218,7 @@ class _Nearest:
 
 
 class _Links:
-    """Connected components of a graph whose edges arrive in blocks.
+    """Finds the connected components of a graph whose edges arrive in blocks.
 
     Memory is one number per row, and the edges that are not merged yet.
     """

@@ -108,7 +108,7 @@ class FeatureIndex:
 
     @property
     def effort(self) -> dict[str, float]:
-        """Run-time parameters of the index that trade speed for recall: efSearch, nprobe or k_factor."""
+        """Search parameters of the index that trade speed for recall: efSearch, nprobe or k_factor."""
         return self._index.effort
 
     @effort.setter

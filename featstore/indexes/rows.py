@@ -29,7 +29,10 @@ class About:
     generation: int = 0
 
     def to_record(self) -> dict[str, Any]:
-        """Return these values as JSON for the index's record, without the labels, which are stored with the rows."""
+        """Return fingerprint, identity, origin and generation as JSON types for the record in the index.
+
+        The labels are left out, because they are stored with the rows.
+        """
         identity = {} if self.identity is None else self.identity.to_dict()
         return {
             "fingerprint": "" if self.identity is None else self.identity.fingerprint,
@@ -81,7 +84,7 @@ class IndexRows:
         return cls(whole, table, np.zeros(rows, np.bool_), codes, classes)
 
     def take(self, positions: NDArray[np.int64]) -> IndexRows:
-        """Return a table of the rows at ``positions``, in that order."""
+        """Return the row table of the rows at ``positions``, in that order."""
         ids, keys, removed = self.ids[positions], self.keys.select(positions), self.removed[positions]
         if self.labels is None:
             return IndexRows(ids, keys, removed)
@@ -109,7 +112,7 @@ class IndexRows:
         return IndexRows(self.ids, self.keys, self.removed, codes if classes else None, classes)
 
     def then(self, other: IndexRows) -> IndexRows:
-        """Return a table of this table's rows, followed by the rows of ``other``."""
+        """Return a row table with the rows of this table, followed by the rows of ``other``."""
         classes = (*self.classes, *(name for name in other.classes if name not in self.classes))
         labels = None
         if self.labels is not None or other.labels is not None:

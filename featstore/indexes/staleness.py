@@ -1,4 +1,4 @@
-"""Staleness: the differences between an index and the store that it was built from."""
+"""Differences between an index and the store that it was built from."""
 
 from __future__ import annotations
 

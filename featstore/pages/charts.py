@@ -98,7 +98,7 @@ def _trials(table: Mapping[str, Any], name: str) -> dict[float, dict[float, tupl
         tried = found.setdefault(gamma, {})
         if value not in tried or mean > tried[value][0]:
             tried[value] = (mean, deviation)
-    # There are more values of gamma than colours: draw one curve with the best accuracy for each value of ``name``.
+    # If there are more values of gamma than colours, draw one curve: the best accuracy for each value of ``name``.
     if len(found) > len(CURVE_COLOURS):
         best = {value: max(tried[value] for tried in found.values() if value in tried) for value in values}
         return {0.0: best}
@@ -159,7 +159,8 @@ def precision_recall(codes: NDArray[np.intp], probabilities: NDArray[np.float64]
 
 def legend(drawing: Drawing, names: Sequence[str]) -> None:
     """Add a legend of the curves below the drawing; the drawing becomes higher."""
-    # Use the largest of 5, 3 or 2 columns in which the longest name fits, at about 6.5 units per character.
+    # Use the largest of 5, 3 or 2 columns of the legend in which the longest name fits, at about 6.5 units per
+    # character.
     columns, fits = next(
         (count, fits) for count, fits in ((5, 8), (3, 15), (2, 25)) if count == 2 or max(map(len, names)) <= fits
     )
@@ -187,7 +188,7 @@ def confusion_drawing(classes: Sequence[str], counts: Sequence[Sequence[int]]) -
         drawing.write("tick", (middle + 4, margin - 8), names[row], "start", turned=True)
         for column, count in enumerate(line):
             corner = (margin + cell * column + 1, margin + cell * row + 1)
-            # Square-root scale, so that cells with few pictures are visible too.
+            # Opacity is the square root of the share, so that cells with few pictures are visible too.
             strength = 0.85 * math.sqrt(count / total)
             drawing.box("right" if row == column else "wrong", corner, (cell - 2, cell - 2), "", strength)
             if count:
@@ -204,7 +205,7 @@ def heat_pixels(confusion: Sequence[Sequence[int]], side: int = 800) -> Any:
 
     counts = np.asarray(confusion, np.float64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    # Square-root scale, so that cells with few pictures are visible too.
+    # Opacity is the square root of the share, so that cells with few pictures are visible too.
     alpha = np.round(255 * np.sqrt(shares)).astype(np.uint8)
     pixels = np.empty((*alpha.shape, 4), np.uint8)
     pixels[..., :3] = (214, 72, 60)
@@ -218,7 +219,7 @@ def heat_pixels(confusion: Sequence[Sequence[int]], side: int = 800) -> Any:
 
 
 def heat_map(confusion: Sequence[Sequence[int]], side: int = 800) -> str:
-    """Return the image of ``heat_pixels`` as text: a "data:" address."""
+    """Return the picture of ``heat_pixels`` as text: a "data:" address for HTML."""
     from featstore.store.thumbnails import data_uri
 
     return data_uri(heat_pixels(confusion, side))
@@ -245,7 +246,7 @@ def sheet(
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Return three to six round values between ``low`` and ``high``."""
+    """Return three to six round values between ``low`` and ``high``, as labels of an axis."""
     rough = max(high - low, 1e-6) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)

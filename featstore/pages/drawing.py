@@ -35,7 +35,7 @@ CURVE_COLOURS: Final[tuple[Colour, ...]] = (
 )  # fmt: skip
 """Colours of the curves "curve-0", "curve-1", ... and of their dots; visible on white and on black."""
 _SCALE: Final = 3
-"""Number of pixels in a PNG file for one unit of the drawing."""
+"""Number of pixels in a PNG file for one unit of length in a drawing."""
 _FONT: Final = 11
 
 
@@ -61,11 +61,11 @@ class Drawing:
     _marks: list[_Mark] = field(default_factory=list)
 
     def line(self, kind: str, start: Point, end: Point) -> None:
-        """Add a straight line."""
+        """Add a straight line from ``start`` to ``end`` to the drawing."""
         self._marks.append(_Mark("line", kind, (*start, *end)))
 
     def path(self, kind: str, points: Sequence[Point], title: str = "") -> None:
-        """Add a line through ``points``."""
+        """Add a line through ``points`` to the drawing."""
         self._marks.append(_Mark("path", kind, tuple(value for point in points for value in point), title=title))
 
     def box(self, kind: str, corner: Point, size: Point, title: str = "", strength: float = 1.0) -> None:
@@ -92,7 +92,7 @@ class Drawing:
         )
 
     def image(self) -> Image.Image:
-        """Return the drawing as a picture on white."""
+        """Return the drawing as a PIL image on white."""
         from PIL import Image, ImageDraw, ImageFont
 
         sheet = Image.new("RGB", (round(self.width * _SCALE), round(self.height * _SCALE)), _PAPER)

@@ -81,10 +81,10 @@ def write_duplicates_page(
 
 
 def _shown(copy: Copy, pictures: Pictures, group: Group | None = None) -> dict[str, Any]:
-    """Return the values that the template shows for one picture.
+    """Return the values of one picture for the HTML template.
 
-    ``group``: the picture's group; None for a picture of a pair, whose cosines the page shows once, above both
-    pictures.
+    ``group``: the picture's group of duplicates. None: the picture is one of a pair, whose cosines the page shows once,
+    above both pictures.
     """
     figures = ""
     if group is not None:

@@ -84,7 +84,7 @@ def _query(query: QueryResult, pictures: Pictures) -> dict[str, Any]:
 
 
 def neighbours_shown(neighbours: Sequence[Neighbour], pictures: Pictures) -> list[dict[str, Any]]:
-    """Return the values that the template shows for each neighbour."""
+    """Return the values of each neighbour for the HTML template."""
     return [
         {
             "key": found.key,

@@ -23,12 +23,12 @@ _SLOTS_AT: Final = 64
 
 
 _RUN_BITS: Final = 8
-"""Number of bits for the stage in a slot; the higher bits are the number of the extraction (``run``)."""
+"""Number of bits for the stage (reading or decoding) in a slot; the higher bits are the number of the extraction."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """A row that is being read or decoded.
+    """A row whose picture is being read or decoded.
 
     ``stage``: READING or DECODING. ``run``: number of the extraction, if the worker does several.
     """
@@ -75,7 +75,7 @@ class InHand:
         return self if run == 0 else _OfRun(self, run)
 
     def hold(self, unit: int, row: int, stage: int) -> None:
-        """Record the row and stage that this thread starts."""
+        """Record that this thread starts to read or decode (``stage``) the picture of ``row`` in ``unit``."""
         try:
             at: int = self._local.at
         except AttributeError:
@@ -83,7 +83,7 @@ class InHand:
         _SLOT.pack_into(self._map, at, unit, row, stage)
 
     def free(self) -> None:
-        """Record that this thread has finished its row."""
+        """Record that this thread has finished with the picture of its row."""
         self.hold(0, 0, IDLE)
 
     def _place(self) -> int:
@@ -93,9 +93,9 @@ class InHand:
         return _SLOTS_AT + min(slot, self._slots - 1) * _SLOT.size
 
     def tick(self, *, owed: bool = True) -> None:
-        """Record progress.
+        """Record that the worker has made progress.
 
-        ``owed``: more progress is expected; if none follows, the supervisor treats the worker as stalled.
+        ``owed``: whether further progress is expected; if none follows, the supervisor treats the worker as stalled.
         """
         with self._lock:
             self._ticks += 1
@@ -124,7 +124,7 @@ class InHand:
 
 
 class _OfRun(InHand):
-    """The record ``whole``, as seen by one of several extractions in a worker."""
+    """View of the record ``whole`` for extraction number ``run``, one of several extractions in a worker."""
 
     def __init__(self, whole: InHand, run: int) -> None:
         self.whole, self.run = whole, run

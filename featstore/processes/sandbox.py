@@ -71,7 +71,8 @@ def fill_standard_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            # os.open returns the lowest free descriptor, which is the closed stream. Streams are inheritable.
+            # os.open returns the lowest free descriptor, here that of the closed standard stream. Child processes
+            # inherit it.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
@@ -218,7 +219,7 @@ def limit(*, seconds: float, memory: int) -> None:
 def limit_files(more: int) -> None:
     """Limit this process to ``more`` open files besides those that it has open now."""
     with contextlib.ExitStack() as probes:
-        # The limit is on the largest descriptor number, and the kernel always assigns the lowest free number. Open
-        # ``more`` files to see which numbers they get.
+        # The system limits the largest descriptor number, not the number of files, and a new file gets the lowest free
+        # number. So open ``more`` files to see which numbers they get.
         taken = [probes.enter_context(open(os.devnull, "rb", buffering=0)).fileno() for _ in range(more)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(taken) + 1, max(taken) + 1))

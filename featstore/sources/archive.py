@@ -175,7 +175,7 @@ class TarSource:
             self._open(os.fsencode(self._path)).close()
 
     def describe(self) -> dict[str, Any]:
-        """Return kind, location and root as JSON."""
+        """Return kind, location and root folder of the archives, as JSON types."""
         return {"kind": self.kind, "location": self.location, "root": str(self.root)}
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
@@ -302,7 +302,10 @@ class TarSource:
         return found
 
     def _rows_of(self, group: _Group, path: bytes, file: io.FileIO, names: tuple[bytes, bytes]) -> Iterator[Row]:
-        """Yield a row for each picture in ``group``; ``names``: (prefix of the keys, location of the archive)."""
+        """Yield a row for each picture in ``group``, a group of members of the archive ``path``.
+
+        ``names``: the text that begins the keys of these pictures, and the location of the archive.
+        """
         prefix, location = names
         texts: dict[Member, str] = {}
         for name, size, mtime, offset in group.pictures:

@@ -106,7 +106,7 @@ class Source(Protocol):
     """Likely reasons why files named in the source are missing, guessed from the names; "" if unknown."""
 
     def describe(self) -> dict[str, Any]:
-        """Return kind, location, root and the layout or columns used, as JSON."""
+        """Return kind, location, root folder, and the layout or columns used by this source, as JSON types."""
         ...
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:

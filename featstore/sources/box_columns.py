@@ -51,8 +51,8 @@ class BoxColumns:
     def begin(self, root: Path) -> Callable[[Row, str, Sequence[Any], bytes], Row]:
         """Return a function that turns the row of a picture into the row of a region.
 
-        Its arguments are: row, place in the table (for messages), values of the table's record, location of the
-        picture.
+        The function takes: the row of the picture, its place in the table (for messages), the values of its record in
+        the table, and the location of the picture.
         """
         unit = self._cut.unit
         shares = unit == "shares" or (unit == "auto" and are_shares(self._all()))

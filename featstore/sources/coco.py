@@ -42,7 +42,7 @@ class CocoSource:
         self.ignored, self.read_as, self.unfound = 0, "", ""
 
     def describe(self) -> dict[str, Any]:
-        """Return kind, location and root, and the note that rows are boxes, as JSON."""
+        """Return kind, location and root folder of this source, and that its rows are boxes, as JSON types."""
         return {"kind": self.kind, "location": self.location, "root": str(self.root), "cut": {"boxes": True}}
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:

@@ -26,7 +26,7 @@ from featstore.text import shown, to_bytes
 
 SUFFIXES: Final = (b".parquet", b".pq")
 _ROWS: Final = 8
-"""Number of rows to decode at once."""
+"""Number of rows of a Parquet file that are read at once."""
 _LONGEST_PATH: Final = 4096
 
 
@@ -113,7 +113,7 @@ class ParquetSource:
         return self._path if self._path.is_dir() else self._path.parent
 
     def describe(self) -> dict[str, Any]:
-        """Return kind, location, root, the columns used and the metadata's names as JSON."""
+        """Return kind, location, root folder, columns and names of the metadata of this source, as JSON types."""
         columns = {"path": self.column, "id": self.columns.id, "label": self.columns.label, "split": self.columns.split}
         return {
             "kind": self.kind,

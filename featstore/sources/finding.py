@@ -153,7 +153,8 @@ class Finder:
         return at if path.startswith(b"/") else os.path.relpath(at, self._root)
 
     def _folder(self, folder: bytes, how: str) -> dict[str, bytes | None]:
-        """Return the names in ``folder`` by their normalised form; None if several names have the same form."""
+        """Return the file names in ``folder`` by their normalised form (``how``); None if several names have the same
+        form."""
         if (folder, how) not in self._names:
             if len(self._names) >= _FOLDERS:
                 del self._names[next(iter(self._names))]

@@ -80,7 +80,7 @@ def _is_directory(entry: os.DirEntry[bytes]) -> bool:
     try:
         return entry.is_dir()
     except OSError as error:
-        # This may be a directory of pictures, which must not be skipped silently. If it is a picture, reading it
+        # If this entry is a directory of pictures, it must not be skipped silently. If it is a picture, reading it
         # reports the error.
         if error.errno in _NOTHING_THERE or is_picture_name(entry.name):
             return False
@@ -267,7 +267,7 @@ class FolderSource:
         self._deep, self._first_deep, self._packed = 0, b"", ""
 
     def describe(self) -> dict[str, Any]:
-        """Return kind, location, root and layout as JSON."""
+        """Return kind, location, root folder and layout of this source, as JSON types."""
         return {"kind": self.kind, "location": self.location, "root": str(self.root), "layout": self.layout}
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:

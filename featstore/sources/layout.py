@@ -34,7 +34,8 @@ def split_word(name: str, common: frozenset[str] = frozenset()) -> str | None:
 
 
 def split_words(names: Sequence[str]) -> dict[str, str | None]:
-    """Return split_word of each name, ignoring words that occur in all ``names`` (seg in seg_train and seg_test)."""
+    """Return for each name what split_word returns, without words that occur in all ``names`` (seg in seg_train,
+    seg_test)."""
     every = [frozenset(_words(name)) for name in names]
     common: frozenset[str] = frozenset.intersection(*every) if len(every) > 1 else frozenset()
     return {name: split_word(name, common) for name in names}

@@ -98,7 +98,7 @@ class ListSource:
         self.ignored, self.read_as, self.unfound = 0, "", ""
 
     def describe(self) -> dict[str, Any]:
-        """Return kind, location and root as JSON."""
+        """Return kind, location and root folder of the list, as JSON types."""
         return {"kind": self.kind, "location": self.location, "root": str(self.root)}
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:

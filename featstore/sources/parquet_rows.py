@@ -12,12 +12,12 @@ from featstore.sources.base import Picture, ReadFailure
 from featstore.text import shown, to_text
 
 _ROWS: Final = 8
-"""Number of rows to decode at once."""
+"""Number of rows of a Parquet file that are read at once."""
 _KEPT: Final = 64
 """Number of decoded rows to keep: more than there are reading threads, which request rows slightly out of order."""
 _KEPT_BYTES: Final = 256 << 20
 _READERS: Final = 8
-"""Number of files to keep open."""
+"""Number of Parquet files that stay open for further reads."""
 
 
 class _Reader:
@@ -43,7 +43,7 @@ class _Reader:
         self._batches: Iterator[Any] = iter(())
 
     def read(self, row: int) -> bytes | None:
-        """Return the bytes in ``row``, None for a null value. Raises IndexError after the last row."""
+        """Return the bytes of the picture in ``row``, None for a null value. Raises IndexError after the last row."""
         with self._lock:
             if not 0 <= row < self._starts[-1]:
                 raise IndexError(row)

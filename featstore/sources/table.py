@@ -98,7 +98,8 @@ def settle_columns(
     split_column: str | None,
     taken: Collection[str] = (),
 ) -> tuple[Columns, list[str], list[str]]:
-    """Return the result of ``find_columns``, the names of all other columns, and the notes that ``doubts`` returns."""
+    """Return the columns that ``find_columns`` chooses, the names of all other columns, and the notes of ``doubts`` on
+    them."""
     columns = find_columns(
         table,
         path_column=path_column,
@@ -225,7 +226,7 @@ class TableSource:
             raise UsageError(f"{shown(self.location)}: the column {name!r} holds binary data; drop it from the table")
 
     def describe(self) -> dict[str, Any]:
-        """Return kind, location, root, the columns used and the metadata's names as JSON."""
+        """Return kind, location, root folder, columns and names of the metadata of the table, as JSON types."""
         return {
             "kind": self.kind,
             "location": self.location,

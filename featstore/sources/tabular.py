@@ -19,7 +19,7 @@ from featstore.text import shown
 
 _LINE_LIMIT: Final = 16 << 20
 _FIELD_LIMIT: Final = csv.field_size_limit()
-"""_LINE_LIMIT and _FIELD_LIMIT: largest line and field of a CSV file in bytes, and largest row and text of Parquet."""
+"""Limits in bytes: _LINE_LIMIT of a line in a CSV file or a row in a Parquet file, _FIELD_LIMIT of one text in them."""
 _PARQUET_ROWS: Final = 8192
 _SLICE_BYTES: Final = 32 << 20
 """Bytes of Parquet rows to convert to Python values at once."""
@@ -110,7 +110,7 @@ class CsvTable:
         )
 
     def records(self) -> Iterator[tuple[str, Sequence[Any]]]:
-        """Yield each line's values as text; see Table.records."""
+        """Yield the values of each line as texts; see Table.records."""
         lines = self._lines()
         next(lines, None)
         for number, values in lines:

@@ -50,7 +50,10 @@ class Tally:
         return sorted((name for name in self._counts["split"] if name is not None), key=natural)
 
     def line(self, label_from: str, split_from: str, rest: str) -> str:
-        """Return one line such as "2 classes from X, 2 splits (train, val) from Y, Z"; X, Y and Z are the arguments."""
+        """Return a summary such as "2 classes from X, 2 splits (train, val) from Y, Z".
+
+        X is ``label_from``, Y is ``split_from`` and Z is ``rest``.
+        """
         bare = self._counts["label"][None]
         without = f" ({bare:,} of {self.rows:,} without a label)" if self.classes and bare else ""
         classes = f"{counted(len(self.classes), 'class', 'classes')} from {label_from}{without}"

@@ -75,7 +75,7 @@ class DemoReport:
         return f"<DemoReport {self.page!r}: {self.images:,} images, {len(self.heads)} heads, {self.seconds:.1f} s>"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON."""
+        """Return the result of the demo as JSON types."""
         heads = {
             one.head.kind: {
                 "head": one.path,
@@ -226,7 +226,7 @@ class EvenSubset:
         self.notes, self.ignored, self.read_as, self.unfound = source.notes, 0, "", ""
 
     def describe(self) -> dict[str, Any]:
-        """Return the description of the other source, as if all its pictures were used."""
+        """Return the description of the complete source, as if this subset contained all its pictures."""
         return self.source.describe()
 
     def chunks(self, rows: int = 65536) -> Iterator[Chunk]:

@@ -78,7 +78,7 @@ class Group:
         return {copy.label for copy in self.copies if copy.label is not None}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the group as JSON."""
+        """Return the group of duplicates as JSON types."""
         return {"equal": self.equal, "copies": [dict(copy.__dict__) for copy in self.copies]}
 
 
@@ -96,7 +96,7 @@ class SharedPicture:
     equal: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the pair as JSON."""
+        """Return the two pictures and their cosines as JSON types."""
         return {
             "equal": self.equal,
             "centred_cosine": self.centred_cosine,
@@ -149,7 +149,7 @@ class DuplicateReport:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON."""
+        """Return the report on duplicates as JSON types."""
         return {
             "store": str(self.store.path),
             "images": len(self.store),
@@ -264,7 +264,7 @@ def _joined(groups: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
 
 
 class _Copies:
-    """Makes Copy objects for the pictures in groups and pairs."""
+    """Makes Copy objects, which describe the pictures in groups and pairs of duplicates."""
 
     def __init__(self, store: FeatureStore, equal: Sequence[NDArray[np.int64]], near: NearDuplicates) -> None:
         self._store, self._near = store, near

@@ -46,7 +46,7 @@ class ImportReport:
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON."""
+        """Return the result of the import as JSON types."""
         return asdict(self)
 
     def text(self) -> str:

@@ -51,7 +51,7 @@ class IndexReport:
         return f"<IndexReport {self.path!r}: {counted(self.info['rows'], 'vector')}, {self.info['factory']}, {self.added:,} added, {self.removed:,} removed>"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON."""
+        """Return the result of building or updating the index as JSON types."""
         told = {**self.info, "identity": without_origin(self.info["identity"])}
         counts = {"added": self.added, "removed_now": self.removed, "relabelled": self.relabelled}
         standing = {"holds": self.standing.holds, "standing": self.standing.text}

@@ -1,4 +1,4 @@
-"""Label a store from a table."""
+"""Set labels, splits and metadata of a store's pictures from a table."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ class Queries:
 
 
 def batches(asked: Iterable[Asked], size: int) -> Iterator[list[Asked]]:
-    """Yield the queries ``asked`` in lists of up to ``size`` queries."""
+    """Yield lists of up to ``size`` of the queries ``asked``."""
     remaining = iter(asked)
     while part := list(islice(remaining, size)):
         yield part

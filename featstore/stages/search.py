@@ -62,7 +62,7 @@ class QueryResult:
         return f"<QueryResult {self.name!r}: {told}>"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the query as JSON."""
+        """Return the query's neighbours, or the reason why there are none, as JSON types."""
         if self.reason:
             return {"query": self.name, "reason": self.reason, "message": self.message}
         return {"query": self.name, "neighbours": [dict(found.__dict__) for found in self.neighbours]}
@@ -114,7 +114,7 @@ class SearchReport:
         return sum(bool(query.reason) for query in self.queries)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON."""
+        """Return the search results as JSON types."""
         return {
             "index": self.index,
             "metric": self.metric,

@@ -58,7 +58,7 @@ def table_of(store: FeatureStore, memory_limit: int) -> Any:
 
 
 def rows_of(store: FeatureStore) -> Any:
-    """Return all columns of table_of except the vectors."""
+    """Return the columns of the store's Arrow table (see table_of) except the vectors."""
     return _rows(store, _parts(store))
 
 
@@ -92,7 +92,7 @@ def side_columns(store: FeatureStore) -> dict[str, Any]:
 
 
 def column_names(columns: list[str]) -> dict[str, str]:
-    """Return a dict from each of the store's column names to the column's name in an Arrow table.
+    """Return a dict from the names of a store's columns to the names of these columns in an Arrow table.
 
     The names in the table are printable and distinct; a metadata column never gets a name in OWN.
     """

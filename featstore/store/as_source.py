@@ -183,7 +183,7 @@ def take_tables(store: Path, manifest: Manifest, source: StoreSource) -> int:
             tables.copy_rows(path, table, np.flatnonzero(rows), about)
             taken += 1
         except FileExistsError:
-            # Another process copied this version at the same time: read the tables again.
+            # Another process copied this label version at the same time: read the tables again.
             continue
 
 

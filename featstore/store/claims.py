@@ -181,7 +181,7 @@ class Claims:
                 # Another process created this claim first: check again who holds the unit.
                 continue
             except FileNotFoundError:
-                # The owner finished and removed the folder in between: try again.
+                # The owner of the claim has finished and removed the work folder in between: try again.
                 if not self.store.is_dir():
                     raise
 
@@ -200,7 +200,7 @@ class Claims:
         return claim
 
     def holder(self, work: Work) -> Owner | None:
-        """Return the owner of ``work``; None if nobody holds it or the owner is known to be dead."""
+        """Return the owner of the claim (lock) on ``work``; None if there is none, or it is known to be dead."""
         while True:
             try:
                 last = _last_claim(work_folder(self.store, work))
@@ -208,7 +208,7 @@ class Claims:
                 return None
             if last is None:
                 return None
-            # The file vanishes between listing and reading if its owner finishes or another process takes over: retry.
+            # The claim file vanishes before it is read if its owner finishes or another process takes over: list again.
             if (record := _read(last)) is not None:
                 break
         owner = Owner(record, self._me, last)
@@ -299,12 +299,12 @@ class Claims:
         self._session = COMPACTION
 
     def _other(self, work: Work) -> Owner | None:
-        """Claim ``work``; if another process holds it, return that owner, otherwise None."""
+        """Claim (lock) ``work``, such as a unit; if another process holds it, return that process, otherwise None."""
         taken = self.take(work)
         return taken if isinstance(taken, Owner) else None
 
     def wait_for(self, work: Work) -> None:
-        """Claim ``work``; wait until no other process holds it."""
+        """Claim (lock) ``work``, such as a unit; wait until no other process holds it."""
         while self._other(work) is not None:
             time.sleep(_TURN_SECONDS)
 
@@ -325,7 +325,7 @@ class Claims:
             claim.release()
 
     def finish(self, unit: Work) -> None:
-        """End the work on a unit after its shard was written."""
+        """End the claim on a unit after its shard was written, and remove its work folder."""
         if claim := self._drop(unit):
             claim.finish()
 

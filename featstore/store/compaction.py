@@ -54,7 +54,7 @@ class CompactReport:
     strangers: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON."""
+        """Return the result of the compaction as JSON types."""
         return asdict(self)
 
 
@@ -189,7 +189,7 @@ class Compaction:
         return int((~self.plan.is_retired(ids)).sum())
 
     def _groups(self) -> list[list[_Group]]:
-        """Return a list for each source of pictures: the groups of its units to merge, in the order of the row ids."""
+        """Return, for each source of pictures, the groups of units to merge, in the order of the row ids."""
         limit = self.store._manifest.unit_rows
         result: list[list[_Group]] = []
         units = [(unit, self._live(unit)) for unit in self.store.units]

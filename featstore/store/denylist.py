@@ -32,7 +32,7 @@ DENIED_MESSAGE = (
     "a picture with these bytes was removed from the store; featstore remove STORE KEY --restore lifts that"
 )
 Digests = NDArray[np.uint64]
-"""128-bit digests (n, 2); a row of zeros means that there is no digest."""
+"""128-bit digests (n, 2) of keys or of pictures' bytes; a row of zeros means that there is no digest."""
 _SALT_BYTES = 16
 
 
@@ -159,7 +159,7 @@ class Denylist:
         return ContentTest(self.salt, frozenset(known))
 
     def arrays(self) -> Arrays:
-        """Return the arrays that a plan segment stores for this list; {} for an empty list."""
+        """Return the arrays in which a plan segment stores this denylist; {} for an empty denylist."""
         if not len(self):
             return {}
         found = {"denied/key": self.key, "denied/content": self.content, "denied/purged": self.purged}

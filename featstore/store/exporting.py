@@ -66,11 +66,11 @@ class StoreExport:
     kept: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON."""
+        """Return the result of the export as JSON types."""
         return asdict(self)
 
     def text(self) -> str:
-        """Return the result as a line for people."""
+        """Return the result of the export as one line for the user."""
         kept = f", {self.kept:,} of them written before" if self.kept else ""
         return (
             f"{self.out}: {counted(self.rows, 'row')} x {self.dimension:,} in {counted(len(self.files), 'file')} "
@@ -136,7 +136,7 @@ class _Job:
         self._row_bytes = store.dimension * store.identity.numpy_dtype.itemsize
 
     def run(self) -> StoreExport:
-        """Write the files and rows that the export does not have yet."""
+        """Write the files and rows that an earlier, killed run of the export has not written."""
         if self._is_complete():
             files, self._kept = list(_GROWN[self._form]), len(self._store)
         else:
@@ -302,7 +302,7 @@ def _size(path: Path) -> int:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Add ``path`` to an OSError that names no file."""
+    """Context manager that adds the file name ``path`` to an OSError without a file name."""
     try:
         yield
     except OSError as error:

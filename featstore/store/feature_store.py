@@ -177,7 +177,7 @@ class FeatureStore(Converted, Regional):
 
     @property
     def ids(self) -> Ids:
-        """The ids (n,) int64, ascending."""
+        """Ids (n,) int64 of the rows, ascending."""
         return self._live.gather("ids", None, (), np.int64)
 
     @property
@@ -187,7 +187,7 @@ class FeatureStore(Converted, Regional):
 
     @property
     def keys(self) -> Keys:
-        """The keys, in the order of the rows."""
+        """Keys of the pictures, in the order of the rows."""
         return Keys(self)
 
     def _key_bytes(self, rows: NDArray[np.int64] | None) -> Iterator[bytes]:

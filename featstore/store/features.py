@@ -43,7 +43,7 @@ class FeatureArray(np.ndarray[Any, np.dtype[Any]]):
     identity: Identity | None
 
     def __new__(cls, array: Any, identity: Identity | FeatureStore) -> Self:
-        """Raises UsageError if ``array`` does not have the dimension of ``identity``."""
+        """Attach the identity ``identity`` to ``array``; raise UsageError if the array has another dimension."""
         spec: Any = getattr(identity, "identity", identity)
         values = np.asarray(array)
         if values.ndim not in (1, 2) or values.shape[-1] != spec.dimension:
@@ -116,7 +116,7 @@ class FeatureArray(np.ndarray[Any, np.dtype[Any]]):
         return self.copy()
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
-        """Compute with plain arrays: the result is a plain array; ``out`` arrays lose their identity."""
+        """Apply a NumPy ufunc to plain arrays: the result has no identity, and arrays given as ``out`` lose theirs."""
         if out is not None:
             options["out"] = tuple(_plain(array) for array in out)
         result = getattr(ufunc, method)(*map(_plain, inputs), **options)
@@ -128,7 +128,8 @@ class FeatureArray(np.ndarray[Any, np.dtype[Any]]):
         return out[0] if len(out) == 1 else out
 
     def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
-        """Call a NumPy function; ``take`` of rows and vertical concatenation within one identity keep the identity."""
+        """Call a NumPy function such as np.take; selecting rows, and concatenating rows of one identity, keep the
+        identity."""
         result = super().__array_function__(function, types, arguments, options)
         if function in _BELOW and not options and len(arguments) == 1:
             first, *others = [part.identity if isinstance(part, FeatureArray) else None for part in arguments[0]]
@@ -170,7 +171,7 @@ class FeatureBlocks:
         return self.shape[0]
 
     def blocks(self) -> Iterator[FeatureArray]:
-        """Yield the rows in order, as (b, d) arrays."""
+        """Yield the vectors of the chosen rows in order, as (b, d) arrays."""
         return self._store.blocks(self._rows, block_rows=self._block_rows)
 
     def __iter__(self) -> Iterator[FeatureArray]:

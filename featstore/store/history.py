@@ -207,7 +207,7 @@ def remove_unfinished(store: Path, epoch: int) -> None:
 
 
 def history_files(store: Path) -> list[Path]:
-    """Return all files of the history."""
+    """Return the paths of all files in the store's folder "history", one for each past compaction."""
     return [store / folders.HISTORY / name for name in _names(store)]
 
 

@@ -1,4 +1,4 @@
-"""Sorted arrays of ids."""
+"""Functions for sorted arrays of row ids."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ def member(ids: Ids, among: Ids) -> NDArray[np.bool_]:
 
 
 def place(ids: Ids, among: Ids) -> NDArray[np.int64]:
-    """Return the index of each id in the sorted, non-empty array ``among``; for an id not in it, some valid index."""
+    """Return the index of each id in the sorted, non-empty array ``among``.
+
+    For an id that is not in ``among`` the result is an arbitrary valid index.
+    """
     return np.minimum(np.searchsorted(among, ids), len(among) - 1)
 
 

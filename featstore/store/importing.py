@@ -174,7 +174,8 @@ class _Cursor:
         """Yield the vectors of ``rows``, block by block."""
         order: Sequence[int] | NDArray[np.int64] = rows
         if len(rows) and (np.diff(rows) < 0).any():
-            # The file's order changed since its rows were planned: read each ascending run separately.
+            # The order of the vectors in the file changed since these rows were planned: read each ascending run
+            # separately.
             for run in np.split(rows, np.flatnonzero(np.diff(rows) < 0) + 1):
                 yield from self.take(run)
             return

@@ -94,12 +94,12 @@ class JournalWriter:
             self.sync()
 
     def sync(self) -> None:
-        """Make the appended blocks durable."""
+        """Sync the journal to disk, so that the appended blocks survive a power failure."""
         os.fsync(self._file.fileno())
         self._synced = time.monotonic()
 
     def close(self) -> None:
-        """Sync and close; may be called again."""
+        """Sync the journal to disk and close it; does nothing if it is closed."""
         if self._file.closed:
             return
         try:
@@ -157,7 +157,7 @@ def _block(
             f"{path}: a journal of other features; remove the folder {path.parent} to extract this unit anew"
         )
     at = start + json_bytes
-    # Records are unaligned: take views of bytes, and copy only where numpy needs aligned data.
+    # Records of a journal are unaligned: take views of bytes, and copy only where numpy needs aligned data.
     vectors = (
         np.frombuffer(mapped, np.uint8, vectors_bytes, at).view(dtype).reshape(n, dimension)
         if n
@@ -184,7 +184,10 @@ def contiguous(blocks: Sequence[Block]) -> list[Block]:
 
 
 def provenance_of(chain: Sequence[Block]) -> list[dict[str, Any]]:
-    """Return how the rows in ``chain`` were made: one entry for each run of blocks with the same provenance."""
+    """Return how the rows in the journal blocks ``chain`` were made.
+
+    Consecutive blocks with the same provenance get one entry together.
+    """
     made: list[dict[str, Any]] = []
     for maker, blocks in itertools.groupby(chain, lambda block: block.provenance):
         run = list(blocks)

@@ -139,7 +139,10 @@ def _wanted_forms(key: bytes, roots: list[bytes]) -> Iterator[tuple[str, str]]:
 
 
 def _key_forms(key: bytes) -> Iterator[tuple[str, str]]:
-    """Yield (kind of difference, text) for a key of the store, to compare with the pairs of _wanted_forms."""
+    """Yield (kind of difference, text) for a key of the store.
+
+    A wanted key is another spelling of this key if _wanted_forms yields one of these pairs for it.
+    """
     text = composed(to_text(key))
     name = text.rpartition("/")[2]
     yield "same", text

@@ -58,7 +58,7 @@ class KeyIndex:
 
     @classmethod
     def read(cls, arrays: Any) -> KeyIndex:
-        """Read the lookup from a file's arrays."""
+        """Read a lookup of keys from the arrays of a file."""
         return cls(
             column(arrays, "lookup/hi", "<u8"), column(arrays, "lookup/lo", "<u8"), column(arrays, "lookup/row", "<u4")
         )
@@ -79,7 +79,7 @@ class KeyIndex:
         return self.row
 
     def digest(self) -> NDArray[np.uint64]:
-        """Return the digests (n, 2) in the order of the rows."""
+        """Return the digests (n, 2) of the keys, in the order of the rows."""
         value = np.zeros((len(self.hi), 2), np.uint64)
         rows = self.places()
         value[rows, 0], value[rows, 1] = self.hi, self.lo
@@ -92,7 +92,8 @@ class KeyIndex:
             return found
         place = np.searchsorted(self.hi, digest[:, 0])
         active = np.flatnonzero(place < len(self.hi))
-        # Several rows can have the same ``hi``: compare them one after the other. Nearly always, only one row has it.
+        # Several rows can have the same high half ``hi`` of the digest: compare them one after the other. Nearly always
+        # there is only one.
         while (active := active[self.hi[place[active]] == digest[active, 0]]).size:
             hit = self.lo[place[active]] == digest[active, 1]
             found[active[hit]] = self.row[place[active[hit]]]

@@ -44,7 +44,7 @@ class Version:
     undone_by: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the version as JSON."""
+        """Return the label version as JSON types."""
         return asdict(self)
 
 

@@ -46,7 +46,7 @@ class LabelReport:
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, object]:
-        """Return the report as JSON."""
+        """Return the result of the labelling as JSON types."""
         return asdict(self)
 
 

@@ -215,9 +215,10 @@ class LiveRows:
         return known
 
     def _owners(self, ids: Ids) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """For each unit that has some of ``ids``, yield its index in ``finished`` and the indices in ``ids`` of its ids.
+        """Group ``ids`` by the unit that contains them.
 
-        Ids of retired and failed rows are found too.
+        Yield for each such unit: its index in ``finished``, and the indices in ``ids`` of the ids that it contains. Ids
+        of retired and failed rows are found too.
         """
         if not self.finished:
             return

@@ -37,7 +37,7 @@ class Origin:
     store_id: str
 
     def to_dict(self) -> dict[str, str]:
-        """Return all fields except the identity, as JSON."""
+        """Return the origin without its identity as JSON types."""
         return {"weights_name": self.weights_name, "store": self.store, "store_id": self.store_id}
 
     @classmethod
@@ -61,16 +61,16 @@ class Origin:
 
 
 def origins_in(origin: Any) -> list[dict[str, Any]]:
-    """Return the origins (dicts) in ``origin``, the JSON of a head or an index under the key "origin".
+    """Return the origins in ``origin``, the JSON that a head or an index has under the key "origin".
 
-    Values of other types are ignored, because the file may be damaged.
+    Entries that are no dicts are ignored, because the file may be damaged.
     """
     origins = origin.get(STACKED, [origin]) if isinstance(origin, dict) else []
     return [each for each in origins if isinstance(each, dict)] if isinstance(origins, list) else []
 
 
 def origin_of_store(store: FeatureStore) -> Origin:
-    """Return the origin of results computed from ``store`` now."""
+    """Return the origin for a head or an index that is made from ``store`` now."""
     return Origin(store.identity, store.weights_name, os.path.abspath(store.path), store.store_id)
 
 

@@ -68,7 +68,7 @@ class Owner:
 
     @property
     def released(self) -> bool:
-        """Whether the owner released the claim."""
+        """Whether the owner has released the claim."""
         return bool(self.record.get("released"))
 
     def dead(self) -> bool | None:

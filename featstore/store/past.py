@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from featstore.store.feature_store import FeatureStore
 
 KEY = "past"
-"""Key of the list of past-state records, one per store, in a head's ``meta`` and in an index's origin."""
+"""Key in a head's ``meta`` and in an index's origin; its value is a list of past-state records, one per store."""
 _EXAMPLES = 5
 _KINDS = {"head": "about", "index": "identity"}
-"""For each kind of file (head, index), the name of the JSON value in this file that contains the past-state record."""
+"""Name of the JSON value that contains the past-state record, for each kind of file (head, index)."""
 
 At = int | Sequence[int] | str | os.PathLike[str] | datetime.date | Mapping[str, Any]
 
@@ -85,7 +85,7 @@ class Missing:
 
 
 class PastPlan(Plan):
-    """The plan as it was at ``moment``, restricted to the rows that still exist."""
+    """The plan as it was in the past state ``moment``, restricted to the rows that still exist."""
 
     def __init__(self, plan: Plan, moment: Moment) -> None:
         self.__dict__.update(plan.__dict__)
@@ -93,7 +93,7 @@ class PastPlan(Plan):
         if moment.epoch == plan.epoch:
             self.segments = plan.segments[: moment.segments]
         else:
-            # Only segments written by the compaction contain ids of the past state: segments appended later have larger
+            # Only segments written by the compaction contain ids of the past state: later segments have only larger
             # ids.
             self.segments = [each for each in plan.segments if len(each.ids) and int(each.ids[0]) < moment.next_id]
         self._arrange()
@@ -107,7 +107,7 @@ class PastPlan(Plan):
 
     @property
     def generation(self) -> tuple[int, int]:
-        """Generation of the plan in the past state: (epoch, number of segments)."""
+        """Generation (epoch, number of segments) of the plan in the past state."""
         return self._moment.epoch, self._moment.segments
 
 
@@ -131,9 +131,10 @@ def record_of(store: FeatureStore) -> dict[str, Any]:
 
 
 def records_in(past: Any) -> list[dict[str, Any]]:
-    """Return the records (see record_of) in ``past``, the JSON of a head or an index under the key "past".
+    """Return the past-state records (see record_of) in ``past``, the JSON that a head or an index has under the key
+    "past".
 
-    Values of other types are ignored, because the file may be damaged.
+    Entries that are no dicts are ignored, because the file may be damaged.
     """
     return [each for each in past if isinstance(each, dict)] if isinstance(past, list) else []
 
@@ -191,7 +192,8 @@ class _Timeline:
         )
 
     def _versions_at_end(self, at: int) -> int:
-        """Return how many label versions existed when ``states[at + 1]`` began; now, for the last state."""
+        """Return how many label versions existed when the state after ``states[at]`` began; for the last state, how
+        many exist."""
         if at == len(self.states) - 1:
             return self.tables.version
         state, following = self.states[at], self.states[at + 1]
@@ -247,7 +249,8 @@ class _Timeline:
         return made[-1] if made else 0
 
     def _recorded(self, record: Mapping[str, Any], store_id: str, what: str) -> Moment:
-        """Return the state that a head or an index recorded; old heads recorded only its generation."""
+        """Return the past state that the ``record`` of a head or an index names; old heads recorded only its
+        generation."""
         mine = next((each for each in _records(record) if each.get("store_id") == store_id), None)
         if mine is None:
             raise UsageError(f"{what}: was not made from {self.store}, and so does not know a state of it")
@@ -273,7 +276,7 @@ class _Timeline:
         return f"({state.epoch}, {state.segments})"
 
     def missing(self, moment: Moment) -> Missing:
-        """Return the pictures of ``moment`` that were purged later."""
+        """Return the pictures of the past state ``moment`` that were purged later."""
         count = erased = 0
         examples: list[str] = []
         for former in self.former:

@@ -98,7 +98,7 @@ class Segment:
         return value if isinstance(value, dict) else {}
 
     def rows(self, start: int, stop: int) -> Rows:
-        """Return the rows ``start`` to ``stop``."""
+        """Return the rows ``start`` to ``stop`` of the segment."""
         where = np.arange(start, stop)
         return Rows(
             self.ids[start:stop],
@@ -118,12 +118,12 @@ def folder(store: Path, epoch: int) -> Path:
 
 
 def segment_path(store: Path, epoch: int, number: int) -> Path:
-    """Return the file of one segment."""
+    """Return the path of segment ``number`` of the plan in ``epoch``."""
     return folder(store, epoch) / f"{number:06d}.h5"
 
 
 class Plan:
-    """The segments of one epoch (the time between two compactions), as they were when the plan was opened.
+    """The plan of a store in one epoch (the time between two compactions): its segments when the plan was opened.
 
     Attributes: ``segments``, ``next_id``, ``next_unit``, ``retired`` (sorted ids).
     """
@@ -167,7 +167,7 @@ class Plan:
         return sum(len(segment.ids) for segment in self.segments) - len(self.retired)
 
     def is_retired(self, ids: Ids) -> NDArray[np.bool_]:
-        """Return a mask of the retired ids."""
+        """Return a mask (m,) of the ``ids`` that are retired."""
         return member(ids, self.retired)
 
     def find(self, digest: NDArray[np.uint64]) -> Ids:
@@ -196,7 +196,8 @@ class Plan:
         return self.find(digests(keys, [view] * len(keys) if view else None))
 
     def _by_segment(self, ids: Ids) -> Iterator[tuple[Segment, NDArray[np.int64], NDArray[np.int64]]]:
-        """For each segment that has some of ``ids``, yield it, the indices in ``ids`` of its ids, and their rows in it."""
+        """Yield, for each segment that contains some of ``ids``: the segment, the indices of these ids, and their rows
+        in it."""
         owner = np.searchsorted(self._first_ids, ids, side="right") - 1
         for number in np.unique(owner):
             places = np.flatnonzero(owner == number)
@@ -235,7 +236,7 @@ class Plan:
         return any(segment.regions is not None for segment in self.segments)
 
     def regions(self, ids: Ids) -> NDArray[np.int32]:
-        """Return the region of each id, (m, 5) as in Rows."""
+        """Return the region of each id as an array (m, 5); the columns are those of Rows.regions."""
         found = np.zeros((len(ids), 5), np.int32)
         for segment, places, rows in self._by_segment(ids) if self.has_regions else ():
             if segment.regions is not None:

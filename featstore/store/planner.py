@@ -43,7 +43,7 @@ class Change:
     denied: int = 0
 
     def to_dict(self) -> dict[str, int]:
-        """Return the counts as JSON."""
+        """Return the numbers of pictures as JSON types."""
         return asdict(self)
 
 
@@ -65,7 +65,7 @@ class _Buffer:
     side_digest: list[NDArray[np.uint64]] = field(default_factory=list)
 
     def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int32]]:
-        """Return file sizes, mtimes and offsets in archives (3, n), digests of the keys (n, 2) and regions (n, 5)."""
+        """Return the rows as arrays: sizes, mtimes, archive offsets (3, n), digests of keys (n, 2), regions (n, 5)."""
         return (
             np.concatenate(self.stats, axis=1) if self.stats else np.empty((3, 0), np.int64),
             np.concatenate(self.digest) if self.digest else np.empty((0, 2), np.uint64),
@@ -108,7 +108,7 @@ class Planner:
             try:
                 return self._scan(source, retry)
             except FileExistsError:
-                # Another process appended first: compare again, including its segment.
+                # Another process appended a segment first: compare the source with the longer plan again.
                 continue
         raise UsageError(f"{self.store}: other processes keep changing the plan; run again when they are done")
 
@@ -181,7 +181,7 @@ class Planner:
         )
 
     def _same(self, chunk: Chunk, stat: NDArray[np.int64], ids: Ids, old: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return a mask, over the chunk's rows ``old`` (whose keys are in the plan), of the unchanged pictures."""
+        """Return a mask of the unchanged pictures among the rows ``old`` of the chunk, whose keys are in the plan."""
         same: NDArray[np.bool_] = (stat[:, old] == np.stack(self.plan.stat(ids[old]))).all(axis=0)
         moved_box = np.zeros(len(old), bool)
         if chunk.regions is not None or self.plan.has_regions:
@@ -268,7 +268,7 @@ class Planner:
             self.change.removed += len(gone)
 
     def _flush(self, n: int) -> None:
-        """Write the side table, then the segment with the first n buffered rows.
+        """Write the labels of the first n buffered rows as a table, and then these rows as a segment of the plan.
 
         If the process is killed between these two writes, the next scan adds the missing rows.
         """

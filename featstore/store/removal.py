@@ -54,7 +54,7 @@ class Removal:
     dry_run: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON."""
+        """Return the result of the removal as JSON types."""
         return asdict(self)
 
 

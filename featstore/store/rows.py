@@ -92,7 +92,7 @@ class Rows:
 
 
 def merged(parts: Sequence[Rows]) -> Rows:
-    """Concatenate ``parts``."""
+    """Return the Rows objects ``parts`` as one, in order."""
     if not parts:
         none = np.empty(0, np.int64)
         return Rows(none, [], np.empty(0, np.uint32), none, none, none, None)

@@ -194,12 +194,12 @@ class Shard:
 
     @property
     def provenance(self) -> list[dict[str, Any]]:
-        """How the vectors were made: what provenance_of returns."""
+        """How the vectors were made: one entry (JSON) per extraction that made some of them."""
         return provenance_of(self.file.meta)
 
     @property
     def failed_ids(self) -> Ids:
-        """Ids of the failures (m,)."""
+        """Ids (m,) of the pictures that failed."""
         return column(self.file, "failures/id", "<u8").view(np.int64)
 
     @property
@@ -223,7 +223,7 @@ class Shard:
         ]
 
     def damaged_rows(self) -> NDArray[np.int64]:
-        """Return the rows whose vector does not match its checksum."""
+        """Return the row numbers of the vectors that do not match their checksums."""
         sums = self.file["row_xxh3"]
         bad = [
             start + np.flatnonzero(row_checksums(self.features[start : start + 4096]) != sums[start : start + 4096])
@@ -249,7 +249,7 @@ class Unfinished:
 
     @property
     def failed_ids(self) -> Ids:
-        """Ids of the failures (m,)."""
+        """Ids (m,) of the pictures that failed."""
         return np.array([failure.id for _, failure in self.failed], np.int64)
 
     def failures(self) -> list[tuple[bytes, Failure]]:

@@ -36,7 +36,7 @@ class StackedBlocks:
         self.dtype = np.result_type(*(store.identity.numpy_dtype for store in stores))
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """Yield the rows in order."""
+        """Yield the concatenated vectors of the rows in order, in blocks."""
         for start in range(0, self.shape[0], _BLOCK_ROWS):
             part = slice(start, start + _BLOCK_ROWS)
             yield np.concatenate(

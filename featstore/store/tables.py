@@ -87,7 +87,7 @@ class Column:
         return cls.of(values)
 
     def objects(self) -> NDArray[np.object_]:
-        """Return the values as Python objects, None for missing ones."""
+        """Return the values of the column as Python objects, None for missing ones."""
         values = np.empty(len(self), object)
         if self.type == "text":
             names = np.array([*self.categories, None], object)
@@ -104,7 +104,7 @@ class Column:
         return values
 
     def take(self, rows: NDArray[np.int64]) -> Column:
-        """Return the values of ``rows``."""
+        """Return the column with the values of ``rows`` only."""
         return Column(self.type, self.values[rows], self.categories, None if self.valid is None else self.valid[rows])
 
 
@@ -129,11 +129,10 @@ class Table:
 
     @property
     def about(self) -> dict[str, Any]:
-        """Properties of the table that its copies keep.
+        """Properties that are kept when the table is copied.
 
-        ``created`` (UTC); ``generation`` ([epoch, segments] of the plan at that time); ``reverts`` (the version that
-        the table undoes); ``of`` (store and version that the table was copied from); ``follows`` (store whose tables
-        are used instead).
+        ``created`` (UTC); ``generation``: [epoch, number of segments] of the plan then; ``reverts``: label version that
+        it undoes; ``of``: store and version it was copied from; ``follows``: another store, whose tables are used instead.
         """
         return {name: self.meta[name] for name in ABOUT if name in self.meta}
 
@@ -145,7 +144,7 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns."""
+        """Names of the table's columns."""
         return [str(column["name"]) for column in self._columns]
 
     def column(self, name: str) -> Column:

@@ -66,7 +66,8 @@ def _reset_identity(store: Path, new: Manifest) -> Manifest:
             claims.exclusive()
         except FeatstoreError:
             return Manifest.read(store)
-        # Check for rows again: a process that plans rows announces itself first and reads the manifest second.
+        # Check again that the store has no rows: a process that adds rows first announces itself and then reads the
+        # manifest.
         if not has_rows(store):
             new.write(store)
         return Manifest.read(store)

@@ -37,7 +37,7 @@ def mark(store: Path, file: Path) -> None:
 
 
 def unmark(store: Path, *marks: str) -> None:
-    """Remove marks; call this before removing their files."""
+    """Remove ``marks``, which say that files were complete; call this before removing the marked files."""
     with contextlib.suppress(FileNotFoundError), folders.opened(store, folders.WRITTEN) as handle:
         for name in marks:
             with contextlib.suppress(FileNotFoundError):

@@ -113,7 +113,8 @@ class _Coded:
         self.kinds = {kind_of(value) for value in self.distinct if value is not None}
 
     def truth(self, holds: Callable[[Value], bool | None]) -> _Truth:
-        """Apply the test ``holds`` to each value; return two masks: rows where it is True, rows where it is False."""
+        """Apply the test ``holds`` to the value of each row; return two masks: where the test is True, and where it is
+        False."""
         verdicts = [holds(value) for value in self.distinct]
         is_so = np.array([verdict is True for verdict in verdicts], np.bool_)
         is_not = np.array([verdict is False for verdict in verdicts], np.bool_)

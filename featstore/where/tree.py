@@ -42,7 +42,10 @@ class Compare:
         return (self.literal,)
 
     def holds(self, value: Value) -> bool | None:
-        """Return whether the test is true for ``value``; None if this is unknown."""
+        """Return whether the comparison is true for ``value``; None if that is unknown.
+
+        It is unknown for a missing value, and for the order of two values of different types.
+        """
         if value is None:
             return None
         alike = kind_of(value) == kind_of(self.literal)
@@ -65,7 +68,7 @@ class Among:
         return frozenset((kind_of(literal), literal) for literal in self.literals)
 
     def holds(self, value: Value) -> bool | None:
-        """Return whether the test is true for ``value``; None if this is unknown."""
+        """Return whether ``value`` is one of the literals; None if that is unknown, because the value is missing."""
         return None if value is None else (kind_of(value), value) in self._known
 
 
@@ -84,7 +87,7 @@ class Like:
         return (self.pattern,)
 
     def holds(self, value: Value) -> bool | None:
-        """Return whether the test is true for ``value``; None if this is unknown."""
+        """Return whether ``value`` matches the pattern; None (unknown) if it is missing or not a text."""
         if not isinstance(value, str):
             return None
         return value.startswith(self.pattern) if self.operation == "startswith" else glob(value, self.pattern)
@@ -99,7 +102,7 @@ class Missing:
     literals: tuple[Literal, ...] = field(default=(), init=False, compare=False)
 
     def holds(self, value: Value) -> bool | None:
-        """Return whether the test is true for ``value``."""
+        """Return whether ``value`` is missing."""
         return value is None
 
 
@@ -108,21 +111,21 @@ Test: TypeAlias = Compare | Among | Like | Missing
 
 @dataclass(frozen=True)
 class Not:
-    """Negation of ``part``."""
+    """Negation of the condition ``part``."""
 
     part: Condition
 
 
 @dataclass(frozen=True)
 class AllOf:
-    """Conjunction of at least two ``parts``."""
+    """Conjunction ("and") of the conditions ``parts``, at least two."""
 
     parts: tuple[Condition, ...]
 
 
 @dataclass(frozen=True)
 class AnyOf:
-    """Disjunction of at least two ``parts``."""
+    """Disjunction ("or") of the conditions ``parts``, at least two."""
 
     parts: tuple[Condition, ...]
 

@@ -105,7 +105,8 @@ class Place:
             set_columns(self.stores[0], keys, {"label": ["ant", "ant", "bee", "bee"]})
 
     def refresh(self, commands: list[str]) -> None:
-        """Run command lines, but call extract in Python, because the command line cannot name the tiny backbone."""
+        """Run the command lines ``commands``, but call extract in Python, because no command line can name the tiny
+        backbone."""
         for line in commands:
             words = shlex.split(line)
             assert words[0] == "featstore"
@@ -124,7 +125,9 @@ def stale_in(folder: Path) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_freshness_lists_exactly_the_stale_artifacts(tmp_path: Path, seed: int, capsys: pytest.CaptureFixture[str]):
+def test_freshness_report_lists_exactly_the_stale_artifacts(
+    tmp_path: Path, seed: int, capsys: pytest.CaptureFixture[str]
+):
     random = np.random.default_rng(seed)
     place = Place(tmp_path)
     place.denied = {}
@@ -202,7 +205,7 @@ def test_page_is_stale_if_its_store_or_index_is_stale(tmp_path: Path, monkeypatc
     assert stale_in(tmp_path) == set()
 
 
-def test_unreadable_artifacts_are_listed_and_links_are_not_followed(tmp_path: Path):
+def test_unreadable_stores_heads_and_indexes_are_listed_and_links_are_not_followed(tmp_path: Path):
     store = make_store(write_coloured(tmp_path / "elsewhere", names("", 3)), tmp_path / "elsewhere" / "s")
     folder = tmp_path / "looked-at"
     shutil.copytree(store, folder / "damaged")
@@ -256,7 +259,9 @@ def test_pending_pictures_make_a_store_and_its_artifacts_stale(tmp_path: Path):
     assert info(tmp_path)["commands"][0] == f"featstore extract {tmp_path / 'p'} {tmp_path / 's'}"
 
 
-def test_store_is_stale_if_the_store_with_its_labels_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_store_that_follows_the_labels_of_another_store_is_stale_if_the_other_moved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     def told() -> str:
         assert featstore.main(["info", str(tmp_path)], standalone_mode=False) in (0, None)
         return capsys.readouterr().out

@@ -183,6 +183,13 @@ def test_weights_alone_have_no_classifier_if_the_head_is_no_linear_layer_there(t
     assert other.read_bytes() == b"x"
 
 
+def test_record_of_the_training_is_written_as_json(tmp_path: Path) -> None:
+    backbone = changed_backbone()
+    record = {"loss": [float("nan"), np.float32(0.5)], "rows": np.arange(2), 3: (Path("x"), None, True)}
+    write_model(tmp_path / "m", backbone, random_head(backbone.dimension, ["a", "b"]), record)
+    assert load_model(tmp_path / "m").record == {"loss": [None, 0.5], "rows": [0, 1], "3": ["x", None, True]}
+
+
 def test_description_of_a_model_is_json_that_anyone_can_read(tmp_path: Path) -> None:
     write_tuned(tmp_path / "m")
     value = json.loads((tmp_path / "m" / "model.json").read_text())

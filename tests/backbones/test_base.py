@@ -49,7 +49,7 @@ def test_network_without_its_classifier_returns_the_classifiers_input(
         assert network(torch.zeros(2, 3, crop, crop, device=device)).shape == (2, dimension)
 
 
-def test_cut_rejects_a_network_without_a_linear_classifier() -> None:
+def test_removing_the_classifier_rejects_a_network_without_a_linear_classifier() -> None:
     with pytest.raises(FeatstoreError, match="no linear"):
         base.cut(nn.Sequential(nn.ReLU()))
 
@@ -61,7 +61,7 @@ def test_weights_digest_equals_its_documented_definition() -> None:
     assert base.digest(module) == hashlib.sha256(text).hexdigest()
 
 
-def test_weights_digest_changes_with_any_bit_but_ignores_step_counters() -> None:
+def test_weights_digest_changes_with_any_bit_but_ignores_batch_norm_counters() -> None:
     module = nn.BatchNorm2d(4)
     before = base.digest(module)
     module.num_batches_tracked += 5
@@ -70,7 +70,7 @@ def test_weights_digest_changes_with_any_bit_but_ignores_step_counters() -> None
     assert base.digest(module) != before
 
 
-def test_non_finite_returns_the_name_of_a_tensor_with_infinity() -> None:
+def test_non_finite_weights_are_reported_by_the_name_of_their_tensor() -> None:
     module = nn.Linear(2, 2)
     assert base.non_finite(module) is None
     module.bias.data[0] = np.inf

@@ -64,7 +64,7 @@ def test_safetensors_and_the_old_torch_format_give_the_same_digest(state: State,
 
 
 @pytest.mark.parametrize("name", ["mnasnet0_5", "regnet_x_400mf", "shufflenet_v2_x0_5"])
-def test_loads_checkpoints_of_mnasnet_regnet_and_shufflenet(name: str, tmp_path: Path) -> None:
+def test_checkpoints_of_mnasnet_regnet_and_shufflenet_are_loaded(name: str, tmp_path: Path) -> None:
     save_file(made(name).state_dict(), tmp_path / "mine.safetensors")
     backbone = load_backbone(name, str(tmp_path / "mine.safetensors"))
     assert backbone.weights_digest == load_backbone(name, "random:5").weights_digest
@@ -108,7 +108,7 @@ def test_old_densenet_tensor_names_are_read(tmp_path: Path) -> None:
         (lambda s: {}, "no state dict"),
     ],
 )
-def test_rejects_mismatched_checkpoints_with_a_one_line_error(
+def test_checkpoints_that_do_not_fit_the_backbone_give_a_one_line_error(
     change: Any, words: str, state: State, tmp_path: Path
 ) -> None:
     torch.save(change(state), tmp_path / "mine.pth")
@@ -152,14 +152,14 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
     assert target.exists()  # Control: unpickling with pickle does run the code.
 
 
-def test_rejects_a_tensor_larger_than_its_file(state: State, tmp_path: Path) -> None:
+def test_checkpoint_tensor_larger_than_its_file_is_rejected(state: State, tmp_path: Path) -> None:
     huge = torch.zeros(1, dtype=torch.float16).expand(1 << 40)
     torch.save({**state, "features.0.0.weight": huge}, tmp_path / "mine.pth")
     with pytest.raises(UsageError, match=r"features\.0\.0\.weight claims more bytes"):
         load_backbone("mobilenet_v3_small", str(tmp_path / "mine.pth"))
 
 
-def test_rejects_damaged_and_compressed_checkpoints(state: State, tmp_path: Path) -> None:
+def test_damaged_and_compressed_checkpoints_are_rejected(state: State, tmp_path: Path) -> None:
     file = tmp_path / "mine.pth"
     torch.save(state, file)
     data = file.read_bytes()
@@ -184,6 +184,6 @@ def test_rejects_damaged_and_compressed_checkpoints(state: State, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["absent.pth", "."])
-def test_rejects_missing_files_and_folders_as_weights(name: str, tmp_path: Path) -> None:
+def test_missing_files_and_folders_are_rejected_as_weights(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such checkpoint"):
         read_state(tmp_path / name)

@@ -62,7 +62,7 @@ def backbone_of(module: nn.Module, dimension: int = 6) -> Backbone:
     return Backbone("made-up", "input of head", dimension, "random:0", "", Preprocessing(18, 16), module)
 
 
-def test_lists_the_layers_of_a_backbone_without_weights() -> None:
+def test_layers_of_a_backbone_are_listed_without_weights() -> None:
     found = {layer.name: layer for layer in list_layers("resnet50")}
     assert found["layer3"].shape == (1024, 14, 14)
     assert found["avgpool"].shape == (2048, 1, 1)
@@ -132,7 +132,7 @@ def test_unknown_layer_is_reported_before_missing_weights(tmp_path: Path, layer:
         Request(backbone="efficientnet_lite0", weights=weights, layer="_blocks").load(None, tmp_path / "s")
 
 
-def test_take_drops_later_layers_from_a_copy_of_the_network() -> None:
+def test_network_cut_after_a_layer_is_a_copy_without_the_later_layers() -> None:
     backbone = tiny_backbone()
     before = copy.deepcopy(backbone.module.state_dict())
     taken = take(backbone, "1", "max")
@@ -141,14 +141,14 @@ def test_take_drops_later_layers_from_a_copy_of_the_network() -> None:
     assert backbone.module(PICTURES).shape == (2, 8)
 
 
-def test_layers_work_without_torch_fx_tracing() -> None:
+def test_layer_features_work_if_torch_fx_cannot_trace_the_network() -> None:
     network = Untraceable()
     backbone = backbone_of(network, 4)
     taken = take(backbone, "first", "none")
     torch.testing.assert_close(taken.module(PICTURES), network.first(PICTURES).flatten(1), rtol=0, atol=0)
 
 
-def test_last_vit_class_token_equals_the_default_features() -> None:
+def test_class_token_of_the_last_vit_layer_equals_the_default_features() -> None:
     with torch.inference_mode():
         backbone = load_backbone("vit_b_32", "random:0")
         pictures = torch.zeros(1, 3, 224, 224)
@@ -168,13 +168,13 @@ def test_last_vit_class_token_equals_the_default_features() -> None:
         ("patches", "cls+mean", "avg, max or none"),
     ],
 )
-def test_rejects_unknown_layers_and_unsuitable_pools(layer: str, pool: str | None, words: str) -> None:
+def test_unknown_layers_and_unsuitable_pools_are_rejected(layer: str, pool: str | None, words: str) -> None:
     with pytest.raises(UsageError, match=words) as error:
         take(backbone_of(Tokens()), layer, pool)
     assert "\n" not in str(error.value)
 
 
-def test_rejects_a_pool_for_vectors_and_too_large_feature_maps() -> None:
+def test_layer_outputs_reject_a_pool_for_vectors_and_too_large_feature_maps() -> None:
     backbone = tiny_backbone()
     assert take(backbone, "4").dimension == 8
     with pytest.raises(UsageError, match="takes no pool"):
@@ -183,7 +183,7 @@ def test_rejects_a_pool_for_vectors_and_too_large_feature_maps() -> None:
         take(resized(backbone, 900, None), "0", "none")
 
 
-def test_rejects_input_sizes_that_the_network_does_not_support() -> None:
+def test_backbone_rejects_input_sizes_that_its_network_does_not_support() -> None:
     backbone = tiny_backbone()
     larger = resized(backbone, 32, None)
     assert (larger.preprocessing.crop, larger.preprocessing.resize, larger.dimension) == (32, 36, 8)
@@ -195,7 +195,7 @@ def test_rejects_input_sizes_that_the_network_does_not_support() -> None:
         resized(take(backbone, "0", "none"), 32, None)
 
 
-def test_subnetwork_output_equals_its_layer_output_in_the_network() -> None:
+def test_network_cut_after_a_layer_returns_the_output_of_that_layer() -> None:
     for name in ("shufflenet_v2_x0_5", "mnasnet0_5"):
         architecture = architectures.find(name)
         network = architecture.initialised(0)

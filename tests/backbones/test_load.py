@@ -116,16 +116,14 @@ def test_inception_transforms_its_input_only_with_trained_weights(tmp_path: Path
         ("resnet18", "https://an.example/a.pth", "addresses are not opened: download the file first"),
     ],
 )
-def test_rejects_unknown_backbones_and_weights_with_a_one_line_error(
-    name: str, weights: str | None, words: str
-) -> None:
+def test_unknown_backbones_and_weights_give_a_one_line_error(name: str, weights: str | None, words: str) -> None:
     with pytest.raises(UsageError) as error:
         load_backbone(name, weights)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_rejects_damaged_weights_of_the_efficientnet_lite0_package(
+def test_damaged_weights_of_the_efficientnet_lite0_package_are_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = tmp_path / "weights.pth"

@@ -165,7 +165,9 @@ def test_users_function_is_loaded_as_a_backbone(networks: Path) -> None:
         ("my_wrong:good", "KeyError: 1 (line 1 of "),
     ],
 )
-def test_unsuitable_backbone_functions_are_refused_with_a_one_line_error(networks: Path, spec: str, words: str) -> None:
+def test_functions_that_are_no_backbones_are_refused_with_a_one_line_error(
+    networks: Path, spec: str, words: str
+) -> None:
     with pytest.raises(UsageError) as error:
         load_backbone(spec)
     assert words in str(error.value)
@@ -173,7 +175,7 @@ def test_unsuitable_backbone_functions_are_refused_with_a_one_line_error(network
     assert "\n" not in str(error.value)
 
 
-def test_rejects_weights_for_a_users_backbone_function(networks: Path) -> None:
+def test_weights_for_a_users_backbone_function_are_rejected(networks: Path) -> None:
     with pytest.raises(UsageError, match="leave --weights out"):
         load_backbone("my_networks:good", "random:0")
 
@@ -188,7 +190,7 @@ def test_a_module_named_in_a_file_is_never_imported(networks: Path, monkeypatch:
     assert "my_networks" not in sys.modules
 
 
-def test_entry_point_backbones_load_by_name_and_are_listed_unimported(
+def test_backbones_of_entry_points_are_listed_without_import_and_load_by_name(
     networks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info = networks / "my_networks-1.dist-info"

@@ -76,7 +76,7 @@ def test_features_with_another_size_or_pool_equal_those_of_timm(tmp_path: Path) 
         layers.resized(load_backbone("timm/test_vit", str(file)), 7, None)
 
 
-def test_timm_model_with_distorted_pictures_has_the_fit_squash() -> None:
+def test_timm_model_that_distorts_pictures_has_the_fit_squash() -> None:
     info = {one.name: one for one in list_backbones("timm/convnext_tiny.in12k_ft_in1k_384")}
     assert info["timm/convnext_tiny.in12k_ft_in1k_384"].input_size == 384
     model = timm_models.find("convnext_tiny.in12k_ft_in1k_384")
@@ -113,7 +113,7 @@ def test_unreachable_hugging_face_hub_gives_a_one_line_error_with_the_remedy(cac
         ("timm/vit_base_patch16_sapiens2", "only square colour pictures"),
     ],
 )
-def test_rejects_invalid_timm_names_with_a_one_line_error(name: str, words: str) -> None:
+def test_invalid_timm_names_give_a_one_line_error(name: str, words: str) -> None:
     with pytest.raises(UsageError) as error:
         load_backbone(name, "random:0")
     assert words in str(error.value)
@@ -127,7 +127,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
             load_backbone(f"timm/{name}", str(file))
 
 
-def test_rejects_pickled_weights_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickled_weights_from_the_hugging_face_hub_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm_models, "_hub_file", lambda *_: ("timm/test_vit", "pytorch_model.bin"))
     with pytest.raises(UsageError, match="could run code"):
         load_backbone("timm/test_vit")

@@ -98,12 +98,12 @@ def test_refused_connection_error_names_alternatives_to_a_download(server: str) 
     assert left_in_cache() == []
 
 
-def test_http_404_is_reported(server: str) -> None:
+def test_http_error_404_of_a_download_is_reported(server: str) -> None:
     with pytest.raises(FeatstoreError, match="Not Found"):
         fetch("net", entry(f"{server}/missing-{DIGEST[:8]}.pth"))
 
 
-def test_a_damaged_file_in_the_cache_is_not_used(server: str, own_cache: Path) -> None:
+def test_a_damaged_file_in_the_cache_of_weights_is_not_used(server: str, own_cache: Path) -> None:
     own_cache.mkdir(parents=True)
     file = own_cache / f"net-{DIGEST[:8]}.pth"
     file.write_bytes(CONTENT[:-1] + b"!")
@@ -113,7 +113,7 @@ def test_a_damaged_file_in_the_cache_is_not_used(server: str, own_cache: Path) -
     assert Handler.requests == 0
 
 
-def test_unwritable_cache_is_reported(server: str, own_cache: Path) -> None:
+def test_unwritable_cache_of_weights_is_reported(server: str, own_cache: Path) -> None:
     own_cache.parent.parent.mkdir(parents=True)
     own_cache.parent.write_bytes(b"a file where the directory should be")
     with pytest.raises(FeatstoreError, match="TORCH_HOME"):

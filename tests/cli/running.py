@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
 import subprocess
@@ -14,12 +13,8 @@ from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
 
-_PROCESSES = multiprocessing.get_context("forkserver")
-# Preload the large libraries: importing them takes most of the time of a short command. The fork server starts no
-# threads, so that the forked processes may start threads.
-_PROCESSES.set_forkserver_preload(
-    ["numpy", "scipy.stats", "h5py", "PIL.Image", "torch", "torch.fx", "torchvision", "sklearn.metrics"]
-)
+from tests.warm import SERVER, ForkedWorkers
+
 LIMIT_SECONDS = 280
 
 
@@ -33,7 +28,8 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run ``featstore`` with ``arguments``; require the exit ``code`` and no traceback.
 
-    The process is forked from a server that has imported the large libraries but no module of featstore.
+    The process is forked from a server that has imported the large libraries but no module of featstore, and the worker
+    process of an extraction is a fork of it. tests/stages/extract/test_supervisor.py starts workers as users do.
     """
     words = list(map(os.fspath, arguments))
     surroundings = {**os.environ, "PYTHONWARNINGS": "error"}
@@ -41,9 +37,7 @@ def run(
         given.write(stdin)
         given.seek(0)
         streams = [reduction.DupFd(stream.fileno()) for stream in (given, out, err)]
-        process = _PROCESSES.Process(
-            target=_command, args=(words, streams, os.fspath(cwd or os.getcwd()), surroundings)
-        )
+        process = SERVER.Process(target=_command, args=(words, streams, os.fspath(cwd or os.getcwd()), surroundings))
         process.start()
         process.join(LIMIT_SECONDS)
         if process.exitcode is None:
@@ -57,7 +51,10 @@ def run(
 
 
 def _command(words: list[str], streams: list[Any], cwd: str, environment: dict[str, str]) -> None:
-    """Run the command in this forked process; set its directory, environment and streams, and make warnings errors."""
+    """Run the featstore command ``words`` in this forked process.
+
+    Its directory, environment and streams are set first, and warnings are made errors.
+    """
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
@@ -72,6 +69,10 @@ def _command(words: list[str], streams: list[Any], cwd: str, environment: dict[s
     sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
     from featstore import cli
 
+    if words[:1] == ["extract"]:
+        from featstore.stages.extract import supervisor
+
+        supervisor.subprocess = ForkedWorkers  # type: ignore[assignment]
     cli.main(words)
 
 

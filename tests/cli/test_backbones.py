@@ -16,7 +16,7 @@ def test_all_backbones_are_listed_with_their_properties():
 
 
 @pytest.mark.slow
-def test_backbones_with_a_full_name_describes_the_backbone_and_its_layers():
+def test_backbones_command_with_a_full_name_describes_the_backbone_and_its_layers():
     told = run_json("backbones", "resnet18")
     assert (told["name"], told["dimension"], told["input_size"]) == ("resnet18", 512, 224)
     found = {entry["name"]: entry for entry in told["layers"]}
@@ -25,9 +25,9 @@ def test_backbones_with_a_full_name_describes_the_backbone_and_its_layers():
 
 
 @pytest.mark.slow
-def test_backbones_with_part_of_a_name_lists_the_matching_backbones():
+def test_backbones_command_with_part_of_a_name_lists_the_matching_backbones():
     names = [entry["name"] for entry in run_json("backbones", "efficientnet_lite")]
     assert all("efficientnet_lite" in name for name in names)
-    # If timm is installed, its models match too.
+    # If timm is installed, the command also lists the timm models whose names match.
     own = [name for name in names if not name.startswith("timm/")]
     assert own == [f"efficientnet_lite{number}" for number in range(3)]

@@ -10,7 +10,7 @@ from tests.page_reading import read
 pytestmark = pytest.mark.slow
 
 
-def test_duplicates_prints_groups_and_writes_page_and_json(indexed, tmp_path):
+def test_duplicates_command_prints_groups_and_writes_page_and_json(indexed, tmp_path):
     asked = ("duplicates", indexed / "s", "--threshold", "0.999999")
     text = run(*asked, "--html", tmp_path / "page.html").stdout
     assert "1 group of equal bytes" in text

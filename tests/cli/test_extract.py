@@ -61,7 +61,7 @@ def test_extract_that_reads_no_picture_fails_with_the_reason(place, tmp_path):
 
 
 @pytest.mark.slow
-def test_extracts_listed_names_with_newlines_and_invalid_utf8_from_stdin(tmp_path):
+def test_extract_reads_names_with_newlines_and_invalid_utf8_from_stdin(tmp_path):
     write_pictures(tmp_path, ["a b/1.jpg", "new\nline.png"])
     odd = os.fsencode(tmp_path) + b"/\xff.jpg"
     os.rename(os.fsencode(tmp_path) + b"/a b/1.jpg", odd)

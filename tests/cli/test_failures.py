@@ -8,7 +8,7 @@ from tests.cli.running import run, run_json
 
 
 @pytest.mark.slow
-def test_failures_are_listed_grouped_and_exported(place):
+def test_failures_command_lists_groups_and_exports_unreadable_pictures(place):
     found = run_json("failures", place / "s")
     assert found["reasons"] == {"not-a-picture": 1}
     text = run("failures", place / "s").stdout

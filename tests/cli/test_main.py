@@ -11,7 +11,7 @@ from featstore.cli import VERBS
 from tests.cli.running import SMALL, loaded_by, run
 
 
-def test_help_imports_no_large_library():
+def test_command_help_imports_no_large_library():
     code = "import sys; from featstore.cli import featstore; featstore.main(['--help'], standalone_mode=False); print([m for m in ('torch', 'numpy', 'h5py', 'faiss', 'sklearn', 'pandas') if m in sys.modules])"
     output = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True).stdout
     assert output.splitlines()[-1] == "[]"

@@ -68,7 +68,7 @@ bar.close()
 
 
 def on_terminal(width: int) -> str:
-    """Return what SCRIPT shows on a terminal of ``width`` columns; 0 means an unknown width."""
+    """Run the script SCRIPT on a terminal of ``width`` columns (0: unknown width); return what the terminal shows."""
     handle, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24 if width else 0, width, 0, 0))
     command, environment = [sys.executable, "-c", SCRIPT], {**os.environ, "COLUMNS": "80"}

@@ -9,17 +9,17 @@ from featstore.cli.quantities import to_bytes, to_seconds
 
 
 @pytest.mark.parametrize(("text", "size"), [("4G", 4 << 30), ("1.5 MiB", 3 << 19), ("512m", 512 << 20), ("7", 7)])
-def test_sizes_are_parsed_with_their_units(text, size):
+def test_sizes_in_options_are_parsed_with_their_units(text, size):
     assert to_bytes(None, None, text) == size
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("5ms", 0.005), ("200 us", 0.0002), ("1.5s", 1.5)])
-def test_times_are_parsed_with_their_units(text, seconds):
+def test_times_in_options_are_parsed_with_their_units(text, seconds):
     assert to_seconds(None, None, text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("text", ["", "0", "4X", "-1G", "1e3", "five"])
-def test_rejects_invalid_sizes_and_times(text):
+def test_invalid_sizes_and_times_in_options_are_rejected(text):
     for convert in (to_bytes, to_seconds):
         with pytest.raises(click.BadParameter, match="write one such as"):
             convert(None, None, text)

@@ -42,7 +42,7 @@ def test_a_data_set_is_downloaded_and_its_pictures_are_counted(server: Server, t
     assert server.requests == [""]
 
 
-def test_a_wrong_digest_is_an_error(server: Server, tmp_path: Path) -> None:
+def test_download_with_a_wrong_digest_is_an_error_of_the_sample_command(server: Server, tmp_path: Path) -> None:
     server.files["a.zip"] = server.files["a.zip"][::-1]
     with pytest.raises(DamagedError, match="not the published file"):
         CliRunner().invoke(command.sample, ["flowers", str(tmp_path / "f")], catch_exceptions=False)

@@ -134,7 +134,7 @@ def test_train_and_predict_with_a_scikit_learn_class_and_its_parameters(place, t
     assert "equal bit for bit" in run("train", "--again", head, "--head", kind).stdout
 
 
-def test_train_a_perceptron_with_its_options_and_use_it(place, tmp_path):
+def test_multilayer_perceptron_is_trained_with_its_options_and_predicts(place, tmp_path):
     head, page = tmp_path / "a.head", tmp_path / "a.html"
     given = ("--hidden", "16", "--hidden", "8", "--dropout", "0.1", "--output", "sigmoid", "--balance", "sampler")
     shown = run("train", place / "s", "--head", "mlp", *given, "--set", "epochs=9", "--out", head, "--report", page)

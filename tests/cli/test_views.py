@@ -42,9 +42,9 @@ def test_views_work_in_extract_info_train_and_remove(tmp_path: Path) -> None:
 
 def test_killed_extraction_goes_on_to_the_same_views(tmp_path: Path) -> None:
     write_coloured(tmp_path / "p", names("", 40))
-    arguments = ("extract", "p", "s", *SMALL, "--views", "3", "--batch", "2", "--quiet")
-    run("extract", "p", "whole", *SMALL, "--views", "3", "--batch", "2", cwd=tmp_path)
-    for _ in range(3):
+    arguments = ("extract", "p", "s", *SMALL, "--views", "3", "--quiet")
+    run("extract", "p", "whole", *SMALL, "--views", "3", cwd=tmp_path)
+    for _ in range(2):
         process = subprocess.Popen([sys.executable, "-m", "featstore", *arguments], cwd=tmp_path)
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not view_path(tmp_path / "s", 2).exists():

@@ -21,7 +21,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_downloads_a_file_and_reports_its_bytes(server: Server, tmp_path: Path) -> None:
+def test_download_of_a_file_reports_its_bytes(server: Server, tmp_path: Path) -> None:
     told: list[int] = []
     download(server.archive("a.zip", CONTENT), tmp_path / "a.zip", told.append)
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
@@ -47,7 +47,7 @@ def test_broken_download_continues_at_the_first_missing_byte(server: Server, tmp
     assert server.requests == ["", "bytes=100000-", "bytes=150000-"]
 
 
-def test_later_call_resumes_a_partial_download(server: Server, tmp_path: Path) -> None:
+def test_partial_download_is_resumed_by_a_later_call(server: Server, tmp_path: Path) -> None:
     archive = server.archive("a.zip", CONTENT)
     server.cut_after = [100_000, *[0] * defaults.DOWNLOAD_ATTEMPTS]
     with pytest.raises(FeatstoreError, match="100,000 of 300,000 bytes are here"):
@@ -61,14 +61,14 @@ def test_later_call_resumes_a_partial_download(server: Server, tmp_path: Path) -
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
 
 
-def test_server_without_ranges_restarts_the_download(server: Server, tmp_path: Path) -> None:
+def test_download_from_a_server_without_ranges_starts_again(server: Server, tmp_path: Path) -> None:
     server.ranges, server.cut_after = False, [100_000]
     download(server.archive("a.zip", CONTENT), tmp_path / "a.zip", lambda have: None)
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
     assert server.requests == ["", "bytes=100000-"]
 
 
-def test_download_fails_if_a_server_without_ranges_always_breaks_off(server: Server, tmp_path: Path) -> None:
+def test_download_fails_if_a_server_without_ranges_always_closes_early(server: Server, tmp_path: Path) -> None:
     server.ranges, server.cut_after = False, [100_000] * 50
     with pytest.raises(FeatstoreError, match="cannot be downloaded"):
         download(server.archive("a.zip", CONTENT), tmp_path / "a.zip", lambda have: None)

@@ -44,7 +44,7 @@ def test_all_archives_are_unpacked_into_one_folder(server: Server, tmp_path: Pat
     assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
 
 
-def test_fetch_does_not_change_a_finished_folder(server: Server, tmp_path: Path) -> None:
+def test_fetching_a_data_set_does_not_change_a_finished_folder(server: Server, tmp_path: Path) -> None:
     dataset = split_dataset(server)
     fetch(dataset, tmp_path / "pets")
     before = (tmp_path / "pets").stat().st_ino
@@ -54,7 +54,7 @@ def test_fetch_does_not_change_a_finished_folder(server: Server, tmp_path: Path)
     assert (tmp_path / "pets").stat().st_ino == before
 
 
-def test_rejects_a_finished_folder_that_was_changed(server: Server, tmp_path: Path) -> None:
+def test_downloaded_data_set_that_was_changed_is_rejected(server: Server, tmp_path: Path) -> None:
     dataset = split_dataset(server)
     fetch(dataset, tmp_path / "pets")
     (tmp_path / "pets/train/cat/1.jpg").write_bytes(b"")
@@ -65,7 +65,7 @@ def test_rejects_a_finished_folder_that_was_changed(server: Server, tmp_path: Pa
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "record", "other", "link"])
-def test_fetch_refuses_a_folder_with_foreign_content(server: Server, tmp_path: Path, what: str) -> None:
+def test_fetching_a_data_set_refuses_a_folder_with_other_content(server: Server, tmp_path: Path, what: str) -> None:
     place = tmp_path / "pets"
     if what == "file":
         place.write_text("mine")
@@ -89,7 +89,7 @@ def test_fetch_refuses_a_folder_with_foreign_content(server: Server, tmp_path: P
     assert content(tmp_path) == before
 
 
-def test_fetch_fills_an_empty_folder(server: Server, tmp_path: Path) -> None:
+def test_fetching_a_data_set_fills_an_empty_folder(server: Server, tmp_path: Path) -> None:
     (tmp_path / "pets").mkdir()
     fetch(split_dataset(server), tmp_path / "pets")
     assert len(content(tmp_path / "pets")) == 4
@@ -130,7 +130,7 @@ def test_archive_placed_by_the_user_is_not_downloaded(server: Server, tmp_path: 
     assert len(content(tmp_path / "pets")) == 4
 
 
-def test_fetch_keeps_foreign_files_beside_partial_downloads(server: Server, tmp_path: Path) -> None:
+def test_fetching_a_data_set_keeps_files_of_the_user_beside_partial_downloads(server: Server, tmp_path: Path) -> None:
     work = tmp_path / "pets.featstore-partial"
     work.mkdir()
     (work / "mine.txt").write_text("mine")
@@ -146,7 +146,7 @@ def test_an_unsafe_archive_leaves_no_folder(server: Server, tmp_path: Path) -> N
     assert not list(tmp_path.rglob("evil.jpg"))
 
 
-def test_fetch_refuses_a_folder_in_use_by_another_process(server: Server, tmp_path: Path) -> None:
+def test_fetching_a_data_set_refuses_a_folder_in_use_by_another_process(server: Server, tmp_path: Path) -> None:
     work = tmp_path / "pets.featstore-partial"
     work.mkdir()
     handle = os.open(work, os.O_RDONLY)

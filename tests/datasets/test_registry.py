@@ -45,7 +45,7 @@ FOUND = {
 }
 
 
-def test_registry_entries_are_complete() -> None:
+def test_registry_of_data_sets_has_complete_entries() -> None:
     assert set(registry()) == set(FOUND)
     for name, dataset in registry().items():
         assert dataset.name == name

@@ -37,7 +37,7 @@ def refusal(folder: Path, ending: str, content: bytes) -> str:
 
 
 @both
-def test_unpacks_only_the_files_of_the_requested_folder(tmp_path: Path, ending: str) -> None:
+def test_unpacking_writes_only_the_files_of_the_requested_folder(tmp_path: Path, ending: str) -> None:
     members = {"in/a/1.jpg": PICTURE, "in/2.jpg": b"", "other/3.jpg": b"3", "in": b"", "readme[1].txt": b"x"}
     assert unpacked(tmp_path, ending, MAKERS[ending](members)) == {"out/a/1.jpg": PICTURE, "out/2.jpg": b""}
 
@@ -58,14 +58,14 @@ def test_directory_entries_of_an_archive_are_skipped(tmp_path: Path) -> None:
     "name",
     ["../evil.jpg", "in/../../evil.jpg", "/evil.jpg", "in/a/../../../evil.jpg", "in//evil.jpg", "in\\..\\evil.jpg", "C:/evil.jpg", "."],
 )  # fmt: skip
-def test_names_outside_the_target_folder_are_refused(tmp_path: Path, ending: str, name: str) -> None:
+def test_archive_names_outside_the_target_folder_are_refused(tmp_path: Path, ending: str, name: str) -> None:
     before = set(tmp_path.parent.rglob("*evil*"))
     with pytest.raises(DamagedError, match="unsafe name"):
         unpacked(tmp_path, ending, MAKERS[ending]({"in/1.jpg": b"1", name: b"evil"}))
     assert set(tmp_path.parent.rglob("*evil*")) == before
 
 
-def test_error_escapes_control_characters_in_a_member_name(tmp_path: Path) -> None:
+def test_error_escapes_control_characters_in_the_name_of_an_archived_file(tmp_path: Path) -> None:
     with pytest.raises(DamagedError) as error:
         unpacked(tmp_path, ".tgz", made_tgz({"../\x1b[2J\n": b"evil"}))
     assert str(error.value).isprintable()
@@ -83,7 +83,7 @@ def test_links_and_devices_in_a_tar_are_refused(tmp_path: Path, kind: bytes) -> 
     assert not (tmp_path / "out" / "odd").exists()
 
 
-def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
+def test_archive_with_an_encrypted_file_is_refused(tmp_path: Path) -> None:
     data = bytearray(made_zip({"in/1.jpg": b"1"}))
     for signature, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         data[data.index(signature) + at] |= 1
@@ -93,7 +93,7 @@ def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
 
 @both
 @pytest.mark.parametrize("name", ["in/bomb.jpg", "elsewhere/bomb.jpg"])
-def test_a_decompression_bomb_is_refused(tmp_path: Path, ending: str, name: str) -> None:
+def test_archive_that_is_a_decompression_bomb_is_refused(tmp_path: Path, ending: str, name: str) -> None:
     content = MAKERS[ending]({name: bytes(40 << 20), "in/1.jpg": b"1"})
     if ending == ".zip" and name.startswith("elsewhere"):
         # In a ZIP, members outside the requested folder are not decompressed.
@@ -106,7 +106,7 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, ending: str, name: str)
 
 
 @both
-def test_too_many_files_are_refused(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_archive_of_too_many_files_is_refused(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defaults, "UNPACKED_FILES", 3)
     with pytest.raises(DamagedError, match="more than 3 files"):
         unpacked(tmp_path, ending, MAKERS[ending]({f"in/{n}.jpg": PICTURE for n in range(4)}))
@@ -114,7 +114,7 @@ def test_too_many_files_are_refused(tmp_path: Path, ending: str, monkeypatch: py
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("second", ["in/1.jpg", "in/1.jpg/2.jpg"])
-def test_a_duplicate_name_is_refused(tmp_path: Path, second: str) -> None:
+def test_archive_with_two_files_of_one_name_is_refused(tmp_path: Path, second: str) -> None:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("in/1.jpg", b"1")

@@ -29,7 +29,6 @@ def photograph(seed: int, width: int = 320, height: int = 240) -> Image.Image:
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """Return ``image`` encoded in the format ``kind``."""
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()

@@ -72,7 +72,7 @@ def test_pictures_with_changed_bytes_give_pixels_or_a_decode_failure(
 
 @settings(deadline=None, max_examples=100)
 @given(st.binary(max_size=300))
-def test_any_bytes_give_pixels_or_a_decode_failure(data: bytes) -> None:
+def test_decoding_any_bytes_gives_pixels_or_a_decode_failure(data: bytes) -> None:
     outcome(data)
 
 

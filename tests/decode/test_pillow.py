@@ -254,7 +254,7 @@ def test_ycck_jpeg_becomes_rgb() -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_only_the_first_frame_or_page_is_used(kind: str) -> None:
+def test_only_the_first_frame_or_page_of_a_picture_is_used(kind: str) -> None:
     frames = [Image.new("RGB", (20, 10), colour) for colour in ((250, 0, 0), (0, 250, 0), (0, 0, 250))]
     options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
     data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
@@ -292,7 +292,7 @@ def test_decoding_in_threads_gives_the_same_pixels_and_keeps_warning_filters() -
     assert warnings.filters == filters
 
 
-def test_decompression_bomb_is_refused_before_decoding() -> None:
+def test_picture_that_is_a_decompression_bomb_is_refused_before_decoding() -> None:
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
     crc = zlib.crc32(b"IHDR" + header)
     bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", crc) + b"\0\0\0\0IDAT"

@@ -24,7 +24,7 @@ values = st.builds(
 
 @settings(deadline=None, max_examples=50)
 @given(values)
-def test_json_restores_the_preprocessing(preprocessing: Preprocessing) -> None:
+def test_preprocessing_is_restored_from_json(preprocessing: Preprocessing) -> None:
     assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
 
 
@@ -48,7 +48,7 @@ def test_json_restores_the_preprocessing(preprocessing: Preprocessing) -> None:
         ({"fit": "pad"}, "equal"),
     ],
 )
-def test_rejects_invalid_preprocessing_with_a_one_line_error(change: dict[str, Any], words: str) -> None:
+def test_invalid_preprocessing_values_give_a_one_line_error(change: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words) as error:
         Preprocessing.from_dict({**Preprocessing(256, 224).to_dict(), **change})
     assert "\n" not in str(error.value)

@@ -28,7 +28,7 @@ def identity_with(**asked) -> Identity:
         ({"pool": "mean"}, r"avg, max, cls, cls\+mean, none"),
     ],
 )
-def test_rejects_an_invalid_size_fit_or_pool(asked, words):
+def test_invalid_size_fit_or_pool_is_rejected(asked, words):
     with pytest.raises(UsageError, match=words):
         Geometry(**asked)
 
@@ -38,7 +38,7 @@ def test_pool_without_a_layer_is_refused():
         Geometry(pool="avg").apply(tiny_backbone())
 
 
-def test_default_size_and_fit_add_no_fields_to_the_identity():
+def test_default_size_and_fit_add_no_fields_to_the_feature_identity():
     plain = identity_with()
     assert identity_with(size=16, fit="crop") == plain
     assert not {"pool", "shape"} & set(plain.to_dict())
@@ -47,7 +47,7 @@ def test_default_size_and_fit_add_no_fields_to_the_identity():
     assert identity_with(size=32).requires == ()
 
 
-def test_identity_records_size_fit_layer_and_pool_and_round_trips_json():
+def test_feature_identity_records_size_fit_layer_and_pool_and_survives_json():
     found = identity_with(size=24, fit="pad", layer="1", pool="none")
     assert found.preprocessing["crop"] == found.preprocessing["resize"] == 24
     assert (found.layer, found.pool, found.shape, found.dimension) == ("output of 1", "none", (6, 11, 11), 726)
@@ -69,7 +69,7 @@ def test_reopened_network_has_the_recorded_size_fit_layer_and_pool():
     assert network.backbone.preprocessing.fit == "squash"
 
 
-def test_identity_error_names_each_different_size_layer_and_pool():
+def test_error_for_another_feature_identity_names_size_layer_and_pool():
     found = identity_with(size=24, layer="1")
     Geometry(size=24, layer="1", pool="avg").require(found, "s")
     with pytest.raises(

@@ -28,11 +28,11 @@ def drifts(store):
     return [made.get("drift") for unit in FeatureStore.open(store).provenance().values() for made in unit]
 
 
-def test_long_extraction_records_the_drift_of_its_engine(folder, tmp_path):
+def test_long_extraction_records_how_far_its_engine_drifts_from_plain_torch(folder, tmp_path):
     extract(folder, tmp_path / "s", backbone=tiny_backbone(), engine="openvino", unit_rows=7)
     recorded = drifts(tmp_path / "s")
     assert len(recorded) == 4
-    # The drift is measured once per extraction, on the first unit (pictures that are written together), here 7.
+    # The drift is measured once per extraction, on the pictures of the first unit (the pictures of one shard), here 7.
     assert all(one == recorded[0] for one in recorded)
     assert recorded[0]["pictures"] == 7
     assert 0 < recorded[0]["greatest_difference"] < 1e-3
@@ -41,7 +41,7 @@ def test_long_extraction_records_the_drift_of_its_engine(folder, tmp_path):
     assert made["drift"] == recorded[0]["greatest_difference"]
 
 
-def test_recorded_drift_equals_that_of_the_stored_vectors(folder, tmp_path):
+def test_recorded_engine_drift_equals_that_of_the_stored_vectors(folder, tmp_path):
     backbone = tiny_backbone()
     extract(folder, tmp_path / "s", backbone=backbone, engine="torch-folded", precision="bf16")
     extract(folder, tmp_path / "plain", backbone=backbone, engine="torch")
@@ -55,7 +55,7 @@ def test_recorded_drift_equals_that_of_the_stored_vectors(folder, tmp_path):
     assert drifts(tmp_path / "plain") == [None]
 
 
-def test_extractions_of_few_readable_pictures_record_no_drift(folder, tmp_path, monkeypatch):
+def test_extractions_of_few_readable_pictures_record_no_engine_drift(folder, tmp_path, monkeypatch):
     for name in NAMES[1:]:
         (folder / name).write_bytes(b"no picture")
     report = extract(folder, tmp_path / "s", backbone=tiny_backbone(), engine="openvino")
@@ -99,7 +99,7 @@ def test_engine_above_its_drift_bound_is_refused_before_any_vector_is_stored(fol
 
 
 @pytest.mark.parametrize("precision", BOUNDS)
-def test_each_precision_class_has_a_drift_bound(precision):
+def test_each_precision_class_has_a_bound_of_engine_drift(precision):
     name, bound = BOUNDS[precision]
     assert describe_excess(precision, {name: bound}) == ""
     assert f"where {bound:g} are allowed" in describe_excess(precision, {name: 1.01 * bound})

@@ -60,14 +60,14 @@ def test_failed_picture_does_not_change_the_batch_shape():
     assert engine.shapes == [(4, 2, 2, 3)]
 
 
-def test_network_is_not_run_without_pictures():
+def test_network_is_not_run_on_a_batch_without_readable_pictures():
     engine = Means()
     done, _ = drive([Batch({0, 1}, 0, 2, False), Batch(set(), 2, 2, True)], engine=engine)
     assert engine.shapes == []
     assert [each.vectors.shape for each in done] == [(0, 3), (0, 3)]
 
 
-def test_non_finite_vector_is_a_failure():
+def test_picture_with_a_non_finite_vector_is_a_failure():
     class Bad(Means):
         def __call__(self, pictures):
             vectors = super().__call__(pictures)
@@ -135,7 +135,7 @@ def test_batches_overlap_in_an_asynchronous_engine():
     assert [row for each in done for row in each.vectors[:, 0].tolist()] == [row for row in range(20) if row != 7]
 
 
-def test_none_in_the_batch_stream_flushes_earlier_batches():
+def test_none_in_the_stream_of_batches_writes_all_earlier_batches_first():
     written = []
 
     def batches():

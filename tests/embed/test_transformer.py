@@ -117,7 +117,7 @@ def test_unreadable_picture_is_named_in_one_line(embedder, tmp_path):
         ([np.zeros((0, 4), np.uint8)], "of uint8"),
     ],
 )
-def test_fit_and_transform_reject_non_pictures(embedder, pictures, message):
+def test_image_embedder_rejects_input_that_is_no_picture(embedder, pictures, message):
     for method in (embedder.fit, embedder.transform):
         with pytest.raises(UsageError, match=message):
             method(pictures)
@@ -136,7 +136,7 @@ def test_image_embedder_checks_parameters_at_fit_and_pickles_without_its_network
     assert changed.transform([]).shape == (0, 5)
 
 
-def test_feature_names_are_available_before_fit():
+def test_image_embedder_has_feature_names_before_fit():
     names = ImageEmbedder(tiny_backbone(), engine="torch").get_feature_names_out()
     assert (len(names), names[0]) == (8, "imageembedder0")
 
@@ -182,7 +182,7 @@ def test_pandas_output_of_the_image_embedder_keeps_the_index(chain, embedder):
 
 @pytest.fixture
 def with_bad_ones(tmp_path):
-    """A list of five pictures, of which only those at positions 0 and 3 are readable."""
+    """Return a list of five pictures, of which only those at positions 0 and 3 are readable."""
     write_pictures(tmp_path, ["a.png", "b.png", "c.png"])
     (tmp_path / "b.png").write_bytes(b"<html>")
     with Image.open(tmp_path / "c.png") as image:
@@ -190,7 +190,7 @@ def with_bad_ones(tmp_path):
     return [tmp_path / "a.png", tmp_path / "b.png", None, whole, str(tmp_path / "none.png")]
 
 
-def test_unreadable_pictures_become_nan_rows_on_request(embedder, with_bad_ones):
+def test_image_embedder_gives_nan_rows_for_unreadable_pictures_on_request(embedder, with_bad_ones):
     marking = clone(embedder).set_params(unreadable="nan")
     with pytest.warns(UserWarning, match=r"3 of 5 pictures could not be read .*b\.png: not-a-picture"):
         found = marking.transform(with_bad_ones)
@@ -205,7 +205,7 @@ def test_unreadable_pictures_become_nan_rows_on_request(embedder, with_bad_ones)
     assert marking.failures_ == []
 
 
-def test_unreadable_pictures_are_dropped_on_request(embedder, with_bad_ones):
+def test_image_embedder_drops_unreadable_pictures_on_request(embedder, with_bad_ones):
     dropping = clone(embedder).set_params(unreadable="drop")
     with pytest.warns(UserWarning, match="no row"):
         found = dropping.transform(with_bad_ones)
@@ -213,7 +213,7 @@ def test_unreadable_pictures_are_dropped_on_request(embedder, with_bad_ones):
     assert [failure[0] for failure in dropping.failures_] == [1, 2, 4]
 
 
-def test_unreadable_pictures_raise_an_error_by_default(embedder, with_bad_ones):
+def test_image_embedder_raises_an_error_for_unreadable_pictures_by_default(embedder, with_bad_ones):
     with pytest.raises(UsageError, match=r"picture 1: missing: no picture is named here"):
         embedder.transform([with_bad_ones[0], None])
     with pytest.raises(UsageError, match="raise, nan, drop"):
@@ -228,12 +228,12 @@ def test_unreadable_pictures_raise_an_error_by_default(embedder, with_bad_ones):
         ({"a.png": 1}, "in an order"),
     ],
 )
-def test_transform_rejects_an_iterator_a_single_picture_and_a_mapping(embedder, given, words):
+def test_image_embedder_rejects_an_iterator_a_single_picture_and_a_mapping(embedder, given, words):
     with pytest.raises(UsageError, match=words):
         embedder.fit_transform(given)
 
 
-def test_rejects_file_content_given_as_a_path(embedder, tmp_path):
+def test_image_embedder_rejects_file_content_given_as_a_path(embedder, tmp_path):
     content = (write_pictures(tmp_path, ["a.png"]) / "a.png").read_bytes()
     with pytest.raises(UsageError, match=r"picture 0 is the content of a file.*give PIL\.Image\.open\(io\.BytesIO"):
         embedder.transform([content])

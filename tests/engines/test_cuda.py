@@ -18,7 +18,7 @@ def test_missing_cuda_error_names_the_remedy(device: str, monkeypatch: pytest.Mo
         open_engine(load_backbone("resnet18", "random:0"), device=device)
 
 
-def test_rejects_a_nonexistent_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_on_a_nonexistent_device_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UsageError, match="2 CUDA devices"):
@@ -34,7 +34,7 @@ def test_rejects_a_nonexistent_device(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"precision": "int8"}, "asked for"),
     ],
 )
-def test_rejects_conflicting_options_on_cuda(
+def test_engine_rejects_conflicting_options_on_cuda(
     options: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

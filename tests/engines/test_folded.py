@@ -20,7 +20,7 @@ def test_batch_norm_folding_keeps_outputs_and_does_not_change_the_original(name:
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())
 
 
-def test_fold_copies_a_network_that_torch_fx_cannot_trace() -> None:
+def test_batch_norm_folding_copies_a_network_that_torch_fx_cannot_trace() -> None:
     class Odd(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x if float(x.sum()) > 0 else -x

@@ -72,7 +72,7 @@ def test_int8_engine_built_twice_gives_equal_features() -> None:
         ({"precision": "int8-s16"}, "asked for"),
     ],
 )
-def test_openvino_int8_and_precision_int8_require_each_other(
+def test_engine_openvino_int8_and_precision_int8_require_each_other(
     options: dict[str, str], words: str, backbone: Backbone
 ) -> None:
     with pytest.raises(UsageError, match=words):
@@ -111,13 +111,13 @@ def test_int8_convolutions_do_not_saturate_for_extreme_weights_and_pixels(
     monkeypatch.setattr(int8, "dead_leaves", lambda seed, side: pictures[seed % len(pictures)])
     features = open_engine(backbone, engine="openvino-int8", device="cpu")(pictures)
     exact = open_engine(backbone, engine="torch", device="cpu")(pictures)
-    # Rounding errors, relative to the largest value: half of 1/63 for the weights of each of the two layers, and
-    # 1.5/255 for the activations.
+    # Two rounding errors, relative to the largest value. Weights: half a step of 1/63 in each of the two layers.
+    # Activations: 1.5 steps of 1/255.
     atol = float(np.abs(exact).max()) * (1 / 63 + 1.5 / 255)
     np.testing.assert_allclose(features, exact, rtol=0, atol=atol)
 
 
-def test_rejects_the_older_precision_class_int8_with_the_reason() -> None:
+def test_older_precision_class_int8_is_rejected_with_the_reason() -> None:
     with pytest.raises(IdentityError, match="every kind of processor.*into a new store") as error:
         engine_for_class("int8", "auto")
     assert "\n" not in str(error.value)

@@ -15,7 +15,7 @@ from tests.made import tiny_backbone
 
 
 @pytest.mark.parametrize("error", [ImportError("no libopenvino.so"), RuntimeError("Could not determine home")])
-def test_auto_uses_another_engine_if_openvino_cannot_be_imported(monkeypatch, error):
+def test_engine_auto_uses_another_engine_if_openvino_cannot_be_imported(monkeypatch, error):
     class Broken:
         def find_spec(self, name, path=None, target=None):
             if name == "openvino":
@@ -42,7 +42,7 @@ def test_checking_for_a_missing_openvino_gives_no_warning(monkeypatch):
         assert not openvino.available()
 
 
-def test_can_compile_is_false_if_triton_cannot_be_imported(monkeypatch):
+def test_torch_compile_counts_as_unavailable_if_triton_cannot_be_imported(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     assert not can_compile()
 

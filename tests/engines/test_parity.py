@@ -13,7 +13,7 @@ def features(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(5, 0.1, (20, 16)).astype(np.float32)
 
 
-def test_drift_of_equal_features_is_zero() -> None:
+def test_engine_drift_of_equal_features_is_zero() -> None:
     result = drift(features(), features())
     assert result["greatest_difference"] == 0
     assert result["neighbour_agreement"] == 1
@@ -36,12 +36,12 @@ def test_different_pictures_have_large_drift_despite_high_cosine() -> None:
     assert result["neighbour_agreement"] < 0.5
 
 
-def test_drift_of_constant_features_is_zero() -> None:
+def test_engine_drift_of_constant_features_is_zero() -> None:
     constant = np.ones((3, 4), np.float32)
     assert drift(constant, constant)["greatest_difference"] == 0
 
 
 @pytest.mark.parametrize("shape", [(1, 4), (4,), (3, 5)])
-def test_drift_rejects_feature_matrices_of_different_shapes(shape: tuple[int, ...]) -> None:
+def test_engine_drift_rejects_feature_matrices_of_different_shapes(shape: tuple[int, ...]) -> None:
     with pytest.raises(UsageError, match="same two or more"):
         drift(np.zeros(shape, np.float32), np.zeros((3, 4) if shape == (3, 5) else shape, np.float32))

@@ -14,9 +14,7 @@ from tests.engines import parity
 @pytest.mark.parametrize(
     ("name", "weights"), [("efficientnet_lite0", None), ("mobilenet_v2", "random:0"), ("resnet18", "random:0")]
 )
-def test_plain_engine_agrees_with_the_reference_and_wrong_preprocessing_does_not(
-    name: str, weights: str | None
-) -> None:
+def test_plain_engine_agrees_with_torchvision_and_wrong_preprocessing_does_not(name: str, weights: str | None) -> None:
     sizes = [(320, 240), (240, 320), (500, 260), (260, 256)]
     files = [encode(photograph(seed, *size), "JPEG", quality=90) for seed, size in enumerate(sizes)]
     result = parity.compare(name, weights, files)

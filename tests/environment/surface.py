@@ -1,7 +1,7 @@
 """Use every command and the Python API in one process; test_watch.py runs this program in unusual environments.
 
 ``python surface.py PLACE all|few``: PLACE is an empty writable folder; "few" runs only the commands in FEW, which load
-a network or use the cache. One line is printed for each step.
+a network or use the cache, and their processes are fresh interpreters. One line is printed for each step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FEW = ("extract", "train", "predict", "index", "search")
 
 
 def verbs(place: Path, every: bool) -> None:
-    """Run all commands (``every``), or only those in FEW, on small data below ``place``."""
+    """Run all commands of featstore on small data below ``place``; without ``every`` only those in FEW."""
     from featstore.cli import VERBS
 
     pictures, store = place / "pictures", place / "a.store"
@@ -29,8 +29,9 @@ def verbs(place: Path, every: bool) -> None:
     table.write_text("path,label,note\ntrain/ant/00.png,ant,first\n")
     fast = ["--rounds", "1", "--count", "4", "--engine", "openvino"]
     calls = [
-        ("sample", "digits", place / "digits"),
-        ("backbones",),
+        # With --size, bench does not measure other programs such as torchvision. bench and extract come first, because
+        # their processes are forks (see start_forks), and later commands start threads.
+        ("bench", pictures, "--backbone", BACKBONE, "--size", "64", *fast),
         ("extract", pictures, store, "--backbone", BACKBONE),
         ("extract", pictures, store, "--in-process"),
         ("label", store, table),
@@ -51,13 +52,30 @@ def verbs(place: Path, every: bool) -> None:
         # Purge (erase all data of) a picture of the imported store. For a.store, the exit code would be 1, because HTML
         # pages show its pictures.
         ("remove", place / "imported.store", "train/ant/01.png", "--purge"),
-        # With --size, bench does not measure other programs such as torchvision.
-        ("bench", pictures, "--backbone", BACKBONE, "--size", "64", *fast),
+        ("sample", "digits", place / "digits"),
+        ("backbones",),
         ("demo", place / "demo", "--limit", "40"),
     ]
     assert {call[0] for call in calls} == set(VERBS), set(VERBS) ^ {call[0] for call in calls}
+    if every:
+        start_forks()
     for call in calls if every else [call for call in calls if call[0] in FEW]:
         run([os.fspath(part) for part in call])
+
+
+def start_forks() -> None:
+    """Import torch, and start the processes of bench and extract as forks, which then need not import it.
+
+    A fork inherits the audit hook of sitecustomize.py. The program with "few" starts fresh interpreters.
+    """
+    import torchvision  # noqa: F401  (with torch)
+
+    from featstore.stages.bench import rounds, speed
+    from featstore.stages.extract import supervisor
+    from tests.warm import ForkedWorkers, call_in_fork
+
+    rounds.apart = speed.apart = lambda function, arguments, what: call_in_fork(function, arguments)
+    supervisor.subprocess = ForkedWorkers
 
 
 def run(arguments: list[str]) -> None:
@@ -91,7 +109,8 @@ def surface(place: Path) -> None:
     index = FeatureIndex.open(place / "a.store.faiss")
     print("neighbours", len(index.search(features[:1], 3)[1][0]))
     for engine in ("torch", "torch-folded", "openvino", "openvino-int8"):
-        made = featstore.ImageEmbedder(BACKBONE, engine=engine).fit_transform(paths[:2])
+        # A small size, because preparing openvino-int8 sends 64 pictures through the network.
+        made = featstore.ImageEmbedder(BACKBONE, engine=engine, size=64, picture_fit="pad").fit_transform(paths[:2])
         print(engine, made.shape)
 
 

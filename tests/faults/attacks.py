@@ -57,7 +57,7 @@ def prepare(folder: Path, kinds: Sequence[str] = tuple(VERBS)) -> Ground:
 
 
 def _run(ground: Ground, verb: str) -> None:
-    """Run a command on intact files, in this process; raise AssertionError if it fails."""
+    """Run the command ``verb`` on intact files in this process; raise AssertionError if it fails."""
     try:
         cli.main(shlex.split(verb))
     except SystemExit as error:

@@ -24,7 +24,7 @@ def small_store(folder: Path) -> Path:
 
 
 def copy_of(master: Path, to: Path) -> Path:
-    """Return a copy of the small store that uses the same pictures."""
+    """Return a copy of the small store; it still refers to the same pictures."""
     shutil.copytree(master, to)
     return to
 
@@ -40,7 +40,6 @@ def make_head(store: Path, path: Path) -> Path:
 
 
 def make_index(store: Path, path: Path) -> Path:
-    """Build and save an index of the store."""
     from featstore.indexes import build_index
     from featstore.store import FeatureStore
 

@@ -47,7 +47,8 @@ def png(width: int, height: int, *, bits: int = 1, data: bytes | None = None) ->
 
 
 def make(folder: Path) -> dict[str, set[str]]:
-    """Write the picture files; return for each key the accepted outcomes: "vector" or reasons of a failure."""
+    """Write the damaged and unusual picture files; return for each key the accepted outcomes: "vector", or reasons of a
+    failure."""
     whole = picture(1, (48, 40))
     expected: dict[str, set[str]] = {}
 
@@ -113,8 +114,10 @@ def make(folder: Path) -> dict[str, set[str]]:
 
 
 def main(folder: str, store: str) -> None:
-    """Extract with the tiny backbone; print outcomes, seconds, and by how much the peak memory grew during
-    extraction."""
+    """Extract ``folder`` into ``store`` with the tiny backbone, and print what became of the pictures.
+
+    Also print seconds, and by how much the peak memory grew during extraction.
+    """
     from featstore.store import FeatureStore
     from tests.made import extract, tiny_backbone
 

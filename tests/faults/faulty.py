@@ -26,7 +26,8 @@ class Calls:
         self.act(name, size)
 
     def install(self) -> None:
-        """Patch the functions of ``os`` and ``open`` until this process ends."""
+        """Replace functions of ``os`` and ``open`` until this process ends, so that their calls are counted and can
+        fail."""
         for name in CALLS:
             setattr(os, name, self._between(name, getattr(os, name)))
         real, calls = builtins.open, self
@@ -81,7 +82,7 @@ def full_after(size: int) -> Calls:
 
 
 def at(number: int, what: Callable[[], object]) -> Calls:
-    """Return a Calls object that runs ``what`` just before the ``number``-th counted system call."""
+    """Return a Calls object that calls the function ``what`` just before the ``number``-th counted system call."""
 
     def act(name: str, size: int) -> None:
         if calls.count == number:

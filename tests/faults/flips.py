@@ -30,7 +30,7 @@ def flips(folder: Path, count: int, seed: int) -> Iterator[tuple[Path, int, int,
         file
         for file in folder.rglob("*")
         if file.is_file()
-        and file.stat().st_size  # skip empty files, such as those in written/
+        and file.stat().st_size  # skip empty files, such as the marks in the folder written/
         and "pictures" not in file.relative_to(folder).parts
         and "work" not in file.relative_to(folder).parts
     )

@@ -146,7 +146,8 @@ class RecordsForger(Changes):
         return self.draw.choice(keys) if keys else b"x"
 
     def _manifest(self, store: Path, **changes: Any) -> str:
-        """Change featstore.json, and write the fingerprint of the new identity into it, so that the two match."""
+        """Write ``changes`` and the fingerprint of the new identity into the manifest featstore.json, so that both
+        match."""
         value = atomic.read_json(store / "featstore.json") | changes
         fingerprint = hashlib.sha256(atomic.canonical_json(value["identity"]).encode()).hexdigest()
         atomic.write_json(store / "featstore.json", value | {"fingerprint": fingerprint})
@@ -174,7 +175,7 @@ class RecordsForger(Changes):
         return self.draw.choice((*map(os.fspath, paths), *names))
 
     def _id(self) -> str:
-        """Return the id of a store of the attacker or of the user."""
+        """Return at random the id of a store of the attacker or of a store of the user."""
         theirs = self.ground.theirs / "store"
         store = self.draw.choice((self.ground.home / "store", *([theirs] if theirs.exists() else [])))
         return str(atomic.read_json(store / "featstore.json")["store_id"])

@@ -98,7 +98,6 @@ def run(count: int, seed: int, verbs: list[str] | None = None) -> list[dict[str,
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Return a text table of the results with one line per command."""
     lines = [
         f"{'verb':10}{'runs':>6}{'kills':>7}{'lost':>6}{'doubled':>9}{'different':>11}{'problems':>10}{'most redone':>13}"
     ]
@@ -121,7 +120,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Run the trials from the command line; exit with 1 if a result differs."""
+    """Kill commands as the command line says and print the results; exit with 1 if a result differs."""
     parser = argparse.ArgumentParser()
     parser.add_argument("count", type=int)
     parser.add_argument("--seed", type=int, default=0)

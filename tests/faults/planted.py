@@ -47,7 +47,6 @@ def eat() -> None:
 
 
 def backbone():
-    """Return the tiny backbone of the tests."""
     from tests.made import tiny_backbone
 
     return tiny_backbone()

@@ -128,14 +128,15 @@ def run(kills: int, seed: int) -> list[dict[str, Any]]:
 
 
 def asked(outcome: tuple[int, Any]) -> Any:
-    """Return the result of a function that ran in a forked process; raise AssertionError if it failed."""
+    """Return the value of a function that ran in a forked process, from its ``outcome``; raise AssertionError if it
+    failed."""
     code, answer = outcome
     assert code == 0, answer
     return answer[0]
 
 
 def main() -> None:
-    """Run the trials from the command line and print their results as JSON."""
+    """Kill purges as the command line says and print the results as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)

@@ -67,19 +67,19 @@ def payloads(mark: Path) -> dict[str, bytes]:
 
 
 def refused(read: Callable[[], object]) -> str:
-    """Call ``work``, check that it raises an error with a message of one line, and return the message."""
+    """Call ``read``, check that it raises an error with a message of one line, and return the message."""
     with pytest.raises(FeatstoreError) as caught:
         read()
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_payloads_execute_in_unsafe_readers(mark: Path) -> None:
+def test_attack_code_in_test_files_runs_in_unsafe_readers_such_as_pickle(mark: Path) -> None:
     pickle.loads(payloads(mark)["pickle"])
     assert mark.is_dir()
 
 
-def test_readers_never_execute_a_payload(master: Path, tmp_path: Path, mark: Path) -> None:
+def test_featstore_never_executes_attack_code_in_files(master: Path, tmp_path: Path, mark: Path) -> None:
     folder = tmp_path / "all"
     shutil.copytree(master, folder)
     store = folder / "store"
@@ -128,7 +128,7 @@ def hdf5_with(path: Path, kind: str, secret: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["external link", "external storage", "virtual dataset"])
 @pytest.mark.parametrize("with_header", [False, True])
-def test_rejects_hdf5_files_with_data_in_another_file(
+def test_hdf5_files_with_data_in_another_file_are_rejected(
     master: Path, tmp_path: Path, kind: str, with_header: bool
 ) -> None:
     store = tmp_path / "store"

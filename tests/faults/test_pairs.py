@@ -44,7 +44,6 @@ def run_train(folder: Path) -> None:
 
 
 def run_extract_of_store(folder: Path) -> None:
-    """Extract the pictures of the store into another store, with another backbone."""
     torch.set_num_threads(1)
     options = {"batch": BATCH, "unit_rows": UNIT_ROWS, "workers": 1, "engine": "torch"}
     extract(folder / "store", folder / OTHER, backbone=tiny_backbone(seed=1), **options)
@@ -67,7 +66,7 @@ VERBS: dict[str, Callable[[Path], object]] = {
     "extract of a store": run_extract_of_store,
 }
 CHANGES = ("extract", "label", "compact", "remove", "remove --purge", "label --undo", "repair")
-"""Commands that change the store."""
+"""Names of the commands that change the store."""
 PAIRS = [
     (first, second)
     for first, second in itertools.combinations_with_replacement(VERBS, 2)
@@ -109,7 +108,7 @@ REFERENCES: dict[tuple[str, ...], dict[str, Any]] = {}
 
 
 def reference(begun: Path, place: Path, verbs: tuple[str, ...]) -> dict[str, Any]:
-    """Return the store's content after running ``verbs`` in sequence."""
+    """Return the content of the store after running the commands ``verbs`` one after the other."""
     if verbs not in REFERENCES:
         copy(begun, place)
         for verb in verbs:

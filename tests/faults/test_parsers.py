@@ -92,7 +92,7 @@ def test_identity_record_with_any_content_is_read_or_refused(value: Any, fields:
         st.sampled_from(["kind", "bytes", "xxh3", "summary", "arrays"]), JSON, min_size=1, max_size=2
     )
 )
-def test_header_with_any_content_is_read_or_refused(master: Path, changes: dict[str, Any]) -> None:
+def test_sealed_file_header_with_any_content_is_read_or_refused(master: Path, changes: dict[str, Any]) -> None:
     data = (master / "a.head").read_bytes()
     header = sealed.read_header(master / "a.head")
     size = header.pop("header_bytes")

@@ -181,7 +181,7 @@ def copy_with(store: Path, plan: Path, array: str) -> Path:
     return store
 
 
-def test_unrepairable_plan_is_reported_and_no_file_changes(store: Path) -> None:
+def test_repair_reports_a_damaged_plan_that_cannot_be_rebuilt_and_changes_no_file(store: Path) -> None:
     plan = next((store / "plan").rglob("*.h5"))
     plan.write_bytes(plan.read_bytes()[:-200])
     before = {file: file.read_bytes() for file in store.rglob("*") if file.is_file()}

@@ -16,8 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def cases() -> list[dict[str, object]]:
-    """Run all cases in a separate process, in which torch has started no thread so that forks work; return the
-    results."""
+    """Run all cases of faults in a separate process, in which torch has started no thread, so that forks work."""
     result = subprocess.run(
         [sys.executable, "-m", "tests.faults.trouble", "3"], stdout=subprocess.PIPE, text=True, check=True
     )
@@ -31,7 +30,7 @@ def named(cases: list[dict[str, object]], word: str) -> list[dict[str, object]]:
     return found
 
 
-def test_second_run_completes_the_intact_store_after_each_fault(cases: list[dict[str, object]]) -> None:
+def test_second_extraction_completes_the_intact_store_after_each_fault(cases: list[dict[str, object]]) -> None:
     for case in cases:
         assert case["verify"] == [], case
         assert case["equal"], case
@@ -50,10 +49,10 @@ def test_disk_and_directory_faults_are_reported_in_one_line(
         assert line in str(case["line"]), case
 
 
-def test_clock_changes_and_single_read_errors_do_not_end_a_run(cases: list[dict[str, object]]) -> None:
+def test_clock_changes_and_single_read_errors_do_not_end_an_extraction(cases: list[dict[str, object]]) -> None:
     assert named(cases, "clock")[0]["line"] == 24
     assert named(cases, "one read")[0]["line"] == [{"io-error": 1, "not-a-picture": 1}, {"not-a-picture": 1}, 1]
 
 
-def test_two_concurrent_runs_make_the_same_store_as_one_run(cases: list[dict[str, object]]) -> None:
+def test_two_concurrent_extractions_make_the_same_store_as_one(cases: list[dict[str, object]]) -> None:
     assert [case["code"] for case in named(cases, "at once")] == [0, 0]

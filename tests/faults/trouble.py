@@ -64,8 +64,10 @@ def make(folder: Path) -> dict[str, Any]:
 def judged(
     folder: Path, name: str, code: int, answer: Any, plain: dict[str, Any], go_on: bool = True
 ) -> dict[str, Any]:
-    """Run ``extract`` again without the fault; return the outcome of the case and whether the final store is as
-    expected."""
+    """Run ``extract`` again after a fault; return the outcome of the case.
+
+    The outcome includes whether the final store equals that of a run without faults.
+    """
     line = answer[0] if isinstance(answer, list) else None
     case = {"case": name, "code": code, "line": line, "verify": [], "equal": None}
     if (folder / "store" / "featstore.json").exists():
@@ -105,7 +107,8 @@ def full_disks(folder: Path, plain: dict[str, Any], count: int) -> Iterator[dict
 
 
 def others(folder: Path, plain: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Run the cases of a deleted or read-only directory, a clock that goes backwards, and a read error."""
+    """Run the other cases of faults: a deleted or read-only directory, a clock that goes backwards, and a read
+    error."""
 
     def removed() -> None:
         # Rename first, so that all paths in the store vanish at once; files that are open stay open.
@@ -190,7 +193,7 @@ def two_at_once(folder: Path, plain: dict[str, Any], shares: list[tuple[int, int
 
 
 def run(full: int) -> list[dict[str, Any]]:
-    """Run all cases; a disk becomes full in ``full`` of them. Return one entry per case."""
+    """Run all cases of faults, in ``full`` of which the disk becomes full; return one entry per case."""
     with tempfile.TemporaryDirectory(prefix="featstore-trouble-") as name:
         folder = Path(name)
         plain = make(folder)

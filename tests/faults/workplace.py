@@ -60,7 +60,6 @@ def backbone() -> Any:
 
 
 def run_extract(folder: Path, **options: Any) -> Any:
-    """Extract the pictures in ``folder``."""
     options = {"batch": BATCH, "unit_rows": UNIT_ROWS, "workers": 2, "engine": engine, **options}
     return extract(folder / "pictures", folder / "store", backbone=backbone(), **options)
 
@@ -97,7 +96,7 @@ VERBS: dict[str, Callable[[Path], object]] = {
 
 
 def prepare(folder: Path, verb: str) -> None:
-    """Write or change the pictures as the test of ``verb`` needs them before the command runs."""
+    """Write or change the pictures in ``folder`` that the command ``verb`` is going to process."""
     pictures = folder / "pictures"
     if verb == "extract":
         write_pictures(pictures, FIRST)
@@ -156,7 +155,7 @@ def fork(work: Callable[[], Any], calls: Calls | None = None, *, kill_after: flo
 
 
 def begin(work: Callable[[], Any], calls: Calls | None = None) -> tuple[int, int]:
-    """Start ``work`` in a fork; return the arguments for ``end``."""
+    """Start the function ``work`` in a forked process; return the process id and the pipe that ``end`` needs."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -182,7 +181,8 @@ def begin(work: Callable[[], Any], calls: Calls | None = None) -> tuple[int, int
 
 
 def end(child: int, reading: int) -> tuple[int, Any]:
-    """Wait for a fork that ``begin`` started; return what ``fork`` returns."""
+    """Wait for a process that ``begin`` started; return its exit code and the value that it sent, None without a
+    value."""
     with os.fdopen(reading, "rb") as file:
         data = file.read()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -192,7 +192,7 @@ def end(child: int, reading: int) -> tuple[int, Any]:
 def do(
     folder: Path, verb: str, calls: Calls | None = None, *, kill_after: float | None = None, **options: Any
 ) -> tuple[int, Any]:
-    """Run a command on ``folder`` in a fork; return what ``fork`` returns."""
+    """Run the command ``verb`` on ``folder`` in a forked process; return its exit code and the value that it sent."""
 
     def work() -> None:
         VERBS[verb](folder, **options)
@@ -201,7 +201,7 @@ def do(
 
 
 def look(folder: Path) -> dict[str, Any]:
-    """Return ``contents(folder)``, computed in a fork."""
+    """Return ``contents(folder)``, computed in a forked process."""
     code, answer = fork(lambda: contents(folder))
     if code:
         raise AssertionError(answer)

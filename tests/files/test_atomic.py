@@ -32,7 +32,7 @@ def test_failed_write_keeps_the_old_file_and_removes_the_temporary_file(tmp_path
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_require_place_rejects_a_path_whose_folder_is_missing(tmp_path):
+def test_output_path_whose_folder_is_missing_is_rejected(tmp_path):
     atomic.require_place(tmp_path / "a")
     with pytest.raises(UsageError, match="nowhere; make it first"):
         atomic.require_place(tmp_path / "nowhere" / "a")
@@ -70,7 +70,7 @@ def test_json_files_round_trip_with_a_checksum(tmp_path_factory, value):
     assert json.loads(path.read_text())["checksum"] == xxhash.xxh3_128_hexdigest(atomic.canonical_json(value).encode())
 
 
-def test_read_json_finds_every_flipped_bit(tmp_path):
+def test_reading_json_with_a_checksum_finds_every_flipped_bit(tmp_path):
     path = tmp_path / "a.json"
     atomic.write_json(path, {"name": "x", "numbers": [1, 2.5, True, None], "deep": {"a": "b"}})
     data = path.read_bytes()

@@ -52,12 +52,12 @@ def test_byte_column_returns_its_items_by_index_and_slice(items):
 
 
 @given(keys.filter(len), st.data())
-def test_byte_column_take_accepts_rows_in_any_order(items, data):
+def test_byte_column_selects_rows_in_any_order(items, data):
     rows = data.draw(st.lists(st.integers(0, len(items) - 1), max_size=20))
     assert list(ByteColumn.of(items).take(np.array(rows, int))) == [items[row] for row in rows]
 
 
-def test_byte_column_take_keeps_the_order_of_unsorted_and_repeated_rows():
+def test_byte_column_keeps_the_order_of_unsorted_and_repeated_rows():
     column = ByteColumn.of([b"nine byte", b"", b"ab", b""])
     assert list(column.take(np.array([1, 0, 0, 3]))) == [b"", b"nine byte", b"nine byte", b""]
     assert list(ByteColumn.of([b"a", b"b", b"c"]).take(np.array([0, 0, 2]))) == [b"a", b"a", b"c"]

@@ -14,7 +14,7 @@ from featstore.files.hdf5_sink import Device
 from tests.made import fail_first_sync
 
 
-def test_hdf5_sink_reads_back_written_bytes(tmp_path):
+def test_file_object_for_libhdf5_reads_back_written_bytes(tmp_path):
     one = Device(tmp_path / "a")
     assert one.write(np.arange(6, dtype=np.uint8)) == 6
     assert one.seek(-2, os.SEEK_END) == 4
@@ -30,7 +30,7 @@ def test_hdf5_sink_reads_back_written_bytes(tmp_path):
     assert (tmp_path / "a").read_bytes() == b"\0\1\2\3\4\5\0\0x"
 
 
-def test_hdf5_sink_check_raises_the_first_write_error(tmp_path, monkeypatch):
+def test_file_object_for_libhdf5_raises_the_first_write_error_when_checked(tmp_path, monkeypatch):
     one = Device(tmp_path / "a")
 
     def full(handle, data, offset):
@@ -45,7 +45,7 @@ def test_hdf5_sink_check_raises_the_first_write_error(tmp_path, monkeypatch):
         assert caught.value.filename == os.fspath(tmp_path / "a")
 
 
-def test_hdf5_sink_runs_one_early_sync_at_a_time(tmp_path, monkeypatch):
+def test_file_object_for_libhdf5_runs_one_early_sync_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(hdf5_sink, "_SETTLED_AT_ONCE", 100)
     real, begun, go = os.fsync, [], threading.Event()
 
@@ -72,7 +72,7 @@ def test_hdf5_sink_runs_one_early_sync_at_a_time(tmp_path, monkeypatch):
     assert begun[-1] == 601
 
 
-def test_hdf5_sink_raises_an_early_sync_error_at_close(tmp_path, monkeypatch):
+def test_file_object_for_libhdf5_raises_an_early_sync_error_at_close(tmp_path, monkeypatch):
     monkeypatch.setattr(hdf5_sink, "_SETTLED_AT_ONCE", 100)
     fail_first_sync(monkeypatch)
     one = Device(tmp_path / "a")

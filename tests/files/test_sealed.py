@@ -152,7 +152,7 @@ def test_exclusive_sealed_write_keeps_the_existing_file(tmp_path):
     assert sealed.SealedFile(tmp_path / "a")["x"].tolist() == [0, 0, 0]
 
 
-def test_sealed_write_raises_a_disk_error_reported_only_once(tmp_path, monkeypatch):
+def test_sealed_write_raises_a_disk_error_that_the_system_reports_only_once(tmp_path, monkeypatch):
     fail_first_sync(monkeypatch)
     with pytest.raises(OSError, match="the disk"):
         write(tmp_path / "a.h5", large=np.zeros(sealed._LARGE, np.uint8), small=np.zeros(9))

@@ -31,14 +31,14 @@ from featstore.files.signatures import describe
         (bytes(range(1, 200)), "not-a-picture", "01 02 03 04 05 06 07 08"),
     ],
 )
-def test_describe_names_the_actual_file_type(data: bytes, reason: str, words: str) -> None:
+def test_description_of_file_content_names_the_actual_file_type(data: bytes, reason: str, words: str) -> None:
     assert describe(data)[0] == reason
     assert words in describe(data)[1]
 
 
 @settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=64))
-def test_describe_gives_one_line_for_any_bytes(data: bytes) -> None:
+def test_description_of_file_content_is_one_line_for_any_bytes(data: bytes) -> None:
     reason, message = describe(data)
     assert reason in ("not-a-picture", "unsupported")
     assert message

@@ -62,8 +62,9 @@ def backbone_of(name: str) -> Backbone:
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.train().momentum = 1.0
-    with torch.no_grad():
-        backbone.module(pictures_of(name, 16)[0])
+    if norms:
+        with torch.no_grad():
+            backbone.module(pictures_of(name, 16)[0])
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.eval().momentum = momentum
     return backbone

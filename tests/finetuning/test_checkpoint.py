@@ -200,6 +200,12 @@ HOSTILE = {
     "text in history": changed_description(
         lambda value: {**value, "history": [{**value["history"][0], "held_out_loss": "0.5"}]}
     ),
+    "surrogate in history": changed_description(
+        lambda value: {**value, "history": [{**value["history"][0], "frozen": "\ud800"}]}
+    ),
+    "epoch of 4,001 digits": changed_description(
+        lambda value: {**value, "history": [{**value["history"][0], "epoch": 10**4000}]}
+    ),
     "plan is a list": changed_description(lambda value: {**value, "plan": []}),
     "later format": changed_description(lambda value: {**value, "format": 2}),
     "digest is a number": changed_description(lambda value: {**value, "network": 1}),
@@ -226,6 +232,15 @@ def test_hostile_file_is_refused(tmp_path, name):
     path = broken_off(tmp_path)
     HOSTILE[name](path)
     refused(tmp_path, DamagedError, "no checkpoint of featstore, or damaged")
+
+
+@pytest.mark.parametrize("depth", [200, 900, 3000])
+def test_deep_value_in_the_settings_is_refused(tmp_path, depth):
+    path = broken_off(tmp_path)
+    arrays, value = contents(path)
+    text = json.dumps({**value, "plan": "PLAN"}).replace('"PLAN"', '{"epochs": ' + "[" * depth + "]" * depth + "}")
+    save_file(arrays, path, {"featstore": xxhash.xxh3_128_hexdigest(text.encode()) + text})
+    refused(tmp_path, FeatstoreError, "remove the file")
 
 
 def test_more_epochs_than_planned_are_refused(tmp_path):

@@ -82,8 +82,13 @@ def test_backbone_is_unfrozen_layer_by_layer_and_resumes_bit_for_bit(tmp_path):
     torch.testing.assert_close(head_again, head, rtol=0, atol=0)
 
 
-def phases(**changes: Any) -> LayerPhases:
-    backbone, partition, network = parts()
+@pytest.fixture(scope="module")
+def shared() -> tuple[Backbone, Partition, TunedNetwork]:
+    return parts()
+
+
+def phases(shared: tuple[Backbone, Partition, TunedNetwork], **changes: Any) -> LayerPhases:
+    backbone, partition, network = shared
     return LayerPhases(backbone, network, partition, plan(**changes))
 
 
@@ -98,13 +103,13 @@ def phases(**changes: Any) -> LayerPhases:
         ({"unfreeze": (("features.12", 1),)}, ["before features.12"] * 3),
     ],
 )
-def test_frozen_layers_are_told_in_words(changes, words):
-    made = phases(**changes)
+def test_frozen_layers_are_told_in_words(shared, changes, words):
+    made = phases(shared, **changes)
     assert [made.frozen(epoch) for epoch in (1, 2, 3)] == words
 
 
-def test_trained_parameters_and_rates_follow_the_phase():
-    backbone, partition, network = parts()
+def test_trained_parameters_and_rates_follow_the_phase(shared):
+    backbone, partition, network = shared
     made = LayerPhases(backbone, network, partition, plan(layer_decay=0.5))
     trained = []
     for epoch in (1, 2, 3, 1):
@@ -130,7 +135,7 @@ def test_trained_parameters_and_rates_follow_the_phase():
         ({"unfreeze": (), "freeze_to": ""}, "the whole network cannot be trained"),
     ],
 )
-def test_layers_that_do_not_fit_are_refused(changes, match):
+def test_layers_that_do_not_fit_are_refused(shared, changes, match):
     with pytest.raises(UsageError, match=match) as caught:
-        phases(**changes)
+        phases(shared, **changes)
     assert "\n" not in str(caught.value)

@@ -13,9 +13,9 @@ from tests.finetuning.small import SmallNetwork, SmallPhases, made_data, made_pl
 pytest.importorskip("tensorboardX")
 
 
-def run(folder: Path, log: Path, *, epochs: int = 9, resume: bool = False) -> list[dict[str, object]]:
+def run(folder: Path, log: Path, *, epochs: int = 9, resume: bool = False, seed: int = 0) -> list[dict[str, object]]:
     """Train until the epoch ``epochs``; return the figures of all epochs."""
-    network, plan, done = SmallNetwork(), made_plan(), []
+    network, plan, done = SmallNetwork(), made_plan(seed=seed), []
     history = train(
         network,
         SmallPhases(network, plan),
@@ -43,6 +43,8 @@ def test_reader_of_tensorboard_reads_every_epoch_once_after_a_resume(tmp_path):
     assert foreign.exists()
     foreign.unlink()
     (path,) = log.iterdir()
+    run(tmp_path / "other", log, seed=1)
+    assert len(list(log.iterdir())) == 2
     reader = reading.EventAccumulator(str(path), purge_orphaned_data=False)
     reader.Reload()
     names = {

@@ -25,7 +25,7 @@ def test_log_softmax_is_finite_for_huge_decisions(columns):
 
 @pytest.mark.parametrize("classes", [2, 5])
 @pytest.mark.parametrize("scale", [0.3, 4.0])
-def test_fit_scale_recovers_the_true_calibration_scale(classes, scale):
+def test_temperature_scaling_recovers_the_true_scale(classes, scale):
     random = np.random.default_rng(3)
     decisions = random.standard_normal((40_000, 1 if classes == 2 else classes))
     shares = softmax(decisions, scale).cumsum(axis=1)
@@ -33,7 +33,7 @@ def test_fit_scale_recovers_the_true_calibration_scale(classes, scale):
     assert fit_scale(decisions, codes, classes) == pytest.approx(scale, rel=0.1)
 
 
-def test_fit_scale_is_finite_for_perfectly_separated_rows():
+def test_temperature_scaling_is_finite_for_perfectly_separated_rows():
     decisions = np.array([[-2.0], [-1.0], [1.0], [2.0]])
     found = fit_scale(decisions, np.array([0, 0, 1, 1]), 2)
     assert 0.1 < found < 100
@@ -46,7 +46,7 @@ def test_rescaling_probabilities_equals_softmax_of_rescaled_decisions(columns):
     np.testing.assert_array_equal(rescale(np.array([[1.0, 0.0]]), 0.5).round(6), [[1.0, 0.0]])
 
 
-def test_before_calibration_measures_the_uncalibrated_decisions():
+def test_measures_before_calibration_are_those_of_uncalibrated_decisions():
     random = np.random.default_rng(1)
     codes = random.integers(0, 3, 500)
     decisions = 6 * (np.eye(3)[codes] + random.normal(size=(500, 3)))

@@ -81,7 +81,7 @@ def test_error_for_missing_onnx_names_the_remedy(monkeypatch):
         to_onnx(head)
 
 
-def test_onnx_model_passes_the_full_checker():
+def test_exported_onnx_model_passes_the_full_checker():
     head, _ = trained("knn", 3)
     onnx.checker.check_model(onnx.load_from_string(to_onnx(head)), full_check=True)
 

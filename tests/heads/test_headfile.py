@@ -95,7 +95,7 @@ def test_error_for_another_feature_identity_names_the_differences(kind):
 
 
 @every_kind
-def test_load_detects_any_changed_byte(kind, tmp_path):
+def test_loading_a_head_detects_any_changed_byte(kind, tmp_path):
     path = tmp_path / "head.fsh"
     save_head(path, trained(kind))
     whole = path.read_bytes()
@@ -135,7 +135,7 @@ ARRAY_FORGERIES = {
 
 @every_kind
 @pytest.mark.parametrize("forgery", list(ARRAY_FORGERIES))
-def test_load_head_rejects_missing_or_misshapen_arrays(kind, forgery, tmp_path):
+def test_load_head_rejects_missing_arrays_and_arrays_of_wrong_shape(kind, forgery, tmp_path):
     path = tmp_path / "head.fsh"
     names = list(trained(kind).model.arrays())
     for name in names:

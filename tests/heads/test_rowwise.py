@@ -27,6 +27,6 @@ def test_nearest_rows_equal_those_found_by_scikit_learn(excluded):
     np.testing.assert_allclose(similarity, 1 - distance, atol=1e-6)
 
 
-def test_unit_rows_maps_a_vector_equal_to_the_mean_to_zero():
+def test_centred_vector_that_equals_the_mean_becomes_zero():
     rows = rowwise.unit_rows(np.array([[1.0, 2.0], [3.0, 2.0]]), np.array([1.0, 2.0]))
     np.testing.assert_allclose(rows, [[0, 0], [1, 0]])

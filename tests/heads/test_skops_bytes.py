@@ -62,7 +62,7 @@ def changed(data: bytes, change, compression=zipfile.ZIP_STORED) -> bytes:
     return made.getvalue()
 
 
-def test_packing_equal_estimators_gives_equal_bytes(heads):
+def test_saving_equal_estimators_by_skops_gives_equal_bytes(heads):
     from sklearn.ensemble import RandomForestClassifier
 
     X, y = heads[1], np.arange(60) % 3
@@ -170,7 +170,7 @@ def test_head_whose_metadata_do_not_fit_its_classifier_is_refused(heads, tmp_pat
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_unpacking_changed_bytes_raises_only_featstore_errors(heads, data):
+def test_loading_changed_skops_bytes_raises_only_featstore_errors(heads, data):
     payload = bytearray(heads[0][LDA].model.payload.tobytes())
     for _ in range(data.draw(st.integers(1, 4))):
         payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))

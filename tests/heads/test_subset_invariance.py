@@ -65,7 +65,8 @@ def test_tied_rows_get_the_same_class_in_every_batch(place):
     landmarks = random.standard_normal((40, 30)).astype(np.float32)
     coef = random.standard_normal((1, 20))
     zeros, ones = np.zeros(30), np.ones(30)
-    # Every landmark appears twice with opposite weights, so every row is a tie that only rounding decides.
+    # Every landmark appears twice with opposite weights, so the exact decision value of every row is 0, and only
+    # rounding decides the class.
     tied = models.KernelModel(
         np.concatenate([landmarks[:20], landmarks[:20][::-1]]),
         np.concatenate([coef, -coef[:, ::-1]], axis=1),
@@ -84,8 +85,8 @@ def test_tied_rows_get_the_same_class_in_every_batch(place):
 
 def test_nearly_equal_neighbours_give_the_same_vote_in_every_batch():
     random = np.random.default_rng(0)
-    # Rows of both classes differ by less than the rounding of float32 products, so another order of
-    # neighbours changes the vote.
+    # Rows of both classes are so close that rounding in float32 decides which of them are the nearest neighbours, and
+    # so which class gets the votes.
     X = np.repeat(random.standard_normal((12, 200)), 40, axis=0).astype(np.float32)
     X += np.float32(1e-6) * random.standard_normal(X.shape).astype(np.float32)
     y = np.arange(len(X)) % 2

@@ -47,7 +47,7 @@ def test_recall_counts_neighbours_at_equal_distance_as_found(tmp_path: Path) -> 
     assert read.recall(read.neighbors[:, ::-1], 5).value == 1
 
 
-def test_write_ann_benchmark_rejects_unsupported_requests(tmp_path: Path) -> None:
+def test_ann_benchmark_export_rejects_unsupported_requests(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no metric 'ip'"):
         write_ann_benchmark(tmp_path / "x", clusters(9), np.array([1]), metric="ip")
     with pytest.raises(UsageError, match="needs queries"):
@@ -68,7 +68,7 @@ def test_write_ann_benchmark_rejects_unsupported_requests(tmp_path: Path) -> Non
         ({"distance": "jaccard"}, "neither angular nor euclidean"),
     ],
 )
-def test_read_ann_benchmark_rejects_malformed_files(tmp_path: Path, change: dict[str, object], message: str) -> None:
+def test_malformed_ann_benchmark_files_are_rejected(tmp_path: Path, change: dict[str, object], message: str) -> None:
     parts = {"train": np.zeros((20, 4)), "test": np.ones((2, 4)), "neighbors": np.zeros((2, 3), int)}
     parts = {**parts, "distances": np.zeros((2, 3)), "distance": "angular", **change}
     with h5py.File(tmp_path / "x", "w") as file:
@@ -80,7 +80,7 @@ def test_read_ann_benchmark_rejects_malformed_files(tmp_path: Path, change: dict
         read_ann_benchmark(tmp_path / "x")
 
 
-def test_read_ann_benchmark_rejects_damaged_and_missing_files(tmp_path: Path) -> None:
+def test_damaged_and_missing_ann_benchmark_files_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     with pytest.raises(UsageError, match="no file of ann-benchmarks"):
         read_ann_benchmark(tmp_path / "x")

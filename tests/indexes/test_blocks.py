@@ -28,14 +28,14 @@ def test_rows_are_normalised_for_cosine_and_zero_rows_stay_zero(rows: np.ndarray
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_preparing_rows_reports_the_first_non_finite_row(metric: blocks.Metric, bad: float) -> None:
+def test_preparing_vectors_reports_the_first_row_that_is_not_finite(metric: blocks.Metric, bad: float) -> None:
     rows = np.ones((5, 3), np.float32)
     rows[3, 1] = bad
     with pytest.raises(UsageError, match="row 13 holds"):
         blocks.prepare(rows, metric, first_row=10)
 
 
-def test_preparing_rows_does_not_change_the_input_array() -> None:
+def test_preparing_vectors_does_not_change_the_input_array() -> None:
     rows = clusters(9)
     before = rows.copy()
     blocks.prepare(rows, "cosine")
@@ -65,7 +65,7 @@ def test_index_input_rejects_missing_rows_flat_arrays_and_unknown_metrics() -> N
         blocks.check_metric("hamming")
 
 
-def test_picked_rows_yields_blocks_and_can_be_iterated_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_picked_rows_can_be_iterated_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "block_rows", lambda dimension: 4)
     rows, places = clusters(50), np.array([49, 3, 3, 0, 17])
     picked = blocks.PickedRows(rows.__getitem__, places, rows.shape[1])
@@ -78,7 +78,7 @@ def test_picked_rows_yields_blocks_and_can_be_iterated_twice(monkeypatch: pytest
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 @pytest.mark.parametrize("scale", [0, 1e-30, 1e-13, 1e-12, 1, 1e15, 1e16, 1e30])
-def test_preparing_one_query_equals_preparing_a_batch(metric: blocks.Metric, scale: float) -> None:
+def test_query_is_normalised_alone_as_in_a_batch(metric: blocks.Metric, scale: float) -> None:
     for rows in (clusters(6, 65) * scale, (clusters(6, 130).astype(np.float64) * scale)[:, ::2]):
         together = blocks.prepare(rows, metric)
         alone = np.concatenate([blocks.prepare_queries(rows[row : row + 1], metric) for row in range(len(rows))])
@@ -87,7 +87,7 @@ def test_preparing_one_query_equals_preparing_a_batch(metric: blocks.Metric, sca
         np.testing.assert_array_equal(blocks.prepare_queries(rows, metric), together)
 
 
-def test_unit_length_rows_are_not_changed() -> None:
+def test_preparing_vectors_does_not_change_rows_of_length_one() -> None:
     rows = blocks.prepare(clusters(40, 65), "cosine")
     assert blocks.prepare(rows, "cosine") is rows
     assert np.shares_memory(blocks.prepare_queries(rows[3:4], "cosine"), rows)
@@ -96,7 +96,7 @@ def test_unit_length_rows_are_not_changed() -> None:
     np.testing.assert_allclose(blocks.prepare(longer, "cosine"), rows, rtol=1e-6)
 
 
-def test_preparing_rows_in_chunks_equals_preparing_the_matrix() -> None:
+def test_preparing_vectors_in_chunks_equals_preparing_the_matrix() -> None:
     rows = clusters(301, 65)
     for step in (1, 7, 300):
         chunks = [blocks.prepare(rows[first : first + step], "cosine") for first in range(0, len(rows), step)]
@@ -105,7 +105,7 @@ def test_preparing_rows_in_chunks_equals_preparing_the_matrix() -> None:
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_preparing_rejects_a_non_finite_query(metric: blocks.Metric, bad: float) -> None:
+def test_query_vector_that_is_not_finite_is_rejected(metric: blocks.Metric, bad: float) -> None:
     for others in (0, 1, 1e38):
         query = np.full((1, 40), others, np.float32)
         query[0, 33] = bad

@@ -25,7 +25,7 @@ def test_flat_index_is_exact_and_reads_the_source_once() -> None:
     assert index.recall.value == 1
 
 
-def test_auto_builds_a_graph_for_large_data(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_index_of_many_rows_is_not_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defaults, "EXACT_SCAN_BYTES", 90 * 8 * 4)
     assert build_index(clusters(90, 8), np.arange(90), keys(90)).exact
     assert not build_index(clusters(91, 8), np.arange(91), keys(91)).exact
@@ -96,7 +96,7 @@ def test_build_index_rejects_invalid_options(options: dict[str, object], words: 
         build_index(clusters(50, 8), np.arange(50), keys(50), **options)
 
 
-def test_build_rejects_an_empty_matrix() -> None:
+def test_building_an_index_rejects_an_empty_matrix() -> None:
     with pytest.raises(UsageError, match="extract some first"):
         build_index(np.zeros((0, 8), np.float32), np.zeros(0, np.int64), [])
 

@@ -113,7 +113,7 @@ def test_exact_search_is_chosen_for_few_rows() -> None:
 
 
 @pytest.mark.slow
-def test_candidates_are_tried_on_a_sample_and_the_best_is_built_on_all_rows(
+def test_candidate_indexes_are_tried_on_a_sample_and_the_best_is_built_on_all_rows(
     vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(defaults, "CONTRACT_SAMPLE_BYTES", 4 * DIMENSION * 4000)
@@ -143,7 +143,7 @@ def test_exact_search_replaces_an_index_that_misses_the_recall_on_fresh_queries(
 
 
 @pytest.mark.slow
-def test_contract_uses_the_fastest_parameter_confirmed_by_fresh_queries(
+def test_index_contract_uses_the_fastest_parameter_that_new_queries_confirm(
     vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Recall] = []
@@ -174,7 +174,7 @@ def test_exact_search_that_replaces_an_index_must_fit_into_memory(
 
 
 @pytest.mark.slow
-def test_smaller_codes_are_tried_only_if_the_memory_limit_requires_them(vectors: np.ndarray) -> None:
+def test_compressed_vectors_are_tried_only_if_the_memory_limit_requires_them(vectors: np.ndarray) -> None:
     smaller = dataclasses.replace(
         GRAPH, name="small", factory="HNSW16_SQ8", row_bytes=166, smaller_than="hnsw", steps=(10,)
     )
@@ -211,7 +211,7 @@ def test_recall_after_growth_is_measured_against_all_rows_of_the_store(vectors: 
 
 
 @pytest.mark.parametrize("asked", [{"recall": 0}, {"recall": 1.1}, {"at": 0}, {"memory": 0}, {"latency": -1}])
-def test_contract_rejects_invalid_values(asked: dict[str, float]) -> None:
+def test_index_contract_rejects_invalid_values(asked: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=next(iter(asked))):
         made(clusters(30, DIMENSION), Contract(**asked), [flat(DIMENSION)])
     with pytest.raises(UsageError, match="need their ids"):

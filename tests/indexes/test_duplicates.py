@@ -75,17 +75,17 @@ def test_centring_removes_the_common_mean_of_all_rows() -> None:
     assert near_duplicates(vectors, 0.95).groups == []
 
 
-def test_equal_groups_finds_rows_with_equal_digests() -> None:
+def test_groups_of_equal_bytes_contain_the_rows_with_equal_digests() -> None:
     digests = [b"a", b"b", b"a", None, b"", None, b"", b"c", b"b", b"a"]
     assert [group.tolist() for group in equal_groups(digests)] == [[0, 2, 9], [1, 8]]
 
 
-def test_across_splits_returns_duplicates_in_several_splits() -> None:
+def test_only_duplicates_that_occur_in_several_splits_are_returned() -> None:
     groups = [np.array([0, 1]), np.array([2, 3]), np.array([4, 5])]
     assert [group.tolist() for group in across_splits(groups, ["train", "test", "a", "a", "a", None])] == [[0, 1]]
 
 
-def test_leaks_returns_the_closest_row_of_another_split() -> None:
+def test_leak_between_splits_names_the_closest_row_of_another_split() -> None:
     vectors = clusters(90, 32, centres=90)
     vectors[60], vectors[61], vectors[62] = vectors[0] + 1e-4, vectors[0] + 1e-2, vectors[1]
     splits = ["train"] * 60 + ["test"] * 2 + [None] * 28

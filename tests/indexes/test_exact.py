@@ -53,7 +53,7 @@ def test_leave_one_out_treats_copies_as_neighbours_of_each_other() -> None:
     assert exact.leave_one_out_accuracy(vectors, list(range(15))).accuracy == 0
 
 
-def test_leave_one_out_samples_queries_and_works_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leave_one_out_accuracy_can_use_a_sample_of_queries_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, labels = clusters(200, 6), [row % 2 for row in range(200)]
     whole = exact.leave_one_out_accuracy(vectors, labels)
     monkeypatch.setattr(exact, "_QUERIES_AT_ONCE", 33)

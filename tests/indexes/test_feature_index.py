@@ -53,7 +53,7 @@ def test_filtered_search_equals_brute_force(
 
 @given(KINDS, st.integers(0, 10**6), st.data())
 @settings(deadline=None, max_examples=25)
-def test_ids_keep_their_keys_and_vectors_after_removals_and_additions(
+def test_index_ids_keep_their_keys_and_vectors_after_removals_and_additions(
     kind: str, seed: int, data: st.DataObject
 ) -> None:
     random = np.random.default_rng(seed)
@@ -164,12 +164,12 @@ def test_refused_addition_does_not_change_the_index() -> None:
     assert index.labels_of([1, 2, 4, 3, -1]) == ["x", None, "y", None, None]
 
 
-def test_index_built_without_an_identity_has_none() -> None:
+def test_index_built_without_a_feature_identity_has_none() -> None:
     index = index_of()
     assert (index.identity, index.fingerprint, index.info()["identity"]) == (None, "", {})
 
 
-def test_staleness_lists_rows_missing_from_the_index_or_the_store() -> None:
+def test_stale_index_reports_rows_that_it_lacks_and_rows_that_the_store_lacks() -> None:
     index = index_of(4, about=About(generation=2))
     fresh = index.staleness(2, np.array([0, 3, 6, 9], np.uint64))
     assert fresh.fresh
@@ -249,7 +249,7 @@ def test_search_restores_the_thread_count_of_faiss() -> None:
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 @pytest.mark.parametrize("single", [True, False])
-def test_graph_returns_k_neighbours_across_unlinked_clusters(metric: Metric, single: bool) -> None:
+def test_graph_index_returns_k_neighbours_from_clusters_without_links(metric: Metric, single: bool) -> None:
     # The clusters are so far apart that the graph has no links between them.
     vectors = clusters(1200, 16, centres=6) + 40 * np.eye(16, dtype=np.float32)[np.arange(1200) % 6]
     index = build_index(vectors, np.arange(1200) * 3, [b"k"] * 1200, metric=metric, kind="hnsw")

@@ -20,7 +20,7 @@ def info(**changes: Any) -> dict[str, Any]:
     return {**told, "exact": False, **changes}
 
 
-def test_standing_reports_whether_an_index_still_meets_its_contract() -> None:
+def test_index_report_says_whether_the_contract_still_holds() -> None:
     assert standing(info()).holds
     assert standing(info(contract=None)).holds is None
     assert standing(info(contract={**info()["contract"], "holds": False})).holds is False
@@ -34,7 +34,7 @@ def test_standing_reports_whether_an_index_still_meets_its_contract() -> None:
     assert "not known to hold: 101 pictures came since 1,000 were measured" in unknown.text
 
 
-def test_contract_with_a_latency_holds_only_if_the_latency_was_measured() -> None:
+def test_index_contract_with_a_latency_holds_only_if_it_was_measured() -> None:
     asked = {**info()["contract"], "latency": 0.005}
     unmeasured = standing(info(contract=asked, exact=True))
     assert unmeasured.holds is False
@@ -51,14 +51,14 @@ def test_contract_with_a_latency_holds_only_if_the_latency_was_measured() -> Non
     ("low", "high", "verdict"),
     [(0.951, 0.97, True), (0.96, 1.0, None), (0.90, 0.98, None), (0.94, 0.95, False), (0.5, 0.9, False)],
 )
-def test_contract_is_undecided_if_the_recall_interval_contains_the_goal(
+def test_index_contract_is_undecided_if_the_recall_interval_contains_its_recall(
     low: float, high: float, verdict: bool | None
 ) -> None:
     assert judge(Recall((low + high) / 2, low, high, 10, 50, "held-out"), 0.95) is verdict
     assert judge(Recall(None, None, None, 10, 0, "not measured"), 0.95) is None
 
 
-def test_queries_after_growth_exclude_copies_of_old_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queries_that_check_a_grown_index_exclude_copies_of_old_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     new = np.arange(1000) >= 500
     groups = np.arange(1000)
     groups[500:600] = np.arange(100)  # rows 500 to 599 are copies of old rows

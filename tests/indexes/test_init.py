@@ -11,6 +11,6 @@ def test_every_public_name_of_indexes_is_importable() -> None:
     assert sorted(featstore.indexes.__all__) == sorted(featstore.indexes._HOMES)
 
 
-def test_unknown_names_raise_attribute_error() -> None:
+def test_unknown_attribute_of_featstore_indexes_raises_attribute_error() -> None:
     with pytest.raises(AttributeError, match="nonsense"):
         _ = featstore.indexes.nonsense

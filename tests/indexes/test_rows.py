@@ -7,7 +7,7 @@ from featstore.errors import UsageError
 from featstore.indexes.rows import IndexRows
 
 
-def test_joined_index_rows_keep_ids_keys_and_labels() -> None:
+def test_joining_row_tables_of_an_index_keeps_ids_keys_and_labels() -> None:
     first = IndexRows.of(np.array([4, 2]), [b"x", b"y"], ["dog", None], 2)
     second = IndexRows.of(np.array([9, 7], np.uint64), [b"", b"z"], ["cat", "dog"], 2)
     both = first.then(second).take(np.array([3, 0, 2]))

@@ -127,7 +127,7 @@ def test_plot_of_accuracy_by_C_marks_the_chosen_value():
     assert "C = 1: 0.9000" in svg
     assert selection_curve(None, {}) is None
     assert selection_curve({"scoring": "accuracy"}, {}) is None
-    # If the user gives C, only this value is tried, so there is no curve.
+    # If the user gives C, only this value is tried, so there is no curve of accuracy by C.
     alone = {"param_C": [0.1], "mean_accuracy": [0.8], "std_accuracy": [0.1]}
     assert selection_curve(alone, {"C": 0.1}) is None
 
@@ -148,7 +148,7 @@ def test_plot_of_accuracy_by_C_has_a_curve_per_gamma():
     assert "gamma = 2 (chosen)</text>" in svg
     assert "C = 1, gamma = 2: 0.9000" in svg
     assert drawing.image().height > 3 * 270
-    # One value of C but several of gamma were tried, so there was a choice.
+    # With one value of C but several values of gamma, there was a choice, so the plot has a point for each.
     one = {name: values[1::2] for name, values in table.items()}
     assert str(selection_curve(one, {"C": 1.0, "gamma": 2.0}).svg()).count("<circle") == 2
 
@@ -185,7 +185,7 @@ def test_long_names_are_wrapped_after_folders_but_not_in_the_extension(name, mar
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 7), (7, 7), (8, 4), (10, 5), (14, 7), (20, 7), (24, 6), (0, 7)])
-def test_balanced_distributes_items_evenly_over_rows(count, columns):
+def test_thumbnails_are_distributed_evenly_over_rows(count, columns):
     assert balanced(count) == columns
 
 
@@ -220,7 +220,7 @@ def test_precision_recall_plot_shows_each_class_or_the_mean_of_many():
         assert svg.count("<polyline") == lines
         # With two classes, only the second class has a curve; the labels of the axes contain its name.
         assert svg.count(" of c1</text>") == (2 if classes == 2 else 0)
-    # A class without rows has no curve; a perfect ranking has precision 1 throughout.
+    # A class without rows has no precision-recall curve. Here every prediction is right, so the precision is always 1.
     perfect = str(precision_recall(np.array([0, 1, 0, 1]), np.eye(3)[[0, 1, 0, 1]], ["a", "b", "none"]).svg())
     assert perfect.count("<polyline") == 2
     assert "none" not in perfect
@@ -261,7 +261,7 @@ def test_thumbnails_are_small_and_notes_replace_missing_pictures():
         (1e-9, "0.0 %"),
     ],
 )
-def test_percent_shows_more_digits_near_0_and_100(value, text):
+def test_percentages_have_more_digits_near_0_and_100(value, text):
     assert percent(value) == text
 
 

@@ -38,7 +38,8 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def nearest(store):
-    """Return the line that a recipe must print: the picture LIKE, and the keys of the pictures nearest to it."""
+    """Return the line that a script of pipelines/ must print: the picture LIKE, and the keys of the pictures nearest to
+    it."""
     opened = FeatureStore.open(store)
     vectors = opened.features().astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -12,7 +12,7 @@ from featstore.cli import run
 from tests.chain import COLOURS, names, write_coloured
 from tests.page_reading import read
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_workers")]
 
 SMALL = ("--backbone", "squeezenet1_1", "--weights", "random:0")
 
@@ -99,7 +99,7 @@ def test_tuned_rock_paper_scissors_pipeline_trains_the_auxiliary_classifier(tmp_
 
 
 @pytest.mark.parametrize("name", ["dogs_vs_cats", "hymenoptera"])
-def test_wrong_use_gives_a_one_line_error(tmp_path, capsys, name):
+def test_pipelines_report_wrong_use_with_a_one_line_error(tmp_path, capsys, name):
     write_coloured(tmp_path / "p", [f"ant/{number}.png" for number in range(4)])
     with pytest.raises(SystemExit, match="2"):
         run(import_module(f"pipelines.{name}").main, ["p", *SMALL])

@@ -91,7 +91,7 @@ def test_sandbox_accepts_only_names_of_functions_in_modules(name: str) -> None:
         sandbox.function_of(name)
 
 
-def test_describe_exit_explains_signals_and_exit_codes() -> None:
+def test_description_of_how_a_process_ended_explains_signals_and_exit_codes() -> None:
     assert sandbox.describe_exit(-9) == "killed by the kernel for lack of memory, or someone, (SIGKILL)"
     assert sandbox.describe_exit(-6) == "killed by SIGABRT"
     assert sandbox.describe_exit(-200) == "killed by signal 200"

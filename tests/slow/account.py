@@ -39,7 +39,10 @@ def extract(folder: Path, store: Path, *options: str) -> tuple[float, dict[str, 
 
 
 def first_saving(report: dict[str, Any], workers: int) -> Saving:
-    """Return the largest saving that ``report`` promises; the run used plain torch and exact decoding."""
+    """Return the largest saving of time that the ``report`` of an extraction promises.
+
+    The extraction used plain torch and exact decoding.
+    """
     engine = {"engine": "torch", "device": "cpu", "precision": "fp32"}
     return savings(Timings(**report["timings"]), engine, "pillow", workers)[0]
 
@@ -50,7 +53,7 @@ def first_saving(report: dict[str, Any], workers: int) -> Saving:
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--backbone", default="efficientnet_lite0", show_default=True)
 def main(pictures: str, count: int, rounds: int, backbone: str) -> None:
-    """Run the command in rounds and print the times; exit with 1 if a requirement is missed."""
+    """Run ``featstore extract`` in rounds and print the times; exit with 1 if a requirement is missed."""
     missed = False
     seconds: dict[str, list[float]] = {"torch": [], "advised": []}
     options: list[str] = []

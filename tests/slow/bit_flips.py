@@ -15,7 +15,8 @@ from tests.faults.flips import flips
 
 
 def main(count: int, seed: int) -> int:
-    """Print how many flips verify finds in each file; return the number of flips that it misses."""
+    """Flip ``count`` bits one by one and print how many flips verify finds in each file; return the number that it
+    misses."""
     with tempfile.TemporaryDirectory(prefix="featstore-flips-") as name:
         folder = Path(name)
         store = small_store(folder)

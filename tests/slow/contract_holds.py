@@ -93,7 +93,7 @@ def of_clusters(count: int, seed: int) -> Iterator[Case]:
 
 
 def measure(case: Case, goal: float, seed: int) -> dict[str, Any]:
-    """Build an index for the recall ``goal`` and measure its recall on the new queries."""
+    """Build an index for the recall ``goal``, and measure its recall on new queries, which the index did not see."""
     rows = len(case.vectors)
     candidates = [
         one
@@ -138,7 +138,8 @@ def measure(case: Case, goal: float, seed: int) -> dict[str, Any]:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
 def main(crops: Path, indexes: int, seed: int, as_json: bool) -> None:
-    """Measure all indexes and print the results; exit with 1 if too many indexes fail."""
+    """Measure the recall of all indexes on new queries and print it; exit with 1 if too many indexes miss their
+    recall."""
     half = indexes // 2
     found: list[dict[str, Any]] = []
     for number, case in enumerate(chain(of_clusters(half, seed), of_crops(crops, indexes - half, seed))):

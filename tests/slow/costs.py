@@ -120,7 +120,7 @@ class Costs:
         self.found: list[dict[str, Any]] = []
 
     def measure(self, what: str, command: Sequence[str | os.PathLike[str]], at_most: float | None = None) -> float:
-        """Measure and print one command; return its processor seconds."""
+        """Measure the command, print its times and return its processor seconds."""
         processor, clock = cost(command, self.rounds)
         self.found.append({"what": what, "processor": processor, "clock": clock, "at_most": at_most})
         asked = "" if at_most is None else f"  at most {at_most:.2f}{'' if processor <= at_most else '  MISSED'}"
@@ -134,7 +134,7 @@ class Costs:
 
 
 def measure_store(costs: Costs, place: Path, count: int, backbone: str) -> Path:
-    """Measure commands that read a store of ``count`` pictures; return the store."""
+    """Measure the processor time of commands that read a store of ``count`` pictures; return the store."""
     folder, store = place / str(count), place / f"{count}.store"
     write_pictures(folder, count)
     fill(folder, store, backbone, None)
@@ -146,7 +146,7 @@ def measure_store(costs: Costs, place: Path, count: int, backbone: str) -> Path:
 
 
 def measure_readers(costs: Costs, store: Path) -> None:
-    """Measure commands that read a store, its index and its head, but no picture."""
+    """Measure the processor time of commands that read a store, its index and its head, but no picture."""
     from featstore import index as build_index
     from featstore import train
     from featstore.store import FeatureStore
@@ -162,7 +162,7 @@ def measure_readers(costs: Costs, store: Path) -> None:
 
 
 def measure_predict(costs: Costs, place: Path) -> None:
-    """Compare ``predict`` of one picture with a plain script that runs the network on it."""
+    """Compare the processor time of ``predict`` for one picture with that of a plain script that runs the network."""
     import torch
     import torchvision
 
@@ -193,7 +193,7 @@ def measure_predict(costs: Costs, place: Path) -> None:
 @click.option("--backbone", default="efficientnet_lite0", show_default=True, help="Of the stores of small pictures.")
 @click.option("--json", "as_json", is_flag=True)
 def main(pictures: tuple[int, ...], rounds: int, backbone: str, as_json: bool) -> None:
-    """Measure all commands and print their seconds; exit with 1 if a bound is exceeded."""
+    """Measure the processor time of all commands and print it; exit with 1 if a bound is exceeded."""
     costs = Costs(rounds)
     with tempfile.TemporaryDirectory(prefix="costs-") as name:
         place = Path(name)

@@ -59,7 +59,7 @@ def measure(store: Path, kind: str, place: Path) -> dict[str, Any]:
 @click.argument("store", type=click.Path(exists=True, path_type=Path))
 @click.option("--json", "as_json", is_flag=True)
 def main(store: Path, as_json: bool) -> None:
-    """Compare the labels of all exports on all rows of STORE."""
+    """Export every kind of head trained on STORE, and compare the labels of the exports on all rows."""
     with tempfile.TemporaryDirectory() as place:
         table = {kind: measure(store, kind, Path(place)) for kind in HEADS}
     if as_json:

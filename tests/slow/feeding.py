@@ -135,7 +135,10 @@ def verdicts(measured: dict[str, Measured], rate: float) -> list[dict[str, Any]]
 @click.option("--rate", default=500.0, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
 def main(pictures: str, count: int, rounds: int, rate: float, as_json: bool) -> None:
-    """Measure all numbers of pictures per second in rounds and print them; exit with 1 if a requirement is missed."""
+    """Measure decoding, forward pass and extractions in rounds, and print the pictures per second.
+
+    Exit with 1 if a requirement is missed.
+    """
     place, bench = "tests.slow.feeding", "featstore.stages.bench.contenders"
     with tempfile.TemporaryDirectory(prefix="feeding-") as folder:
         gather(pictures, count, Path(folder))

@@ -152,7 +152,6 @@ def clip_retrieval(native: Native, place: Path) -> Written:
 
 
 def flat_index(native: Native, place: Path) -> Written:
-    """Write a flat FAISS index."""
     made = faiss.IndexFlatIP(native.vectors.shape[1])
     made.add(native.vectors)
     faiss.write_index(made, str(place / "flat.index"))
@@ -230,7 +229,7 @@ def check(native: Native, written: Written, place: Path) -> list[str]:
 @click.command()
 @click.argument("pictures", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def main(pictures: Path) -> None:
-    """Check the import of each layout and print the result; exit with 1 if a requirement is missed."""
+    """Check the import of the files of five programs and print the result; exit with 1 if a requirement is missed."""
     failed = False
     layouts: list[Callable[[Native, Path], Written]] = [img2vec, clip_retrieval, flat_index, hloc, npz]
     with tempfile.TemporaryDirectory() as folder:

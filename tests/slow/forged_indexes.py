@@ -63,7 +63,7 @@ def outcome(path: Path, mmap: bool) -> int:
 
 
 def main(count: int, seed: int) -> int:
-    """Print the defects; return their number."""
+    """Use ``count`` forged indexes, print those that do harm, and return their number."""
     limit_this_process()
     outcomes = Counter[str]()
     with tempfile.TemporaryDirectory(prefix="featstore-forged-") as name:

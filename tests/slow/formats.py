@@ -236,7 +236,10 @@ def fresh(name: str, *arguments: Any) -> dict[str, Any]:
 
 
 def measure(place: Path, rows: int, dimension: int) -> dict[str, Any]:
-    """Run all measurements; return their results, and under "missed" the names of the requirements that are not met."""
+    """Measure to_arrow, as_torch and the export to Parquet.
+
+    Return the results, and under "missed" the names of the requirements that are not met.
+    """
     large, small, tiny = place / "large", place / "small", place / "tiny"
     _tell(f"writing {rows:,}, {rows // 10:,} and {rows // 50:,} rows of {dimension:,} values")
     write(large, rows, dimension, UNIT_ROWS)
@@ -282,7 +285,8 @@ def _tell(text: str) -> None:
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--child", hidden=True)
 def main(place: Path | None, rows: int, dimension: int, as_json: bool, child: str | None) -> None:
-    """Run all measurements and print their results; exit with 1 if a requirement is missed."""
+    """Measure to_arrow, as_torch and the export to Parquet, and print the results; exit with 1 if a requirement is
+    missed."""
     if child is not None:
         name, *arguments = json.loads(child)
         paths = [Path(one) if isinstance(one, str) else one for one in arguments]

@@ -51,7 +51,7 @@ def extraction(folder: str) -> dict[str, Any]:
 @click.option("--large", default=50_000, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 def main(pictures: str, small: int, large: int, rounds: int) -> None:
-    """Run the extractions and print their time and memory; exit with 1 if a requirement is missed."""
+    """Extract few and many pictures and print time and memory; exit with 1 if a requirement is missed."""
     with tempfile.TemporaryDirectory(prefix="growth-") as place:
         folders = {count: Path(place) / str(count) for count in (small, large)}
         for folder in folders.values():

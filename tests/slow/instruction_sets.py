@@ -53,7 +53,7 @@ class InstructionSet:
 
 
 SETS = (
-    # SSE4.1 is not in this list, because OpenVINO does not run with ONEDNN_MAX_CPU_ISA=SSE41. With
+    # SSE4.1 is not among the tested sets, because OpenVINO does not run with ONEDNN_MAX_CPU_ISA=SSE41. With
     # ONEDNN_MAX_CPU_ISA=AVX, OpenVINO uses its SSE4.2 code.
     InstructionSet("avx", "avx", "AVX", "default", "AVX", "Sandybridge", "generic", "X86_V3|X86_V4|AVX2|AVX512|FMA3|F16C|BMI"),
     InstructionSet("avx2", "avx2", "AVX2", "avx2", "AVX2", "Haswell", "avx2", "X86_V4|AVX512"),
@@ -74,7 +74,7 @@ def of_this_processor() -> list[InstructionSet]:
 
 
 def switches(chosen: InstructionSet | None) -> dict[str, str]:
-    """Return environment variables that limit a process to ``chosen`` (None: no limit)."""
+    """Return environment variables that limit a process to the instruction set ``chosen`` (None: no limit)."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     if chosen is None:
         return environment
@@ -88,7 +88,7 @@ def switches(chosen: InstructionSet | None) -> dict[str, str]:
         "MKL_ENABLE_INSTRUCTIONS": chosen.mkl,
         "OPENBLAS_CORETYPE": chosen.openblas,
         "FAISS_OPT_LEVEL": chosen.faiss,
-        # FAISS 1.14 and later read this variable instead of FAISS_OPT_LEVEL.
+        # FAISS 1.14 and later read FAISS_SIMD_LEVEL instead of FAISS_OPT_LEVEL.
         "FAISS_SIMD_LEVEL": "NONE" if chosen.faiss == "generic" else chosen.faiss.upper(),
         **({"NPY_DISABLE_CPU_FEATURES": " ".join(newer)} if newer else {}),
     }
@@ -158,8 +158,10 @@ def _output(code: str, environment: dict[str, str]) -> str:
 
 
 def run(chosen: InstructionSet | None, tests: tuple[str, ...], shapes: int, cache: Path, record: Path | None) -> int:
-    """Run ``tests`` limited to ``chosen``; return the exit code of pytest. Used tolerances are written to
-    ``record``."""
+    """Run pytest on ``tests`` with the instruction set ``chosen``; return its exit code.
+
+    The used share of each tolerance is written to the file ``record``.
+    """
     command = [sys.executable, "-m", "pytest", *tests]
     environment = {**switches(chosen), "FEATSTORE_SHAPES": str(shapes)}
     # Use one cache of compiled code per instruction set: torch does not distinguish code for different sets.

@@ -83,8 +83,10 @@ def save_features(folder: str) -> None:
 
 
 def under(chosen: InstructionSet | None, folder: Path) -> tuple[dict[str, Features], dict[str, Any]]:
-    """Run ``save_features`` in a process limited to ``chosen`` (None: no limit); return the features and the printed
-    JSON object."""
+    """Run ``save_features`` in a process that is limited to the instruction set ``chosen`` (None: no limit).
+
+    Return the features, and the JSON object that the process printed.
+    """
     code = "import sys; from tests.slow.int8_sums import save_features; save_features(sys.argv[1])"
     command = [sys.executable, "-c", code, str(folder)]
     done = subprocess.run(command, env=switches(chosen), stdout=subprocess.PIPE, text=True, check=True)
@@ -126,7 +128,8 @@ def read(pictures: Path, count: int, model: Any) -> tuple[NDArray[np.uint8], NDA
 @click.argument("pictures", type=click.Path(exists=True, path_type=Path))
 @click.option("--count", default=400, show_default=True)
 def main(pictures: Path, count: int) -> None:
-    """Run all comparisons and print one JSON object; exit with 1 if a bound is missed."""
+    """Compare int8 features between the instruction sets and print one JSON object; exit with 1 if a bound is
+    missed."""
     model = load_backbone(BACKBONE)
     pixels, labels = read(pictures, count, model)
     int8: dict[str, Features] = {}

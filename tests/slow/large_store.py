@@ -68,7 +68,7 @@ def write(path: Path, rows: int) -> None:
 @click.option("--rows", default=10_000_000, show_default=True)
 @click.option("--store", type=click.Path(path_type=Path), help="Keep the store here, and use the one that is there.")
 def main(rows: int, store: Path | None) -> None:
-    """Measure each operation on the store and print a line for the operation."""
+    """Measure opening a large store, listing its keys and looking up rows; print a line for each."""
     with tempfile.TemporaryDirectory() as place:
         path = store or Path(place) / "store"
 

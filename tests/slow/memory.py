@@ -49,7 +49,8 @@ def write_pictures(folder: Path, count: int) -> None:
 @click.option("--large", default=50_000, show_default=True)
 @click.option("--child", "as_child", nargs=2, type=str, hidden=True)
 def main(small: int, large: int, as_child: tuple[str, str] | None) -> None:
-    """Run both extractions and compare their peak memory; exit with 1 if the large one takes too much."""
+    """Extract the small and the large folder and compare the peak memory; exit with 1 if the large one takes too
+    much."""
     if as_child:
         child(*as_child)
         return

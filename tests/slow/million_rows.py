@@ -85,7 +85,7 @@ class Made:
 
 
 def codes_of_rows(rows: int, classes: int, seed: int) -> NDArray[np.intp]:
-    """Return the class (n,) of each row."""
+    """Return the class number (n,) of each row."""
     blocks = [
         np.random.default_rng((seed, 1, start)).integers(0, classes, min(BLOCK, rows - start))
         for start in range(0, rows, BLOCK)
@@ -138,7 +138,7 @@ def write(path: Path, rows: int, dimension: int, classes: int, seed: int) -> Non
 
 
 def child(store: str, out: str, C: float, how: str) -> dict[str, Any]:
-    """Train on ``store`` with the options ``WAYS[how]`` and write the head; return time, memory, accuracy."""
+    """Train a head on ``store`` with ``train(..., **WAYS[how])`` and write it; return time, memory and accuracy."""
     with anonymous_peak() as memory:
         started = time.perf_counter()
         trained = train(store, head="logreg", C=C, out=out, **WAYS[how])
@@ -174,7 +174,7 @@ def objective(head_path: Path, store: FeatureStore, rows: NDArray[np.int64], C: 
 
 
 def run(store: Path, out: Path, C: float, how: str) -> dict[str, Any]:
-    """Call the function ``child`` in a new process and return its result."""
+    """Call the function ``child``, which trains a head, in a new process and return its result."""
     command = [sys.executable, "-m", "tests.slow.million_rows", "--store-dir", str(store.parent)]
     command += ["--child", str(store), str(out), str(C), how]
     result = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=os.environ)

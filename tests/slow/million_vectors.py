@@ -63,7 +63,6 @@ def blocks(rows: int, dimension: int, seed: int, stream: int) -> Iterator[NDArra
 
 
 def write(path: Path, rows: int, dimension: int, seed: int) -> None:
-    """Write the vectors as a .npy file, block by block."""
     with path.open("wb") as file:
         header = {"descr": "<f2", "fortran_order": False, "shape": (rows, dimension)}
         np.lib.format.write_array_header_1_0(file, header)
@@ -129,7 +128,6 @@ def verdicts(small: dict[str, Any], large: dict[str, Any], memory: int, recall: 
 
 
 def show(one: dict[str, Any]) -> None:
-    """Print the measurements of one index."""
     label, fresh = one["label"], one["fresh"]
     interval = f"{fresh['value']:.4f} [{fresh['low']:.4f}, {fresh['high']:.4f}]"
     print(f"{one['rows']:,} rows: {one['factory']}, {one['effort']}")
@@ -160,7 +158,7 @@ def main(
     as_json: bool,
     child: tuple[str, str] | None,
 ) -> None:
-    """Build and measure both indexes and print the results; exit with 1 if a requirement is missed."""
+    """Build and measure the large and the small index and print the results; exit with 1 if a requirement is missed."""
     if child:
         print(json.dumps(build(Path(child[0]), int(child[1]), seed, memory, recall)))
         return

@@ -33,18 +33,19 @@ from tests.slow.watching import anonymous_peak
 
 MOST_RATIO, MOST_BYTES = 1.5, 2 << 30
 _PIECE = 10
-"""Mini-batches that are trained in one go, before as many products take their turn."""
+"""Number of mini-batches trained in one timing, which alternates with a timing of the same number of matrix
+products."""
 
 
 def trained(store: str, out: str) -> dict[str, Any]:
-    """Train on ``store`` and return the peak of anonymous memory and the seconds of the steps."""
+    """Train a head on ``store``; return the peak of anonymous memory in bytes and the seconds of the training."""
     with anonymous_peak() as memory:
         report = train(store, head="mlp", out=out, epochs=3, patience=3)
     return {"peak": memory.peak, "rows": len(report.split.train), "seconds": report.seconds["train"]}
 
 
 def timed(rows: int, dimension: int, classes: int, turns: int) -> dict[str, Any]:
-    """Return the seconds of each turn's epoch and products."""
+    """Return, for each turn, the seconds of an epoch of training and of the matrix products of an epoch."""
     import torch
 
     from featstore.heads.solvers.perceptron import Network, Plan, Targets
@@ -82,7 +83,8 @@ def timed(rows: int, dimension: int, classes: int, turns: int) -> dict[str, Any]
             (partial(network.learn, values, targets, piece, 1e-3), partial(products, len(piece))) for piece in pieces
         ]
         runs.append((partial(network.decide, values, held_out), judging))
-        # The speed of a shared machine changes within seconds, so pieces of an epoch alternate with their products.
+        # The speed of a shared machine changes within seconds, so parts of an epoch are timed in turn with their matrix
+        # products.
         seconds = [[_seconds(run) for run in pair] for pair in runs]
         if turn:
             found["epoch"].append(sum(one for one, _ in seconds))
@@ -111,7 +113,7 @@ def child(*arguments: object) -> dict[str, Any]:
 @click.option("--store-dir", type=click.Path(exists=True), help="Where the store is made, for the time of the run.")
 @click.option("--child", "as_child", hidden=True)
 def main(rows: int, dimension: int, classes: int, turns: int, store_dir: str | None, as_child: str | None) -> None:
-    """Compare an epoch with its matrix products, and measure the memory of training."""
+    """Compare the time of an epoch with that of its matrix products, and measure the memory of training."""
     if as_child:
         name, *arguments = json.loads(as_child)
         print(json.dumps({"trained": trained, "timed": timed}[name](*arguments)))

@@ -40,8 +40,10 @@ def decoded(path: Path) -> NDArray[np.uint8]:
 @click.option("--count", default=200, show_default=True)
 @click.option("--backbone", default="efficientnet_lite0", show_default=True)
 def main(pictures: Path, count: int, backbone: str) -> None:
-    """Print the largest difference of probabilities and the number of labels that differ; exit with 1 if a bound is
-    missed."""
+    """Compare the predictions of the ONNX file with those of featstore; exit with 1 if a bound is missed.
+
+    Print the largest difference of the probabilities and the number of labels that differ.
+    """
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         extract(pictures, place / "s", backbone=backbone)

@@ -106,7 +106,8 @@ def least(contender: Contender, asked: Asked, goal: float, threads: int) -> int 
 
 
 def build(name: str, which: str, place: Path) -> dict[str, Any]:
-    """Build and save one index; return the build time and, for each recall of GOALS, the effort and measured recall."""
+    """Build and save one index; return the build time and, for each recall of GOALS, the search effort and measured
+    recall."""
     asked, threads = Asked(place, which), len(os.sched_getaffinity(0))
     contender = contenders(metric_of(which))[name]()
     base, groups = np.load(place / "base.npy"), np.load(place / "groups.npy")
@@ -131,7 +132,6 @@ def build(name: str, which: str, place: Path) -> dict[str, Any]:
 
 
 def metric_of(which: str) -> str:
-    """Return the metric of the set ``which`` ("real" or "gray")."""
     return "cosine" if which == "real" else "l2"
 
 
@@ -153,8 +153,8 @@ Found = dict[str, dict[str, list[Rates]]]
 
 
 def contest(place: Path, which: str, built: dict[str, Any], threads: int, turns: int, found: Found) -> None:
-    """Measure all indexes ``turns`` times in turn, each in one fresh process; append the queries per second
-    to ``found``."""
+    """Measure the indexes in turn, ``turns`` times each, one process per index; append the queries per second to
+    ``found``."""
     names = [name for name in built if name != "exact" or not found["exact"]]
     with Turns(place, metric_of(which), names, threads) as taken:
         for number in range(turns):

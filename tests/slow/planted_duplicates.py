@@ -56,7 +56,7 @@ KINDS: dict[str, tuple[str, Callable[[Image.Image], Image.Image], dict[str, Any]
     "gray": ("png", lambda image: image.convert("L"), {}),
     "mirrored": ("png", ImageOps.mirror, {}),
 }
-"""Kinds of copies by name: file extension, function that changes the picture, options of Image.save."""
+"""How a changed copy of a picture is made, by name: file extension, function of the picture, options of Image.save."""
 
 
 def copies(path: Path) -> Iterator[tuple[str, Image.Image, dict[str, Any]]]:
@@ -86,8 +86,10 @@ def original(key: str) -> str:
 
 
 def measure(store: FeatureStore, threshold: float) -> dict[str, Any]:
-    """Find near-duplicates of cosine ``threshold`` or more in a store with copies; return recall and groups as in the
-    module's docstring."""
+    """Find near-duplicates with a cosine of at least ``threshold`` in a store that contains planted copies.
+
+    Return the share of copies found, and the groups, as described in the module's docstring.
+    """
     keys = list(store.keys)
     features = np.asarray(store.features(), np.float32)
     kinds = np.array([Path(key).stem.split(".", 1)[1] if key.startswith("test/") else "" for key in keys])
@@ -111,7 +113,8 @@ def measure(store: FeatureStore, threshold: float) -> dict[str, Any]:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--place", type=click.Path(), help="Keep pictures and stores here (default: nowhere).")
 def main(folders: tuple[str, ...], backbone: str, sample: int, seed: int, place: str | None) -> None:
-    """Make the copies and stores, measure them and print one JSON object."""
+    """Add changed copies of pictures to each folder, measure which are found as duplicates, and print one JSON
+    object."""
     found: dict[str, Any] = {}
     thresholds = sorted({0.7, 0.75, 0.8, 0.85, defaults.DUPLICATE_COSINE})
     with tempfile.TemporaryDirectory() as temporary:

@@ -85,7 +85,7 @@ def _shown(file: Path) -> str:
 
 
 def main() -> None:
-    """Print the sample, numbered, each item with its place and kind."""
+    """Print the drawn comments, docstrings and test names, numbered, each with its file, line and kind."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="*", type=Path, default=[ROOT / "featstore", ROOT / "tests"], metavar="PATH")
     parser.add_argument("--seed", type=int, default=1, help="seed of the sample (default: 1)")

@@ -60,7 +60,7 @@ def measure(name: str, pictures: Path, directory: Path, backbone: str, batch: in
 
 
 def main() -> int:
-    """Measure all accuracies and print them as JSON; return the exit code."""
+    """Measure the accuracies of all heads on both data sets and print them as JSON; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("hymenoptera", type=Path)
     parser.add_argument("dogs", type=Path)

@@ -130,7 +130,8 @@ class Reader:
         self.folder, self.known = folder, known
 
     def states(self) -> tuple[list[State], set[str | None]]:
-        """Return all states that the writer has recorded so far, and all its values of the column "mark"."""
+        """Return all states that the writer has recorded so far, and all values that it has set in the column
+        "mark"."""
         noted = [json.loads(line) for line in (self.folder / "states").read_text().splitlines()]
         return [one["state"] for one in noted if "state" in one], {None} | {
             one["mark"] for one in noted if "mark" in one
@@ -261,7 +262,7 @@ def run(minutes: float, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the check from the command line; exit with 1 if a reader or the writer failed."""
+    """Read the store in several processes while it changes; exit with 1 if a reader or the writer failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)

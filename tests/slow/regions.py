@@ -168,7 +168,7 @@ def plan_boxes(place: Path, count: int) -> None:
 @click.option("--side", default=20_000, show_default=True)
 @click.option("--million", is_flag=True)
 def main(pictures: Path, count: int, boxes: int, side: int, million: bool) -> None:
-    """Run the checks and print their results; exit with 1 if a check fails."""
+    """Check the extraction of regions and print the results; exit with 1 if a check fails."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         if side:

@@ -63,7 +63,8 @@ def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--batch", default=8, show_default=True)
 def main(pictures: Path | None, count: int, rounds: int, batch: int) -> None:
-    """Run the rounds and print their times; exit with 1 if the bound is missed or a store differs."""
+    """Extract in rounds and print the times; exit with 1 if the bound is missed or if a store differs from the expected
+    one."""
     with tempfile.TemporaryDirectory() as place:
         folder = pictures or Path(place) / "pictures"
         if pictures is None:

@@ -54,7 +54,7 @@ class _Approximately:
     def __init__(self, inner: Any, expected: Any, rel: float | None, abs_: float | None) -> None:
         self._inner, self._expected = inner, expected
         self._atol = 1e-12 if abs_ is None else abs_
-        # As in pytest: if only an absolute bound is given, the relative bound is 0.
+        # Use the defaults of pytest.approx: if only an absolute bound is given, the relative bound is 0.
         self._rtol = (1e-6 if abs_ is None else 0.0) if rel is None else rel
 
     def __eq__(self, actual: object) -> bool:
@@ -69,7 +69,8 @@ class _Approximately:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Replace the three comparison functions by versions that record, before any test imports these functions."""
+    """Replace assert_allclose, assert_close and approx by versions that record tolerances, before any test imports
+    them."""
     import torch
     from torch.testing._comparison import default_tolerances
 
@@ -96,7 +97,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    """Append the shares that this process recorded to the file in FEATSTORE_TOLERANCES."""
+    """Append the used shares of tolerances to the file that the variable FEATSTORE_TOLERANCES names."""
     if _worst and (name := os.environ.get("FEATSTORE_TOLERANCES")):
         # Write the line in one call, so that lines of processes that end at the same moment do not mix.
         file = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)

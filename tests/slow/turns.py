@@ -35,7 +35,7 @@ Rates = dict[str, list[float]]
 
 
 class Turns:
-    """One process per index in ``names``, which has loaded the index from ``place`` and searches with ``threads``
+    """Processes that have loaded one index each, named in ``names``, from ``place``, and search with ``threads``
     threads."""
 
     def __init__(self, place: Path, metric: str, names: list[str], threads: int) -> None:
@@ -95,7 +95,6 @@ def measure(contender: Contender, queries: NDArray[np.float32], threads: int, nu
 
 
 def _while(seconds: float) -> Iterator[int]:
-    """Yield run numbers 0, 1, ... until ``seconds`` have passed, but at least _FEWEST numbers."""
     start = time.perf_counter()
     for run in itertools.count():
         if run >= _FEWEST and time.perf_counter() - start > seconds:

@@ -24,7 +24,6 @@ class Watched:
     peak: int = 0
 
     def sample(self) -> None:
-        """Sample the anonymous memory and update ``peak``."""
         self.peak = max(self.peak, anonymous_bytes())
 
 

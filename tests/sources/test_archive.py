@@ -76,7 +76,7 @@ def test_archive_source_reads_webdataset_samples(tmp_path: Path):
     assert [data for _, data in contents(source)] == [b"picture", b"left", b"right", b"bare", b"last"]
 
 
-def test_all_files_option_includes_every_member_except_label_files(tmp_path: Path):
+def test_option_all_files_reads_every_archive_member_except_label_files(tmp_path: Path):
     source = TarSource(tar(tmp_path / "a.tar", [("a.bin", b"x"), ("a.cls", b"1"), ("b.jpg", b"y")]), all_files=True)
     assert keys(source) == [b"a.tar/a.bin", b"a.tar/b.jpg"]
     assert whole(source).labels == ["1", None]
@@ -240,7 +240,7 @@ def test_archive_source_rejects_unreadable_labels_and_missing_pictures(
         keys(open_source(tar(tmp_path / "a.tar", files)))
 
 
-def test_json_member_without_a_picture_is_not_parsed(tmp_path: Path):
+def test_json_file_in_an_archive_without_its_picture_is_not_parsed(tmp_path: Path):
     source = open_source(tar(tmp_path / "a.tar", [("annotations.json", b"no json"), ("a.jpg", b"x")]))
     assert keys(source) == [b"a.tar/a.jpg"]
     assert source.ignored == 1
@@ -278,7 +278,7 @@ def test_listing_an_archive_of_many_members_takes_little_memory(tmp_path: Path):
         (b"a/none", (b"a/none", b"")),
     ],
 )
-def test_function_sample_of_splits_a_member_name_at_the_first_dot(name: bytes, expected: tuple[bytes, bytes]):
+def test_name_of_an_archive_member_is_split_at_its_first_dot(name: bytes, expected: tuple[bytes, bytes]):
     assert sample_of(name) == expected
 
 

@@ -15,7 +15,7 @@ from featstore.sources.base import NoLabel, Row, chunked, is_picture_name, label
 from featstore.text import shown
 
 
-def test_chunked_fills_all_chunks_except_the_last():
+def test_rows_of_a_source_are_divided_into_chunks_of_equal_length():
     rows = [Row(b"%d" % i, i, i * 10, label=str(i), metadata=(i, None)) for i in range(7)]
     chunks = list(chunked(iter(rows), 3, ["a", "b"]))
     assert [len(chunk) for chunk in chunks] == [3, 3, 1]
@@ -28,12 +28,12 @@ def test_chunked_fills_all_chunks_except_the_last():
     assert list(chunked([], 3, [])) == []
 
 
-def test_chunk_has_locations_if_any_differs_from_its_key():
+def test_chunk_of_a_source_has_locations_if_a_location_differs_from_its_key():
     (chunk,) = chunked([Row(b"a", 1, 1), Row(b"b", 1, 1, location=b"c")], 5, [])
     assert chunk.locations == [b"a", b"c"]
 
 
-def test_chunk_take_selects_rows_of_every_column():
+def test_selecting_rows_of_a_chunk_selects_them_in_every_column():
     rows = [Row(b"%d#r" % i, i, i, i, b"at", f"l{i}", f"s{i}", (i,), (i, 1, 2, 3, 1)) for i in range(4)]
     (chunk,) = chunked(iter(rows), 9, ["a"])
     (expected,) = chunked([rows[3], rows[1]], 9, ["a"])
@@ -42,7 +42,7 @@ def test_chunk_take_selects_rows_of_every_column():
         np.testing.assert_equal(getattr(part, name), getattr(expected, name))
 
 
-def test_chunked_rejects_zero_rows_per_chunk():
+def test_dividing_rows_of_a_source_rejects_chunks_of_zero_rows():
     with pytest.raises(ValueError, match="at least 1"):
         list(chunked([], 0, []))
 
@@ -61,7 +61,7 @@ def test_names_without_a_picture_extension_are_not_pictures(name: bytes):
     ("path", "expected"),
     [(b"./a", b"a"), (b"././/a", b"a"), (b"a/./b", b"a/./b"), (b"../a", b"../a"), (b".a", b".a"), (b"./", b"")],
 )
-def test_without_dot_removes_leading_dot_slash(path: bytes, expected: bytes):
+def test_leading_dot_slash_of_a_path_is_removed(path: bytes, expected: bytes):
     assert without_dot(path) == expected
 
 

@@ -278,7 +278,7 @@ def test_summary_of_a_source_counts_labels_and_splits(tmp_path: Path):
         ([f"{n}/1.jpg" for n in range(20)], "is this an identifier"),
     ],
 )
-def test_notes_mention_doubtful_class_names(tmp_path: Path, names: list[str], words: str):
+def test_folder_source_notes_class_names_that_may_be_mistakes(tmp_path: Path, names: list[str], words: str):
     source = FolderSource(write(tmp_path, names))
     whole(source)
     assert any(words in note for note in source.notes), source.notes

@@ -170,7 +170,7 @@ def test_list_with_backslashes_and_decomposed_unicode_finds_its_files(tmp_path: 
         ("$HOME/a.jpg", "write the whole path"),
     ],
 )
-def test_error_says_how_to_correct_list_lines_that_are_no_paths(tmp_path: Path, written: str, words: str):
+def test_list_source_explains_how_to_correct_a_line_that_is_no_path(tmp_path: Path, written: str, words: str):
     write(tmp_path, ["a.jpg"])
     (tmp_path / "l.txt").write_text(f"{written}\n")
     source = ListSource(tmp_path / "l.txt")

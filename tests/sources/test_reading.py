@@ -166,7 +166,7 @@ def test_archive_member_has_the_size_and_mtime_listed_by_the_source(tmp_path: Pa
         assert picture.mtime_ns == chunk.mtimes[index]
 
 
-def test_reading_from_a_changed_archive_raises(tmp_path: Path):
+def test_reading_from_a_changed_archive_is_an_error(tmp_path: Path):
     path = archive_of(tmp_path)
     (chunk,) = open_source(path).chunks()
     offset, size = int(chunk.offsets[1]), int(chunk.sizes[1])

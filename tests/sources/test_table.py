@@ -274,7 +274,7 @@ def test_error_for_a_misspelt_column_option_suggests_a_column(tmp_path: Path):
         ("path,label\n" + "".join(f"{n}.jpg,{n / 7}\n" for n in range(30)), "is this an identifier, or a measure"),
     ],
 )
-def test_notes_mention_doubtful_columns(tmp_path: Path, text: str, words: str):
+def test_table_source_notes_columns_that_may_be_mistakes(tmp_path: Path, text: str, words: str):
     source = TableSource(table(tmp_path / "t.csv", text))
     whole(source)
     assert any(words in note for note in source.notes), source.notes
@@ -335,7 +335,7 @@ def test_usual_column_names_are_recognised_with_blanks_or_hyphens(tmp_path: Path
     assert whole(TableSource(table(tmp_path / "t.csv", f"{header}\na.jpg,cat\n"))).labels == ["cat"]
 
 
-def test_notes_mention_non_utf8_labels_but_not_labels_1_and_minus_1(tmp_path: Path):
+def test_table_source_notes_non_utf8_labels_but_not_labels_1_and_minus_1(tmp_path: Path):
     (tmp_path / "t.csv").write_bytes("path,label\na.jpg,K\u00e4fer\nb.jpg,-1\nc.jpg,1\n".encode("latin-1"))
     source = TableSource(tmp_path / "t.csv")
     whole(source)

@@ -35,7 +35,6 @@ def pictures(count: int, prefix: str = "") -> Pictures:
 
 
 def extend(path: Path, source: Pictures) -> FeatureStore:
-    """Extract ``source`` into the store at ``path``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(building, "vector", vector)
         patch.setattr(building, "D", DIMENSION)

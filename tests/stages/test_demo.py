@@ -58,7 +58,7 @@ def test_second_demo_keeps_finished_files_and_gives_the_same_report(done):
 
 
 @pytest.mark.slow
-def test_demo_refuses_files_foreign_folders_and_a_limit_of_zero(tmp_path):
+def test_demo_refuses_a_file_or_other_files_as_output_and_a_limit_of_zero(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UsageError, match="is a file"):
         demo(tmp_path / "file")
@@ -72,7 +72,7 @@ def test_demo_refuses_files_foreign_folders_and_a_limit_of_zero(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [1, 7, 100, 1797, 5000])
-def test_even_subset_has_the_requested_number_of_pictures(tmp_path, limit):
+def test_even_subset_of_a_source_has_the_requested_number_of_pictures(tmp_path, limit):
     write_sample("digits", tmp_path / "digits")
     chunks = list(EvenSubset(open_source(tmp_path / "digits"), limit).chunks(500))
     assert sum(map(len, chunks)) == min(limit, 1797)

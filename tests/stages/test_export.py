@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 import featstore
 from featstore.errors import FeatstoreError, UsageError
-from featstore.heads import load_head
+from featstore.heads import load_head, save_head
 from featstore.heads.export import to_onnx
 from featstore.stages.export import export
 from featstore.stages.index import index
@@ -88,7 +88,7 @@ def test_head_is_exported_as_one_onnx_model_that_takes_decoded_pixels(head, tmp_
         np.testing.assert_allclose(probabilities[0], one.probabilities, atol=1e-4)
 
 
-def test_export_replaces_no_file_except_an_earlier_export(store, head, tmp_path):
+def test_export_of_a_head_overwrites_only_an_earlier_export(store, head, tmp_path):
     path = Path(head[0])
     for name, data in (("picture.png", b"mine"), ("a.onnx", path.read_bytes())):
         (tmp_path / name).write_bytes(data)
@@ -136,6 +136,15 @@ def test_exported_model_with_wrong_probabilities_is_deleted(head, tmp_path, monk
 def swapped(head):
     model = head.model
     return dataclasses.replace(head, model=dataclasses.replace(model, coef=-model.coef))
+
+
+def test_newlines_in_the_names_of_a_forged_head_print_no_line_of_their_own(head, tmp_path):
+    forged = dataclasses.replace(load_head(Path(head[0])), kind="logreg\nfeatstore: whole")
+    forged.identity["decoder"] = "pillow-torch\nfeatstore: whole"
+    save_head(tmp_path / "forged.head", forged)
+    made = export(tmp_path / "forged.head", to="onnx", out=tmp_path / "m.onnx", backbone=tiny_backbone())
+    assert len(made.text().splitlines()) == 2 + len(made.notes)
+    assert made.text().count("\\nfeatstore: whole") == 2
 
 
 def test_export_without_the_network_names_the_remedy(head, tmp_path):

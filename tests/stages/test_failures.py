@@ -1,4 +1,4 @@
-"""featstore.list_failures: the pictures without a vector."""
+"""Tests of featstore.list_failures, which lists the pictures without a vector."""
 
 from __future__ import annotations
 

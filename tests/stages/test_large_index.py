@@ -40,7 +40,8 @@ def copied(place, tmp_path):
 
 
 def grown(store, more, gone=0):
-    """Add the pictures ``more`` to the store, remove the first ``gone`` pictures, and update the index."""
+    """Add the pictures of the source ``more`` to the store, remove the first ``gone`` pictures, and update the
+    index."""
     source = pictures(ROWS)
     for key in list(source.content)[:gone]:
         del source.content[key]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from featstore.artifacts import open_head
+from featstore.artifacts.model import write_model
 from featstore.embed.recipe import Request
 from featstore.errors import IdentityError, UsageError
 from featstore.stages.backbones import describe_backbone, list_layers
@@ -15,12 +18,13 @@ from featstore.stages.export import export
 from featstore.stages.index import index
 from featstore.stages.info import info
 from featstore.stages.predict import predict
+from featstore.stages.remove import purge
 from featstore.stages.search import search
 from featstore.stages.train import train
 from featstore.store import FeatureStore
 from tests.chain import names, write_coloured
 from tests.made import extract
-from tests.tuned import NETWORK, changed_backbone, write_tuned
+from tests.tuned import NETWORK, changed_backbone, random_head, write_tuned
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,7 @@ def test_model_predicts_the_same_from_pictures_and_from_its_features(place: Path
 def test_head_file_of_a_model_asks_for_the_model(place: Path) -> None:
     head, picture = place / "m" / "model.head", place / "pictures/val/ant/00.png"
     with pytest.raises(
-        UsageError, match=r"was made with the weights .*/m; name their file \(or model folder\) with --weig"
+        UsageError, match=r"was made with the weights .*/m; name their file with --weights, or their model f"
     ):
         predict(head, picture)
     (asked,) = predict(head, picture, weights=str(place / "m"), engine="torch")
@@ -70,6 +74,7 @@ def test_model_rejects_the_features_of_another_network(place: Path, tmp_path: Pa
         predict(place / "m", tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_extract_asks_for_the_model_of_a_store_with_pending_pictures(place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "pictures", tmp_path / "pictures")
     store = tmp_path / "s"
@@ -87,6 +92,7 @@ def test_extract_asks_for_the_model_of_a_store_with_pending_pictures(place: Path
     assert extract(tmp_path / "pictures", store, backbone=str(place / "m"), engine="torch").new_vectors == 1
 
 
+@pytest.mark.slow
 def test_heads_and_indexes_of_a_models_features_take_the_model_by_name(place: Path, tmp_path: Path) -> None:
     picture = place / "pictures/val/ant/00.png"
     head = train(place / "s", out=tmp_path / "a.head", C=1.0).path
@@ -101,6 +107,7 @@ def test_heads_and_indexes_of_a_models_features_take_the_model_by_name(place: Pa
             assert len(use(**{option: str(place / "m")})) == 1
 
 
+@pytest.mark.slow
 def test_layers_of_a_model_give_features_too(place: Path, tmp_path: Path) -> None:
     about, layers = describe_backbone(str(place / "m")), list_layers(str(place / "m"))
     assert (about.name, about.dimension, about.input_size, about.source) == (NETWORK, 1024, 32, "model")
@@ -139,12 +146,8 @@ def test_info_describes_a_model_and_lists_it_in_a_folder(place: Path, tmp_path: 
     assert listed["unread"] == []
 
 
+@pytest.mark.slow
 def test_model_is_stale_once_the_store_that_it_was_trained_on_has_more_pictures(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from featstore.artifacts import open_head
-    from featstore.artifacts.model import write_model
-
     write_coloured(tmp_path / "pictures", names("train", 6) + names("val", 3))
     backbone = changed_backbone()
     extract(tmp_path / "pictures", tmp_path / "s", backbone=NETWORK, weights="random:0", size=32, engine="torch")
@@ -158,3 +161,17 @@ def test_model_is_stale_once_the_store_that_it_was_trained_on_has_more_pictures(
     states = {Path(each["path"]).name: each for each in info(tmp_path)["artifacts"]}
     assert "has 1 new picture and 0 less" in states["m"]["stale"]
     assert states["m"]["commands"] == [command]
+
+
+def test_purge_names_the_model_that_was_trained_on_the_store(tmp_path: Path) -> None:
+    write_coloured(tmp_path / "pictures", names("train", 4))
+    extract(tmp_path / "pictures", tmp_path / "s", backbone=NETWORK, weights="random:0", size=32, engine="torch")
+    backbone = changed_backbone()
+    origin = {"store": str(tmp_path / "s"), "store_id": FeatureStore.open(tmp_path / "s").store_id}
+    head = replace(random_head(backbone.dimension, ["ant", "bee"]), meta={"origin": origin})
+    write_model(tmp_path / "m", backbone, head, {})
+    report = purge(tmp_path / "s", ["train/ant/00.png"])
+    assert report.left == [
+        (str(tmp_path / "m"), "its network may have been trained on the pictures: delete it, or fine-tune it again")
+    ]
+    assert report.rewritten == []

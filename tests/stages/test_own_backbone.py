@@ -106,7 +106,7 @@ def verbs(picture: str) -> dict[str, Callable[..., Any]]:
 
 
 @pytest.mark.slow
-def test_own_network_works_in_all_commands_in_fresh_processes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_users_network_works_in_all_commands_in_fresh_processes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture = os.fspath(place / "pictures/ant/00.png")
     assert run_json("extract", "pictures", "s", *NAMED)["vectors"] == 8
     kept = [f"ant/{number:02d}.png" for number in range(4)]
@@ -131,7 +131,7 @@ def test_own_network_works_in_all_commands_in_fresh_processes(place: Path, monke
             work(backbone=SPEC, engine="torch")
 
 
-def test_run_continues_after_an_error_of_an_own_network_is_corrected(
+def test_extraction_continues_after_an_error_of_the_users_network_is_corrected(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(os.fspath(place / "modules"))
@@ -189,7 +189,9 @@ def test_forged_backbone_name_causes_no_import_or_download(
     assert not list(place.rglob("was-imported"))
 
 
-def test_next_run_may_name_the_function_of_a_loaded_backbone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_next_extraction_may_name_the_function_of_a_loaded_backbone(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(os.fspath(place / "modules"))
     loaded = replace(load_backbone(SPEC), weights="mine")
     extract_here("pictures", "s", backbone=loaded, engine="torch")

@@ -66,8 +66,7 @@ class Traces:
 
 
 def as_kept(path: Path, vectors: np.ndarray) -> np.ndarray:
-    """Return vectors (n, d) in the form in which the head at ``path`` stores training vectors; unchanged for linear
-    heads."""
+    """Return ``vectors`` (n, d), transformed in the way in which the head at ``path`` stores its training vectors."""
     model = load_head(path).model
     if isinstance(model, NeighboursModel):
         return unit_rows(vectors, model.mean)

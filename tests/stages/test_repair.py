@@ -34,7 +34,7 @@ def test_repair_extracts_a_damaged_vector_again(damaged):
     assert FeatureStore.open(damaged).counts.vectors == 6
 
 
-def test_repair_with_set_aside_true_extracts_nothing(damaged):
+def test_repair_with_option_set_aside_moves_damaged_files_and_extracts_nothing(damaged):
     report = repair(damaged, set_aside=True)
     assert (report.remade, report.failed) == (0, 1)
     store = FeatureStore.open(damaged)
@@ -42,6 +42,6 @@ def test_repair_with_set_aside_true_extracts_nothing(damaged):
     assert verify(damaged).problems == []
 
 
-def test_repair_refuses_a_root_that_is_no_folder(damaged, tmp_path):
+def test_repair_refuses_a_folder_of_pictures_that_does_not_exist(damaged, tmp_path):
     with pytest.raises(UsageError, match="the root is no folder"):
         repair(damaged, root=tmp_path / "nowhere")

@@ -20,7 +20,7 @@ def test_written_digits_equal_those_of_scikit_learn(tmp_path):
             np.testing.assert_array_equal(np.round(np.asarray(image) * (16 / 255)), digits.images[number])
 
 
-def test_write_sample_refuses_unknown_samples_and_foreign_folders(tmp_path):
+def test_write_sample_refuses_unknown_samples_and_folders_with_other_files(tmp_path):
     with pytest.raises(UsageError, match=r"no sample 'digit'.*digits"):
         write_sample("digit", tmp_path / "d")
     assert "digits" in sample_names()

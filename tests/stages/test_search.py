@@ -80,7 +80,7 @@ def unit(chain):
 
 
 def ranked(unit, vector, left_out=()):
-    """Return the keys sorted by decreasing cosine with ``vector``, without ``left_out``."""
+    """Return the keys, except those in ``left_out``, sorted by decreasing cosine with ``vector``."""
     scores = {key: float(one @ vector / np.linalg.norm(vector)) for key, one in unit.items() if key not in left_out}
     return sorted(scores, key=lambda key: -scores[key])
 

@@ -69,7 +69,7 @@ def test_classes_described_by_texts_are_recognised(place: Path, of: str) -> None
         assert one.probabilities.sum() == pytest.approx(1)
 
 
-def test_prompts_are_given_texts_or_class_names_inserted_into_templates() -> None:
+def test_text_prompts_are_given_or_made_from_class_names_and_templates() -> None:
     found = texts_of(["cat\n", "dog\tone dog\r\n", "dog\tsome dogs", " "], ["a {}.", "the {}"])
     assert found == {"cat": ["a cat.", "the cat"], "dog": ["one dog", "some dogs"]}
     assert [len(texts) for texts in texts_of(["a", "b"]).values()] == [len(TEMPLATES)] * 2

@@ -24,7 +24,7 @@ from tests.made import tiny_backbone
 
 
 def folds(kind, count):
-    """Return the option for ``count`` folds, if the head has cross-validation."""
+    """Return the option of ``train`` for ``count`` folds, or no option if heads of this ``kind`` have no folds."""
     return {"folds": count} if HEADS[kind].folded else {}
 
 
@@ -273,7 +273,7 @@ def test_scikit_learn_heads_can_predict_and_be_trained_again_and_updated(chain, 
     assert retrain(trained.path, kind=LDA).path == trained.path
 
 
-def test_head_with_types_that_are_not_in_trust_is_refused(chain, named):
+def test_head_with_types_outside_the_option_trust_is_refused(chain, named):
     trained = named[TREE]
     assert trained.notes[-1].endswith("whoever uses it adds --trust sklearn.tree._tree.Tree")
     with pytest.raises(UsageError, match="--trust sklearn.tree._tree.Tree"):

@@ -29,7 +29,7 @@ from tests.made import tiny_backbone
 from tests.store.building import Pictures, build, plan, work
 
 SEEDS = int(os.environ.get("FEATSTORE_PAST_SEEDS", "2"))
-STEPS = int(os.environ.get("FEATSTORE_PAST_STEPS", "20"))
+STEPS = int(os.environ.get("FEATSTORE_PAST_STEPS", "13"))
 
 
 def grown(folder: Path, store: Path) -> None:
@@ -108,7 +108,7 @@ def test_error_names_the_first_picture_that_was_purged(tmp_path: Path):
 
 
 @pytest.mark.parametrize("purging", [False, True])
-def test_error_names_pictures_that_are_gone_from_the_followed_store(tmp_path: Path, purging: bool):
+def test_error_names_pictures_that_are_gone_from_the_store_with_the_labels(tmp_path: Path, purging: bool):
     folder = write_coloured(tmp_path / "p", names("train", 6) + names("val", 3))
     old = make_store(folder, tmp_path / "old")
     store = make_store(old, tmp_path / "s", backbone=tiny_backbone(2), follow=True)

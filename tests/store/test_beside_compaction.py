@@ -101,7 +101,8 @@ def test_compaction_during_reading_does_not_change_the_result(master: Path, tmp_
     expected = read(shutil.copytree(master, tmp_path / "first"))
     step = 0
     while True:
-        # Test each of the first 12 steps, then leave out more and more steps: later steps only open file after file.
+        # Interrupt reading at each of the first 12 steps, and then only at some of the many later steps, which open one
+        # file after the other.
         step += 1 + step // 12
         path = shutil.copytree(master, tmp_path / f"{step}")
         INTERRUPTION.arm(step, lambda path=path: compact(path))
@@ -124,7 +125,9 @@ def test_open_store_is_unchanged_by_compaction(master: Path, tmp_path: Path) -> 
     assert everything(store) == expected
 
 
-def test_open_gives_up_if_compactions_never_end(master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_a_store_gives_up_if_compactions_never_end(
+    master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = shutil.copytree(master, tmp_path / "s")
     epochs = iter(range(10**6))
     manifest = Manifest.read(path)

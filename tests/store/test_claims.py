@@ -30,7 +30,7 @@ def forge(store, unit, **record):
     (directory / "claim.0").write_bytes(module._encode({**me, "beat": 1, **record}))
 
 
-def test_claiming_a_claimed_unit_returns_its_owner(claims, tmp_path):
+def test_claim_of_a_unit_that_another_process_claimed_returns_that_process(claims, tmp_path):
     assert isinstance(claims.take(3), Claim)
     with Claims(tmp_path) as other:
         owner = other.take(3)
@@ -83,7 +83,7 @@ def test_released_unit_can_be_claimed_at_once_and_keeps_its_journals(claims, tmp
     assert json.loads(first.path.read_bytes())["released"]
 
 
-def test_claim_of_a_dead_local_process_is_taken_over(claims, tmp_path):
+def test_claim_of_a_unit_by_a_dead_local_process_is_taken_over(claims, tmp_path):
     code = f"""
 import os
 from pathlib import Path
@@ -96,12 +96,12 @@ os._exit(9)
 
 
 @pytest.mark.parametrize("change", [{"boot": "another"}, {"started": "1"}, {"pid": 999999999}])
-def test_claim_is_dead_after_a_reboot_or_reuse_of_its_pid(claims, tmp_path, change):
+def test_claim_of_a_unit_is_dead_after_a_reboot_or_reuse_of_its_pid(claims, tmp_path, change):
     forge(tmp_path, 0, **change)
     assert claims.take(0).number == 1
 
 
-def test_claim_of_another_host_holds_while_its_heartbeat_advances(tmp_path):
+def test_claim_of_a_unit_by_another_host_holds_while_its_heartbeat_advances(tmp_path):
     with Claims(tmp_path, lease_seconds=0.3) as made:
         for beat in range(4):
             forge(tmp_path, 0, host="elsewhere", beat=beat)
@@ -111,7 +111,7 @@ def test_claim_of_another_host_holds_while_its_heartbeat_advances(tmp_path):
         assert made.take(0).number == 1
 
 
-def test_claims_expire_by_monotonic_time_not_by_wall_clock(tmp_path, monkeypatch):
+def test_claims_of_units_expire_by_monotonic_time_not_by_wall_clock(tmp_path, monkeypatch):
     with Claims(tmp_path, lease_seconds=0.2) as made:
         forge(tmp_path, 0, host="elsewhere", since=time.time() + 1e6)
         assert isinstance(made.take(0), Owner)
@@ -120,7 +120,7 @@ def test_claims_expire_by_monotonic_time_not_by_wall_clock(tmp_path, monkeypatch
         assert isinstance(made.take(0), Claim)
 
 
-def test_claim_heartbeat_is_written_regularly(tmp_path):
+def test_heartbeat_of_a_claim_of_a_unit_is_written_regularly(tmp_path):
     with Claims(tmp_path, heartbeat_seconds=0.05) as made:
         claim = made.take(0)
         time.sleep(0.4)
@@ -129,7 +129,7 @@ def test_claim_heartbeat_is_written_regularly(tmp_path):
         assert len(claim.path.read_bytes()) == 512
 
 
-def test_finishing_a_claim_removes_its_work_folder(claims, tmp_path):
+def test_finishing_a_claimed_unit_removes_its_work_folder(claims, tmp_path):
     claims.take(0)
     claims.finish(0)
     assert not work_folder(tmp_path, 0).exists()
@@ -151,13 +151,13 @@ def test_compaction_and_writers_exclude_each_other(tmp_path):
     assert os.listdir(tmp_path / "work") == [work_folder(tmp_path, 1).name]
 
 
-def test_joining_as_a_writer_removes_session_claims_of_dead_processes(claims, tmp_path):
+def test_new_writer_removes_claims_left_by_dead_processes(claims, tmp_path):
     forge(tmp_path, "session-0123456789abcdef", boot="another")
     claims.join()
     assert not work_folder(tmp_path, "session-0123456789abcdef").exists()
 
 
-def test_claim_that_ends_while_being_read_has_no_holder(tmp_path, monkeypatch):
+def test_claim_of_a_unit_that_ends_while_it_is_read_counts_as_ended(tmp_path, monkeypatch):
     with Claims(tmp_path) as late, Claims(tmp_path) as early:
         early.take(0)
         last_claim = module._last_claim
@@ -185,14 +185,14 @@ def test_unit_can_be_claimed_after_a_competing_claim_ended(tmp_path, monkeypatch
         assert isinstance(late.take(0), Claim)
 
 
-def test_half_written_heartbeat_of_a_claim_is_read_again(claims, tmp_path, monkeypatch):
+def test_half_written_claim_of_a_unit_is_read_a_second_time(claims, tmp_path, monkeypatch):
     claim, read = claims.take(0), module.atomic.read_small
     torn = [claim.path.read_bytes()[:40]]
     monkeypatch.setattr(module.atomic, "read_small", lambda *a, **k: torn.pop() if torn else read(*a, **k))
     assert claims.holder(0).record["pid"] == os.getpid()
 
 
-def test_unreadable_claim_is_described_by_its_file_name(claims, tmp_path):
+def test_unreadable_claim_file_is_described_by_its_name(claims, tmp_path):
     path = work_folder(tmp_path, COMPACTION) / "claim.0"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"[]")
@@ -201,7 +201,7 @@ def test_unreadable_claim_is_described_by_its_file_name(claims, tmp_path):
 
 @pytest.mark.parametrize("verb", ["join", "exclusive"])
 @pytest.mark.parametrize("work", ["compaction", "session-0123456789abcdef"])
-def test_claim_of_a_crashed_host_ends_after_the_lease(tmp_path, verb, work):
+def test_claim_of_a_unit_by_a_crashed_host_ends_after_the_lease(tmp_path, verb, work):
     forge(tmp_path, work, host="elsewhere")
     (work_folder(tmp_path, "compaction")).mkdir(exist_ok=True)
     (work_folder(tmp_path, "compaction") / "claim.1").write_bytes(b"torn") if work == "compaction" else None
@@ -230,7 +230,7 @@ def test_compaction_is_refused_by_a_live_writer_on_another_host(tmp_path):
             thread.join()
 
 
-def test_notice_on_a_long_wait_for_a_claim_names_the_remedy(tmp_path):
+def test_process_that_waits_long_for_another_writer_prints_the_remedy(tmp_path):
     forge(tmp_path, "session-0123456789abcdef", host="elsewhere")
     with (
         Claims(tmp_path, lease_seconds=1.0, heartbeat_seconds=0.2) as made,

@@ -143,7 +143,7 @@ def test_damaged_and_missing_export_files_are_written_again(store, tmp_path):
     assert contents(tmp_path / "out") == expected
 
 
-def test_export_refuses_foreign_folders_and_other_formats(store, tmp_path):
+def test_export_of_a_store_refuses_other_folders_and_unknown_formats(store, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/note.txt").write_text("mine")
     with pytest.raises(UsageError, match="is no export of featstore"):

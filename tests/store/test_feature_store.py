@@ -48,7 +48,7 @@ def test_features_with_a_split_name_returns_the_rows_of_that_split(store):
         store.features("val")
 
 
-def test_features_map_one_shard_and_copy_several_within_the_memory_limit(store, source, tmp_path):
+def test_features_of_one_shard_are_mapped_and_of_several_are_copied_within_a_limit(store, source, tmp_path):
     one = build(tmp_path / "one", source, unit_rows=100)
     features = one.features()
     assert not features.flags.owndata
@@ -251,7 +251,7 @@ def test_data_frame_keeps_names_that_are_not_utf8(tmp_path):
     assert store.index_of(frame["key"].tolist()).tolist() == [0, 1]
 
 
-def test_column_values_read_in_parts_are_complete(tmp_path, monkeypatch):
+def test_values_of_a_store_column_read_in_parts_are_complete(tmp_path, monkeypatch):
     made = Pictures({f"{number:02d}.jpg".encode(): number for number in range(12)})
     made.labels = {key: f"class {number % 5}" for key, number in made.content.items() if number % 4}
     monkeypatch.setattr(feature_store, "_LOOKED_UP", 5)

@@ -84,11 +84,11 @@ def test_selecting_rows_of_features_keeps_their_identity(features, stores, way):
 
 
 @pytest.mark.parametrize("way", OTHERS)
-def test_operations_that_may_change_columns_drop_the_identity(features, way):
+def test_operations_that_may_change_columns_remove_the_identity_of_features(features, way):
     assert identity_of(OTHERS[way](features)) is None
 
 
-def test_writing_into_a_feature_array_drops_its_identity(features):
+def test_writing_into_a_feature_array_removes_its_identity(features):
     for write in (
         lambda X: X.__setitem__(0, 0),
         lambda X: X.__imul__(2),
@@ -119,7 +119,7 @@ def test_features_of_a_float16_store_are_a_read_only_memory_map(stores):
     assert (head.predict(halves) == stores[0].labels).mean() > 0.8
 
 
-def test_joblib_keeps_the_identity_and_maps_the_feature_array(features, tmp_path):
+def test_joblib_keeps_the_identity_of_a_feature_array_and_memory_maps_it(features, tmp_path):
     joblib.dump(features, tmp_path / "f.joblib")
     back = joblib.load(tmp_path / "f.joblib", mmap_mode="r")
     assert identity_of(back) == identity_of(features)

@@ -146,7 +146,7 @@ def test_link_in_place_of_a_file_is_refused(store: Path, tmp_path: Path, name: s
     assert verify_store(store).problems
 
 
-def test_repair_moves_a_linked_shard_and_not_its_target(store: Path, tmp_path: Path) -> None:
+def test_repair_sets_aside_a_link_in_place_of_a_shard_but_not_its_target(store: Path, tmp_path: Path) -> None:
     target = tmp_path / "elsewhere.h5"
     shard = store / "shards" / "000000-00000001.h5"
     shutil.move(shard, target)
@@ -196,7 +196,7 @@ def test_store_ignores_work_files_that_are_not_regular(store: Path, tmp_path: Pa
     assert secret.read_bytes() == b"{}"
 
 
-def test_huge_claim_number_does_not_slow_down_claiming(store: Path) -> None:
+def test_claim_file_with_a_huge_number_does_not_slow_down_claiming_a_unit(store: Path) -> None:
     folder = store / "work" / "session-0123456789abcdef"
     folder.mkdir()
     (folder / "claim.999999999").write_bytes(b"{}")

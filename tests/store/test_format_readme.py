@@ -45,7 +45,7 @@ def run_program(store: Path) -> dict[str, object]:
 
 
 @pytest.mark.slow
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(steps)
 def test_plain_h5py_program_equals_the_library_after_any_history(tmp_path_factory, history):
     path = tmp_path_factory.mktemp("history") / "s"

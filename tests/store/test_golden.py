@@ -90,7 +90,8 @@ FILES = {
 
 
 def make(path: Path) -> None:
-    """Write the golden store. This was run once by hand when version 1 was final."""
+    """Write the stored example, the "golden" store. This was run once by hand when version 1 of the format was
+    final."""
     build(path, SOURCE)
     changed = Pictures({**SOURCE.content, b"bee/5.jpg": 55}, SOURCE.labels, SOURCE.splits, SOURCE.metadata)
     plan(path, changed)

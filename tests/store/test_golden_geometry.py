@@ -29,7 +29,7 @@ def made_of() -> Identity:
 
 
 def make(path: Path) -> None:
-    """Write the golden store."""
+    """Write the stored example, the "golden" store of feature maps."""
     build(path, Pictures({b"ant/1.jpg": 1, b"bee/2.jpg": 2}, {b"ant/1.jpg": "ant"}), identity=made_of())
     shutil.rmtree(path / "work", ignore_errors=True)
 

@@ -38,7 +38,8 @@ HISTORY = {
 
 
 def make(place: Path) -> None:
-    """Write both stores. "past" has a changed and a removed picture, an undone labelling and a compaction."""
+    """Write the two stored examples. "past" has a changed and a removed picture, an undone labelling and a
+    compaction."""
     path, source = place / "past", Pictures(dict(CONTENT), LABELS)
     build(path, source)
     set_columns(path, [b"ant/0.jpg"], {"label": ["queen"], "age": [3]})

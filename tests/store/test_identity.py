@@ -9,18 +9,18 @@ from featstore.store import Identity
 from tests.store.building import identity
 
 
-def test_identity_error_names_each_differing_value():
+def test_error_for_another_feature_identity_names_each_differing_value():
     ours = identity()
     with pytest.raises(IdentityError, match=r"s has features of another identity: preprocessing\.crop 8, not 9; dtype"):
         ours.check(identity(preprocessing={"resize": 8, "crop": 9}, dtype="float16"), "s")
 
 
-def test_identity_error_for_another_backbone_names_only_the_backbone():
+def test_error_for_features_of_another_backbone_names_only_the_backbone():
     with pytest.raises(IdentityError, match="identity: backbone made-up, not other; features of different"):
         identity().check(identity(backbone="other", dimension=9, weights="1" * 64), "s")
 
 
-def test_identity_of_feature_maps_has_a_shape_that_matches_its_dimension():
+def test_feature_identity_of_maps_has_a_shape_that_matches_its_dimension():
     made = identity(pool="none", shape=(1, 2, 2))
     assert Identity.from_dict(made.to_dict()) == made
     for changes in ({"shape": [1, 2, 3]}, {"shape": [2, True, 2]}, {"shape": []}, {"pool": "avg"}, {"shape": [-2, -2]}):
@@ -63,7 +63,7 @@ def test_identity_with_an_unknown_augmentation_is_damaged(changes):
         st.none() | st.integers() | st.text() | st.lists(st.integers(0, 4), max_size=3),
     )
 )
-def test_any_json_loads_as_an_identity_or_is_reported_as_damaged(changes):
+def test_any_json_loads_as_a_feature_identity_or_is_reported_as_damaged(changes):
     value = {**identity().to_dict(), **changes}
     try:
         made = Identity.from_dict(value)

@@ -47,7 +47,7 @@ def test_journal_blocks_are_read_as_they_were_written(tmp_path):
 
 
 @given(st.integers(0))
-def test_truncated_journal_keeps_the_complete_blocks(tmp_path_factory, cut):
+def test_truncated_journal_of_a_unit_keeps_the_complete_blocks(tmp_path_factory, cut):
     path = tmp_path_factory.mktemp("journal") / "j"
     write(path, BLOCKS)
     data = path.read_bytes()
@@ -76,7 +76,7 @@ def test_journal_of_vectors_of_another_dimension_is_refused(tmp_path):
         read_journal(tmp_path / "j", D + 1, F4)
 
 
-def test_contiguous_drops_journal_blocks_that_overlap():
+def test_journal_blocks_that_overlap_earlier_blocks_are_dropped():
     a, b, c, late = block(0, 4), block(4, 8), block(8, 12), block(6, 9)
     assert [x.start for x in contiguous([a, late, b, c, block(4, 6)])] == [0, 4, 8]
     assert contiguous([b]) == []

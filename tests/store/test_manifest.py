@@ -19,7 +19,7 @@ def change(path, **changes):
     atomic.write_json(path / NAME, {**value, **changes})
 
 
-def test_manifest_is_read_as_it_was_written(tmp_path):
+def test_manifest_of_a_store_is_read_as_it_was_written(tmp_path):
     made = open_for_writing(tmp_path / "s", identity(), "w", 7)
     assert Manifest.read(tmp_path / "s") == made == open_for_writing(tmp_path / "s", identity(), "w")
 
@@ -60,21 +60,21 @@ def test_store_that_requires_unknown_format_features_is_rejected(tmp_path, chang
         {"store_id": None, "fingerprint": None},
     ],
 )
-def test_inconsistent_manifest_is_reported_as_damaged(tmp_path, changes):
+def test_inconsistent_manifest_of_a_store_is_reported_as_damaged(tmp_path, changes):
     open_for_writing(tmp_path / "s", identity(), "w")
     change(tmp_path / "s", **changes)
     with pytest.raises(DamagedError):
         Manifest.read(tmp_path / "s")
 
 
-def test_manifest_is_plain_json(tmp_path):
+def test_manifest_of_a_store_is_plain_json(tmp_path):
     open_for_writing(tmp_path / "s", identity(), "w")
     value = json.loads((tmp_path / "s" / NAME).read_text())
     assert value["fingerprint"] == identity().fingerprint
     assert value["identity"]["dimension"] == 4
 
 
-def test_identity_fingerprint_depends_on_every_field():
+def test_fingerprint_of_a_feature_identity_depends_on_every_field():
     parts = {
         "backbone": "b",
         "layer": "l",

@@ -24,7 +24,8 @@ LESS = Pictures({key: value for key, value in SOURCE.content.items() if key != b
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Return a store of three units; its last plan segment only removes a picture, its last table sets a label."""
+    """Return a store of three units. The last file of its plan only removes a picture; its last table only sets a
+    label."""
     build(tmp_path / "s", SOURCE)
     plan(tmp_path / "s", LESS)
     set_columns(tmp_path / "s", [b"05"], {"label": ["five"]})
@@ -109,7 +110,7 @@ def test_pictures_of_a_unit_without_a_shard_are_pending(store: Path) -> None:
     assert FeatureStore.open(store).counts.pending == 1
 
 
-def test_compaction_refuses_shards_of_no_planned_unit(store: Path) -> None:
+def test_compaction_refuses_a_shard_that_the_plan_does_not_list(store: Path) -> None:
     """Remove the marks (records of finished files) first, because stores of earlier versions have no marks."""
     more = Pictures({**LESS.content, b"98": 8, b"99": 9})
     plan(store, more)

@@ -20,7 +20,7 @@ def folder(tmp_path):
     return tmp_path / "s"
 
 
-def test_origin_survives_conversion_to_dict_and_finds_its_store(folder, tmp_path):
+def test_record_of_a_source_store_survives_json_and_finds_the_store(folder, tmp_path):
     origin = origin_of_store(FeatureStore.open(folder))
     again = Origin.of(origin.identity.to_dict(), origin.to_dict(), "a head")
     assert again == origin
@@ -31,7 +31,7 @@ def test_origin_survives_conversion_to_dict_and_finds_its_store(folder, tmp_path
     assert again.find_store(beside=tmp_path / "elsewhere").store_id == origin.store_id
 
 
-def test_origin_rejects_another_store_at_the_recorded_path(folder):
+def test_another_store_at_the_recorded_path_of_the_source_store_is_rejected(folder):
     origin = origin_of_store(FeatureStore.open(folder))
     shutil.rmtree(folder)
     plan(folder, Pictures({b"a": 1}))
@@ -39,12 +39,12 @@ def test_origin_rejects_another_store_at_the_recorded_path(folder):
 
 
 @pytest.mark.parametrize("value", [None, {}, {"weights_name": "w", "store": 3, "store_id": "i"}])
-def test_origin_rejects_an_invalid_record(value):
+def test_invalid_record_of_the_source_store_is_rejected(value):
     with pytest.raises(DamagedError, match="a head: does not say which store"):
         Origin.of(identity().to_dict(), value, "a head")
 
 
-def test_state_of_store_mentions_untrained_weights_and_missing_vectors(folder):
+def test_warnings_about_a_store_name_untrained_weights_and_missing_vectors(folder):
     (failed,) = state_of_store(FeatureStore.open(folder))
     assert failed.startswith("1 picture could not be read")
 

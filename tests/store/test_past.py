@@ -43,7 +43,7 @@ EXAMPLES = int(os.environ.get("FEATSTORE_PAST_EXAMPLES", "25"))
 
 
 def known_keys(path: Path, wanted: set[bytes]) -> list[bytes]:
-    """Return those of the keys ``wanted`` that are in the store."""
+    """Return the keys of ``wanted`` that are in the store, sorted."""
     some = sorted(wanted)
     return [
         key
@@ -71,7 +71,7 @@ class Seen:
         return cls(record_of(store), store.generation, store.ids.tolist(), rows)
 
     def check(self, path: Path) -> None:
-        """Reopen this state and compare it; only rows that are no longer in the store may be missing."""
+        """Open the store at this past state and compare; only rows that are no longer in the store may be missing."""
         found = FeatureStore.open(path, at=self.record, missing="skip")
         there = set(found.ids.tolist())
         assert there <= set(self.ids)

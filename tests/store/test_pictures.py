@@ -15,7 +15,7 @@ def same(picture, path):
     return np.array_equal(np.asarray(picture), np.asarray(Image.open(path)))
 
 
-def test_pictures_returns_the_picture_of_each_key(chain):
+def test_pictures_of_a_store_are_returned_by_key(chain):
     store = FeatureStore.open(chain.store)
     pictures = Pictures(store)
     for key in store.keys:
@@ -24,7 +24,7 @@ def test_pictures_returns_the_picture_of_each_key(chain):
         pictures("no such key")
 
 
-def test_pictures_are_found_after_files_were_added_changed_and_moved(tmp_path):
+def test_pictures_of_a_store_are_found_after_files_were_changed_and_moved(tmp_path):
     folder = write_coloured(tmp_path / "p", names("", 3))
     store = make_store(folder, tmp_path / "s", unit_rows=2)
     write_coloured(folder, ["ant/00.png", "bee/44.png"], seed=8, size=(30, 30))
@@ -49,7 +49,7 @@ def test_pictures_are_found_after_files_were_added_changed_and_moved(tmp_path):
         Pictures(None)("ant/00.png")
 
 
-def test_pictures_in_an_archive_are_found(tmp_path):
+def test_pictures_of_a_store_are_found_in_an_archive(tmp_path):
     folder = write_coloured(tmp_path / "p", names("", 2))
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         archive.add(folder / "ant/00.png", "x/ant.png")

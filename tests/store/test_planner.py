@@ -49,7 +49,7 @@ def test_large_source_is_planned_in_several_segment_files(small_segments, tmp_pa
 
 
 @pytest.mark.parametrize("rows", [3, 1000])
-def test_plan_rejects_duplicate_keys_in_any_chunk(small_segments, tmp_path, rows):
+def test_plan_of_a_store_rejects_duplicate_keys_in_any_chunk(small_segments, tmp_path, rows):
     class Doubled(Pictures):
         def chunks(self, rows=0):
             yield from super().chunks()
@@ -64,7 +64,7 @@ def test_plan_rejects_duplicate_keys_in_any_chunk(small_segments, tmp_path, rows
 
 
 @pytest.mark.slow
-def test_concurrent_planners_add_every_picture_once(small_segments, tmp_path):
+def test_concurrent_extractions_add_every_picture_once_to_the_plan(small_segments, tmp_path):
     source = Pictures({f"{i:03d}".encode(): i for i in range(120)})
     plan(tmp_path / "s", Pictures({b"000": 0}))
     manifest, errors = Manifest.read(tmp_path / "s"), []
@@ -87,7 +87,7 @@ def test_concurrent_planners_add_every_picture_once(small_segments, tmp_path):
     assert FeatureStore.open(tmp_path / "s").counts.vectors == 120
 
 
-def test_next_scan_completes_an_interrupted_plan(tmp_path, monkeypatch):
+def test_next_extraction_completes_an_interrupted_plan(tmp_path, monkeypatch):
     source = Pictures({b"a": 1, b"b": 2}, {b"a": "x", b"b": "y"})
 
     def die(*_):

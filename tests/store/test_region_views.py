@@ -45,7 +45,7 @@ def path(tmp_path_factory) -> Path:
     return place
 
 
-def test_by_parent_combines_region_vectors_by_mean_or_max(path):
+def test_region_vectors_of_a_picture_are_combined_by_mean_or_maximum(path):
     store = FeatureStore.open(path)
     features = np.asarray(store.features(), np.float64)
     for how in ("mean", "max"):
@@ -77,7 +77,7 @@ def test_regions_of_one_picture_are_in_one_split_and_one_fold(path):
     assert set(store.parents[apart.train]) & set(store.parents[apart.test])
 
 
-def test_training_again_with_apart_gives_equal_weights(path, tmp_path):
+def test_training_again_with_regions_split_apart_gives_equal_weights(path, tmp_path):
     trained = train(path, out=tmp_path / "h", C=1.0, apart=True)
     assert set(FeatureStore.open(path).parents[trained.split.test]) & set(
         FeatureStore.open(path).parents[trained.split.train]
@@ -100,7 +100,7 @@ def test_picture_with_regions_in_two_given_splits_is_reported(tmp_path):
     assert any(note.startswith("7 pictures have regions in both splits: the figures") for note in split.notes())
 
 
-def test_within_reports_duplicate_regions_of_one_picture(tmp_path, monkeypatch):
+def test_option_within_reports_duplicate_regions_of_one_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(building, "vector", lambda key, content: np.eye(D, dtype=np.float32)[content])
     source = made()
     source.content = {key: int(key[7:]) % 3 for key in source.content if key[:2] in (b"00", b"01")}

@@ -15,7 +15,7 @@ def shard(tmp_path):
     return Shard(shards.shard_path(tmp_path / "s", 0), identity())
 
 
-def test_shard_finds_keys_without_its_store(shard):
+def test_shard_file_alone_finds_the_rows_of_keys(shard):
     keys = [b"d", b"nowhere", b"a\n\xff", b"b"]
     rows = shard.find(keys)
     assert rows.tolist() == [2, -1, 0, -1]
@@ -29,7 +29,7 @@ def test_opening_a_shard_of_another_identity_is_refused(shard):
         Shard(shard.file.path, identity(dtype="float16"))
 
 
-def test_shard_identifies_damaged_rows(shard, tmp_path):
+def test_shard_file_identifies_its_damaged_rows(shard, tmp_path):
     data = bytearray(shard.file.path.read_bytes())
     at = shard.file.header["arrays"]["features"]["offset"] + shard.features.strides[0]
     data[at] ^= 1
@@ -43,7 +43,7 @@ def test_shard_file_names_round_trip_to_unit_numbers(tmp_path):
     assert unit_of("notes.txt") is None
 
 
-def test_number_of_open_shards_is_limited(tmp_path):
+def test_number_of_open_shard_files_is_limited(tmp_path):
     store = build(tmp_path / "s", Pictures({f"{n}".encode(): n for n in range(9)}), unit_rows=2)
     opened = shards.OpenShards(tmp_path / "s", identity(), limit=2)
     assert [len(opened[unit.number].ids) for unit in store.units] == [2, 2, 2, 2, 1]

@@ -38,7 +38,7 @@ def pair(tmp_path_factory):
     return folder, first, second, train([first, second], folds=3, C=0.1)
 
 
-def test_stacked_features_of_equal_keys_are_concatenated(pair):
+def test_features_of_two_stores_are_concatenated_by_key(pair):
     _, first, second, trained = pair
     one, other = FeatureStore.open(first), FeatureStore.open(second)
     assert list(one.keys) != list(other.keys)
@@ -119,13 +119,13 @@ def test_pictures_missing_from_one_of_two_stores_are_counted(pair, tmp_path):
     short = make_store(fewer, tmp_path / "short", backbone=BACKBONES[1], dtype="float16")
     with pytest.raises(UsageError, match=r"short: lacks 2 of the 24 pictures of .*the first: 'train/ant/03.png'"):
         train([first, short])
-    # With ``short`` first, no picture is missing, because the first store defines the pictures.
+    # If the store ``short`` comes first, no picture is missing, because the first store defines the pictures.
     assert any("2 pictures that" in note for note in train([short, first], folds=2, C=0.1).notes)
     reasons = {one.key: one.reason for one in predict(trained.path, [first, short])}
     assert {key for key, reason in reasons.items() if reason == "missing"} == {"train/ant/03.png", "val/bee/01.png"}
 
 
-def test_stacked_stores_reject_different_pictures_under_equal_keys(pair, tmp_path):
+def test_two_stores_with_different_pictures_under_equal_keys_are_not_combined(pair, tmp_path):
     other = write_coloured(tmp_path / "p", names("train", 8) + names("val", 4), seed=5)
     store = make_store(other, tmp_path / "s", backbone=BACKBONES[1])
     with pytest.raises(UsageError, match="24 of the 24 pictures that it shares with .* have other bytes"):

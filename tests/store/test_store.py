@@ -1,4 +1,4 @@
-"""A store compared with a simple model, after random sequences of changes, kills, labels and compactions."""
+"""Tests that compare a store with a simple model after random changes, killed commands, labellings and compactions."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def store(tmp_path):
     return build(tmp_path / "s", source())
 
 
-def test_torch_rows_of_a_split_equal_its_rows_in_the_store(store):
+def test_pytorch_dataset_of_a_split_has_its_rows_in_the_store(store):
     data = store.as_torch("val")
     rows = store.split_rows("val")
     assert (len(data), data.classes) == (len(rows), ["0", "1", "2"])
@@ -36,7 +36,7 @@ def test_torch_rows_of_a_split_equal_its_rows_in_the_store(store):
     assert data[-1][0].equal(data[len(data) - 1][0])
 
 
-def test_torch_rows_are_read_in_any_order(store):
+def test_pytorch_dataset_reads_rows_in_any_order(store):
     data = store.as_torch()
     wanted = [22, 0, 7, 7, 14]
     vectors, codes = data[wanted]
@@ -47,11 +47,11 @@ def test_torch_rows_are_read_in_any_order(store):
         data[23]
 
 
-def test_torch_rows_without_a_label_have_the_code_minus_1(store):
+def test_pytorch_dataset_gives_rows_without_a_label_the_code_minus_1(store):
     assert store.as_torch()[5][1] == -1
 
 
-def test_class_codes_are_equal_in_torch_rows_of_every_split(tmp_path):
+def test_pytorch_datasets_of_all_splits_use_the_same_class_codes(tmp_path):
     pictures = source()
     pictures.labels = {key: "z" if split == "val" else "a" for key, split in pictures.splits.items()}
     store = build(tmp_path / "s", pictures)
@@ -88,7 +88,7 @@ def test_as_torch_accepts_a_dtype_and_rejects_invalid_options(store):
         store.as_torch().loader(0)
 
 
-def test_unpickled_torch_rows_are_unchanged_after_the_store_grew(store):
+def test_unpickled_pytorch_dataset_is_unchanged_after_the_store_grew(store):
     data = store.as_torch("train")
     packed = pickle.dumps(data)
     pictures = source(30)
@@ -98,7 +98,7 @@ def test_unpickled_torch_rows_are_unchanged_after_the_store_grew(store):
     assert pickle.loads(packed)[:][0].equal(data[:][0])
 
 
-def test_unpickling_torch_rows_fails_for_removed_rows_and_another_store(store, tmp_path):
+def test_unpickling_a_pytorch_dataset_fails_for_removed_rows_and_another_store(store, tmp_path):
     packed = pickle.dumps(store.as_torch())
     pictures = source()
     del pictures.content[b"07.jpg"]

@@ -88,7 +88,7 @@ def test_info_counts_journaled_pictures(running):
     assert (found["vectors"], found["failures"], found["pending"], found["journaled"]) == (9, 1, 0, 0)
 
 
-def test_partial_store_stays_readable_after_its_journals_are_deleted(running):
+def test_store_opened_with_partial_stays_readable_after_its_journals_are_deleted(running):
     running.write(3)
     store = FeatureStore.open(running.path, partial=True)
     before = store.features().copy()
@@ -97,7 +97,7 @@ def test_partial_store_stays_readable_after_its_journals_are_deleted(running):
     assert counts(FeatureStore.open(running.path, partial=True)) == (9, 1, 0)
 
 
-def test_incomplete_journal_record_is_ignored(running):
+def test_incomplete_record_in_the_journal_of_a_unit_is_ignored(running):
     running.write(2)
     running.write(4)
     (journal,) = work_folder(running.path, running.unit.number).glob("journal.*")
@@ -108,7 +108,7 @@ def test_incomplete_journal_record_is_ignored(running):
     journal.write_bytes(data)
 
 
-def test_partial_store_ignores_pictures_removed_from_the_source_meanwhile(running):
+def test_store_opened_with_partial_ignores_pictures_removed_meanwhile(running):
     running.write(3)
     del running.source.content[KEYS[UNIT_ROWS]]
     plan(running.path, running.source)
@@ -116,7 +116,7 @@ def test_partial_store_ignores_pictures_removed_from_the_source_meanwhile(runnin
     assert describe_store(running.path)["journaled"] == 2
 
 
-def test_partial_store_includes_a_unit_finished_during_opening(running, monkeypatch):
+def test_store_opened_with_partial_includes_a_unit_finished_during_opening(running, monkeypatch):
     from featstore.store import unfinished
 
     running.write(3)

@@ -15,7 +15,7 @@ CAT, NEW = Compare("label", "==", "cat"), Compare("year", ">=", 2020)
 
 
 @given(CONDITIONS)
-def test_condition_survives_conversion_to_text_and_parsing(condition: Condition) -> None:
+def test_filter_condition_survives_conversion_to_text_and_parsing(condition: Condition) -> None:
     assert parse(written(condition)) == condition
 
 
@@ -40,7 +40,7 @@ def test_condition_survives_conversion_to_text_and_parsing(condition: Condition)
         ("x != -.5", Compare("x", "!=", -0.5)),
     ],
 )
-def test_parse_applies_operator_precedence(text: str, condition: Condition) -> None:
+def test_parser_of_filters_applies_operator_precedence(text: str, condition: Condition) -> None:
     assert parse(text) == condition
 
 
@@ -74,7 +74,7 @@ def test_parse_applies_operator_precedence(text: str, condition: Condition) -> N
         ("not " * 5000 + "x == 1", "more than 100 parentheses"),
     ],
 )
-def test_syntax_errors_of_conditions_name_their_position(text: str, message: str) -> None:
+def test_syntax_errors_of_filter_conditions_name_their_position(text: str, message: str) -> None:
     with pytest.raises(UsageError, match="^filter, " + re.escape(message) if message[0] == "c" else message) as told:
         parse(text)
     assert "\n" not in str(told.value)
@@ -87,7 +87,7 @@ PIECES = st.sampled_from(
 
 @given(st.text() | st.lists(PIECES, max_size=20).map("".join) | st.lists(PIECES, max_size=20).map(" ".join))
 @pytest.mark.slow
-def test_parsing_any_text_succeeds_or_raises_usage_error(text: str) -> None:
+def test_parsing_any_text_as_a_filter_succeeds_or_raises_usage_error(text: str) -> None:
     slip = None
     try:
         condition = parse(text)

@@ -121,7 +121,7 @@ def test_rows_where_uses_labels_set_after_extraction(store) -> None:
         ("label != 'bee' and key == 'none' and label startswith 'x'", []),
     ],
 )
-def test_absent_values_returns_filter_texts_that_match_no_row(tmp_path, where: str, notes: list[str]) -> None:
+def test_filter_values_that_match_no_row_are_reported(tmp_path, where: str, notes: list[str]) -> None:
     keys = [b"a", b"b", b"c"]
     labels = {b"a": "ants", b"b": "bees"}
     store = build(tmp_path / "s", Pictures(dict.fromkeys(keys, 1), labels, dict.fromkeys(keys, "train")))

@@ -48,7 +48,7 @@ class ModelHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self.model_.probabilities(decisions)
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Return classes (n,)."""
+        """Return the predicted class (n,) of each row."""
         decisions = self._decide(X)
         return np.asarray(self.classes_[predict_codes(decisions)])
 
@@ -58,7 +58,7 @@ class ModelHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 class DecisionHead(ModelHead):
-    """A ModelHead that also has ``decision_function``."""
+    """Base class of heads that also have ``decision_function``."""
 
     def decision_function(self, X: Any) -> NDArray[Any]:
         """Return decision values, (n,) for two classes and (n, k) for more, before any calibration."""

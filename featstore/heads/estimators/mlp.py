@@ -144,7 +144,8 @@ class MLPHead(DecisionHead):
         # Import here: importing the heads must not load PyTorch.
         from featstore.heads.solvers import perceptron
 
-        # All libraries: PyTorch's threads wait for each other when the products are small.
+        # One thread for BLAS and OpenMP: PyTorch's threads would mostly wait for each other, because the matrix
+        # products are small.
         with (
             few_threads(rows, len(scaler.mean), user_api=None),
             standardised_copy(X, scaler, rows, self.memory_limit) as values,
@@ -162,7 +163,7 @@ class MLPHead(DecisionHead):
     def _targets(
         self, codes: NDArray[np.intp], by_row: NDArray[np.float64] | None, groups: ArrayLike | None, seed: int
     ) -> Targets:
-        """Return class numbers, loss weights with mean 1, and the held-out rows."""
+        """Return the targets of training: class numbers, loss weights with mean 1, and the held-out rows."""
         from featstore.heads.solvers.perceptron import Targets
 
         if self.balance != "none" and self.class_weight is not None:
@@ -171,7 +172,7 @@ class MLPHead(DecisionHead):
         by_class = class_weights(weight, self.classes_, codes)
         weights = np.ones(len(codes)) if by_class is None else by_class[codes] / by_class.max()
         weights = weights if by_row is None else weights * (by_row / by_row.max())
-        # In float32, as training sees them: a weight may become 0 there.
+        # Compute in float32, as the training does: a very small weight becomes 0 there.
         scaled = np.asarray(weights / (weights.mean() or 1), np.float32)
         kept = np.flatnonzero(scaled)
         if len(np.unique(codes[kept])) < 2:
@@ -185,7 +186,7 @@ class MLPHead(DecisionHead):
         try:
             folds = splits.one_fold(codes[kept], groups=groups, fraction=float(share), seed=seed)
         except DataError:
-            # No class has two rows or groups.
+            # Nothing can be held out, because no class has two rows or groups.
             folds = np.full(len(kept), -1)
         return Targets(codes, scaled, kept[folds >= 0])
 
@@ -197,7 +198,7 @@ class MLPHead(DecisionHead):
         return balanced_sampler(rows, targets.codes[rows])
 
     def _plan(self, dimension: int, classes: int) -> Plan:
-        """Return the checked parameters. Raises DataError."""
+        """Return the parameters of the perceptron after checking them. Raises DataError."""
         from featstore.heads.solvers.perceptron import Plan
 
         hidden: Any = (self.hidden,) if _is_whole(self.hidden) else self.hidden

@@ -141,7 +141,8 @@ class NamedHead:
         return made
 
     def _output(self, estimator: Any, rows: NDArray[np.float32], classes: int) -> str:
-        """Return the first method in OUTPUTS whose largest column agrees with ``predict`` (see _AGREEING)."""
+        """Return the first method of ``estimator``, in the order of OUTPUTS, whose largest column is the class that
+        ``predict`` returns for nearly all rows (see _AGREEING)."""
         said = np.asarray(self._try("its predictions", estimator.predict, rows))
         for output in OUTPUTS[:-1]:
             if callable(getattr(estimator, output, None)):

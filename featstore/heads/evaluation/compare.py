@@ -49,7 +49,7 @@ class Difference:
         return f"{value:+.1f} points [{low:+.1f}, {high:+.1f}]"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON types."""
+        """Return the compared measure, the difference, its interval and p-value as JSON types."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
@@ -124,7 +124,8 @@ def _draws(
 
 
 def _gaps(measurers: tuple[Measurer, Measurer], weights: NDArray[np.float64], measures: Sequence[str]) -> list[float]:
-    """Return each measure of head B minus that of head A; log loss leaves out the rows of ``unseen_rows``."""
+    """Return the difference, head B minus head A, of each measure; log loss leaves out the artificial rows
+    (unseen_rows)."""
     a, b = (measurer.measure(weights) for measurer in measurers)
     seen = weights[:-2]
     gap = float(seen @ (measurers[1].losses - measurers[0].losses)[:-2] / seen.sum())

@@ -42,17 +42,17 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """The points of the curve, and an extrapolation.
+    """A learning curve: its points, and an extrapolation to more rows.
 
-    ``error_at_double``: expected error for twice as many rows as the last point has; from a fit of
-    ``error = floor + scale * rows**-exponent``. None with fewer than three points or if the fit fails.
+    ``error_at_double``: expected error for twice as many rows as the last point has; from a fit of ``error = floor +
+    scale * rows**-exponent``. None with fewer than three points or if the fit fails.
     """
 
     points: list[CurvePoint]
     error_at_double: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the curve as JSON types."""
+        """Return the learning curve as JSON types."""
         return {
             "points": [{name: getattr(p, name) for name in p.__dataclass_fields__} for p in self.points],
             "error_at_double": self.error_at_double,

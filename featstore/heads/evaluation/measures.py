@@ -45,9 +45,10 @@ def class_table(codes: NDArray[np.intp], predicted: NDArray[np.intp], weights: F
 
 
 class Measurer:
-    """Computes all measures for given row weights; values that do not depend on the weights are computed only once.
+    """Computes all measures of a classifier (accuracy, F1, log loss, ...) for given weights of the rows.
 
-    ``codes``: (n,) true class numbers; ``probabilities``: (n, k), rows summing to 1.
+    Values that do not depend on the weights are computed only once. ``codes``: (n,) true class numbers;
+    ``probabilities``: (n, k), rows summing to 1.
     """
 
     def __init__(self, codes: NDArray[np.intp], probabilities: Floats) -> None:
@@ -63,7 +64,10 @@ class Measurer:
         self._rankings = [_Ranking(probabilities[:, k], codes == k) for k in range(self.classes)]
 
     def measure(self, weights: Floats) -> dict[str, float]:
-        """Return the measures in NAMES. Averages leave out classes whose rows all have weight 0."""
+        """Return all measures by name (see NAMES) for the row weights ``weights`` (n,).
+
+        Averages over classes leave out classes whose rows all have weight 0.
+        """
         total = float(weights.sum())
         table = class_table(self.codes, self.predicted, weights, self.classes)
         there = table.support > 0
@@ -123,7 +127,8 @@ class _Ranking:
         self._positive = positive[self._order].astype(np.float64)
 
     def areas(self, weights: Floats) -> tuple[float, float]:
-        """Return the area under the ROC curve (NaN if all rows belong to the class) and the average precision."""
+        """Return two measures of one class: the area under its ROC curve (NaN if all rows are of this class), and the
+        average precision."""
         ranked = weights[self._order]
         above = np.cumsum(ranked)[self._ends]
         true = np.cumsum(ranked * self._positive)[self._ends]

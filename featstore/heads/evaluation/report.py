@@ -79,7 +79,7 @@ class Report:
         return f"<Report: accuracy {one.value:.4f} [{one.low:.4f}, {one.high:.4f}] on {self.rows:,} rows, {len(self.classes):,} classes>"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON types; undefined values are None."""
+        """Return the evaluation report as JSON types; undefined values are None."""
         columns = (self.table.precision, self.table.recall, self.table.f1, self.table.support)
         return {
             "rows": self.rows,
@@ -114,7 +114,7 @@ class Report:
         }
 
     def text(self) -> str:
-        """Return the report as lines of text."""
+        """Return the evaluation report as lines of text."""
         lines = [f"{self.rows:,} rows, {len(self.classes)} classes; figure [95 % interval]"]
         for name, estimate in self.estimates.items():
             lines.append(f"  {_TITLES[name]:<24} {estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]")
@@ -229,7 +229,7 @@ def _bootstrap(
         log_loss = float(seen @ measurer.losses[:rows] / seen.sum())
         measured = [{**measurer.measure(weights), "log_loss": log_loss} for weights in pair]
         drawn.append([[one[name] for name in NAMES] for one in measured])
-    replicates = np.array(drawn)  # (number of replicates, 2 weightings, number of measures)
+    replicates = np.array(drawn)  # shape: (number of replicates, 2 weightings, number of measures)
     estimates = {}
     for place, name in enumerate(NAMES):
         value = point[name]

@@ -42,7 +42,7 @@ class SparseRows:
         return int(rows), int(dimension)
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """Yield the rows in order."""
+        """Yield the rows of the sparse matrix in order, as dense blocks."""
         step = block_rows(self.shape[1])
         for start in range(0, self.shape[0], step):
             yield self.matrix[start : start + step].toarray()
@@ -195,7 +195,7 @@ class MappedBlocks:
         return (row_count(self.source), self.dimension)
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """Yield each block after applying the function."""
+        """Apply the function to each block of the source, and yield the results."""
         for block in iterate(self.source):
             yield self.function(block)
 

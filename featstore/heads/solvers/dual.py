@@ -177,7 +177,7 @@ class _Machines:
         return np.asarray(self.signs[chosen] * state.decisions < 1)
 
     def _values(self, chosen: NDArray[np.intp], state: _State) -> Floats:
-        """Return the objective of each of the ``chosen`` columns (q,) at ``state``."""
+        """Return the objective of each of the ``chosen`` columns (q,) at the point ``state``."""
         slack = np.maximum(0.0, 1.0 - self.signs[chosen] * state.decisions)
         penalty = np.einsum("qm,qm->q", state.weights, state.decisions - state.intercept[:, None])
         return np.asarray(0.5 * penalty + (slack * slack) @ self.strength)
@@ -222,7 +222,8 @@ class _Machines:
         return _State(weights, intercept, weights @ self.kernel + intercept[:, None])
 
     def _solve_by_inverse(self, chosen: NDArray[np.intp], inside: Mask) -> Floats:
-        """Return S^-1 signs and S^-1 1 (q, 2, m), see ``_targets``, from the inverse of kernel + ridge on all m rows.
+        """Solve S w = signs and S w = 1 (see ``_targets``) with the inverse of kernel + ridge on all m rows; return (q,
+        2, m).
 
         The solutions over all rows are corrected such that rows outside the margin get weight 0.
         """

@@ -111,7 +111,7 @@ def _paths(problems: list[Problem], searches: list[_Search]) -> list[list[_Searc
 
 
 def _current(path: list[_Search], loss: Loss) -> _Search | None:
-    """Return the first unfinished search of ``path``, None if all are finished.
+    """Return the first unfinished search (solver run) of ``path``, the searches of one fold; None if all are finished.
 
     If this search has not begun, it is started from the solutions of the earlier searches of the path.
     """
@@ -163,16 +163,17 @@ class _Search:
 
     @property
     def over(self) -> bool:
-        """Whether the search has converged or used all its passes."""
+        """Whether the solver of this problem has converged, or has used all its passes over the rows."""
         return self.solver.done or self.solver.evaluations >= self._max_passes
 
     def tell(self, value: float, gradient: NDArray[np.float64], curvature: float) -> None:
-        """Take objective, gradient and curvature at the current point; compute the next point."""
+        """Take objective, gradient and curvature at the current point; compute the next point of the L-BFGS
+        iteration."""
         self._whitener.scale = curvature
         self.solver.tell(value, gradient.astype(self._rows.dtype))
 
     def solution(self) -> Solution:
-        """Return the best solution so far."""
+        """Return the best solution of this problem that was found so far."""
         solver = self.solver
         best = solver.best.T.astype(np.float64)
         return Solution(

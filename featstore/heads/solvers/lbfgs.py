@@ -65,7 +65,7 @@ class Lbfgs:
 
     @property
     def pairs(self) -> list[tuple[Array, Array]]:
-        """The stored steps and gradient changes, oldest first."""
+        """The stored L-BFGS steps and changes of the gradient, oldest first."""
         return [(step, change) for step, change, _ in self._pairs]
 
     def tell(self, value: float, gradient: Array) -> None:

@@ -49,7 +49,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Result of a pass for p problems with c columns and r dimensions.
+    """Result of a pass over the rows for p problems with c columns and r dimensions.
 
     Objectives (p,), gradients (p, c, r + 1), and C times the summed curvature (p,).
     """
@@ -74,7 +74,7 @@ class Selection:
 
     @property
     def columns(self) -> int:
-        """Number of columns of all chosen problems together."""
+        """Number of decision columns of all chosen problems together."""
         return len(self.weights)
 
     @property
@@ -111,13 +111,13 @@ class Selection:
         return out
 
     def block_rows(self) -> int:
-        """Return the number of rows per block."""
+        """Return the number of rows in a block that stays in the CPU cache."""
         rows: int = _BLOCK // max(self.weights.shape[1], self.columns)
         return max(64, rows // 2 if self._piece_rows else rows)
 
     @property
     def _piece_rows(self) -> int:
-        """Number of rows in a piece of a product; 0 if the product is not cut into pieces."""
+        """Number of rows in each piece of a matrix product; 0 if the product is computed as a whole."""
         size = self.columns * self.weights.shape[1]
         return next((rows for rows in _PIECE_ROWS if self.columns > 1 and rows * size <= _SMALL_PRODUCT), 0)
 
@@ -130,7 +130,7 @@ class Workers:
 
     @property
     def count(self) -> int:
-        """Number of workers; 1 if jobs run in the caller's thread."""
+        """Number of worker threads; 1 if jobs run in the caller's thread."""
         return max(1, len(self._executors))
 
     def run(self, jobs: Iterator[tuple[int, Callable[[], None]]]) -> None:
@@ -186,7 +186,7 @@ class _Sums:
     gradients: dict[int, NDArray[np.float64]] = field(default_factory=dict)
 
     def add(self, segment: Segment, selection: Selection, loss: Loss) -> None:
-        """Add the rows of a segment to the sums, block by block, in float64."""
+        """Add the losses, curvatures and gradients of a segment's rows to the sums, block by block, in float64."""
         gradient = self.gradients.setdefault(segment.fold, np.zeros(selection.shape))
         step = selection.block_rows()
         for start in range(0, len(segment.codes), step):

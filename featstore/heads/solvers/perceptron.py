@@ -81,7 +81,7 @@ def train(values: NDArray[np.float32], targets: Targets, draw: Draw, plan: Plan,
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast("cpu", enabled=False),
-        # Values that are not finite are found after each epoch.
+        # No warning of NumPy about overflow: after each epoch, training checks that the values are finite.
         np.errstate(over="ignore", invalid="ignore"),
     ):
         network = Network(values.shape[1], plan, random)
@@ -137,7 +137,7 @@ def _judge(decisions: NDArray[np.float64], targets: Targets) -> float:
 
 
 class Network:
-    """The layers, their AdamW state, and buffers for a batch."""
+    """The layers of a perceptron in training: weights, biases, AdamW state, and buffers for a batch."""
 
     def __init__(self, dimension: int, plan: Plan, random: np.random.Generator) -> None:
         self._plan, self._random = plan, random
@@ -162,7 +162,8 @@ class Network:
         return total / len(order)
 
     def decide(self, values: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Return the decision values (m, c) of ``rows``; c is 1 for two classes, else k."""
+        """Return the network's decision values (m, c) for ``rows`` of ``values``, without dropout; c is 1 for two
+        classes, else k."""
         with torch.no_grad():
             parts = [
                 self._forward(self._gather(values, rows[start : start + _JUDGED_ROWS]), training=False).numpy()
@@ -184,7 +185,7 @@ class Network:
 
     def _gather(self, values: NDArray[np.float32], rows: NDArray[np.intp]) -> torch.Tensor:
         batch = self._batch[: len(rows)]
-        # mode="clip" spares numpy a buffered copy; out-of-range rows do not occur.
+        # mode="clip" lets numpy write to ``out`` without a temporary copy; all row numbers are in range anyway.
         np.take(values, rows, axis=0, out=batch.numpy(), mode="clip")
         return batch
 
@@ -203,7 +204,8 @@ class Network:
         return np.asarray((bits >= dropped) * np.float32(_STEPS_OF_DROPOUT / (_STEPS_OF_DROPOUT - dropped)))
 
     def _step(self, rate: float) -> None:
-        """Take a step of AdamW (Loshchilov and Hutter 2019)."""
+        """Update weights and biases by one step of AdamW (Loshchilov and Hutter 2019) with the learning rate
+        ``rate``."""
         gradients = [one.grad for one in self._parameters if one.grad is not None]
         with torch.no_grad():
             adamw(
@@ -231,13 +233,13 @@ class _Rectified(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, values: torch.Tensor, kept: NDArray[np.float32]) -> torch.Tensor:
-        """Return ``values`` (m, units), 0 where negative, times ``kept``."""
+        """Return ReLU of ``values`` (m, units), multiplied by the dropout mask ``kept``."""
         context.factor = (values.numpy() > 0) * kept
         return _times(values, context.factor)
 
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """Return the gradient of ``values``."""
+        """Return the gradient of the loss with respect to the input ``values``; the mask has no gradient."""
         return _times(gradient, context.factor), None
 
 

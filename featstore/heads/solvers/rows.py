@@ -97,7 +97,7 @@ class TrainingRows(Protocol):
         ...
 
     def to_features(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Convert a classifier's weights (r, c) for the values in the segments to weights (d, c) for the features.
+        """Convert a classifier's weights (r, c) for the r values that a row has in the segments to weights (d, c).
 
         c is the number of the classifier's outputs, d the number of (standardised) features.
         """
@@ -145,7 +145,7 @@ class MemoryRows:
             yield Segment(fold, self._values[part], self._codes[part], weights, self._order[part])
 
     def to_features(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Convert a classifier's weights (r, c) to weights (d, c) for the standardised features: undo the rotation."""
+        """Convert classifier weights (r, c) for the rotated rows to weights (d, c) for the standardised features."""
         return weights if self._back is None else self._back @ weights
 
 

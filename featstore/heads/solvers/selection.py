@@ -17,7 +17,11 @@ SCORINGS = ("accuracy", "balanced_accuracy", "neg_log_loss")
 
 @dataclass(frozen=True)
 class Choice:
-    """Result of the selection: ``index`` of the chosen candidate, ``results`` like scikit-learn's ``cv_results_``."""
+    """Result of choosing parameters by cross-validation.
+
+    ``index``: number of the chosen candidate; ``results``: scores of all candidates, like scikit-learn's
+    ``cv_results_``.
+    """
 
     index: int
     results: dict[str, Any]

@@ -42,7 +42,7 @@ class Standardiser:
         wide = self._memory("wide", padded, self.dtype)
         if isinstance(inside, np.ndarray):
             gathered = self._memory("gathered", padded, block.dtype)[:count]
-            # With mode="clip", numpy writes to ``out`` without a temporary copy. All row numbers are in range anyway.
+            # mode="clip" lets numpy write to ``out`` without a temporary copy; all row numbers are in range anyway.
             rows = np.take(block, inside, axis=0, out=gathered, mode="clip")
         else:
             rows = block[inside]

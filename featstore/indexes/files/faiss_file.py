@@ -23,9 +23,9 @@ _LISTS: Final = frozenset({b"IwPf"})
 _GRAPHS: Final = {b"IHNf": _FLAT, b"IHNs": _CODES}
 """Four-letter codes of FAISS's graph indexes; for each, the codes of the inner indexes that may store its vectors."""
 _INNER: Final = _FLAT | _GRAPHS.keys() | {b"IxRF"}
-"""Four-letter codes of the indexes that featstore writes inside the id map."""
+"""Four-letter codes, in a FAISS file, of the indexes that featstore writes inside an IndexIDMap."""
 _COARSE: Final = _LISTS | _GRAPHS.keys() | {b"IxPT"}
-"""Four-letter codes of the indexes that featstore writes as the first stage of a re-ranking index."""
+"""Four-letter codes, in a FAISS file, of the indexes that featstore writes as the first stage of a re-ranking index."""
 _METRICS: Final = (0, 1)
 _MOST_TRANSFORMS: Final = 4
 
@@ -56,7 +56,10 @@ class _Walk:
         self._file, self._left = file, size
 
     def outer(self) -> tuple[int, int]:
-        """Read the id map and the index inside; return rows and dimension, which must be equal in all parts."""
+        """Read past the IndexIDMap in a FAISS file and the index inside it; return rows and dimension.
+
+        The number of rows and the dimension must be equal in all parts.
+        """
         self._kind({b"IxMp"}, "the ids")
         rows, dimension = self._header()
         self._index(_INNER, "the index", rows, dimension)
@@ -74,7 +77,7 @@ class _Walk:
         return struct.unpack(f"<{form}", data)
 
     def _array(self, width: int) -> int:
-        """Skip an array of elements of ``width`` bytes, which is preceded by its length; return the length."""
+        """Skip an array in a FAISS file, that is its length and then elements of ``width`` bytes; return the length."""
         (count,) = self._take("Q")
         if count * width > self._left:
             raise _Foreign("has an array that is longer than the file")
@@ -97,7 +100,8 @@ class _Walk:
         return rows, dimension
 
     def _index(self, allowed: Collection[bytes], what: str, rows: int, dimension: int) -> None:
-        """Read an index of ``rows`` x ``dimension``; raise _Foreign if its type or shape is different."""
+        """Read past an index of ``rows`` x ``dimension`` in a FAISS file; raise _Foreign if its type or shape is
+        different."""
         kind = self._kind(allowed, what)
         found = self._header()
         if found != (rows, dimension):
@@ -107,8 +111,8 @@ class _Walk:
         if kind in _FLAT:
             self._array(4)
         elif kind in _CODES:
-            # A scalar quantiser: its type, range statistic, argument of the statistic, dimension, bytes per code; then
-            # the array of ranges and the array of codes.
+            # Fields of a scalar quantiser in the file: type, range statistic, its argument, dimension, bytes per code;
+            # then the array of ranges and the array of codes.
             self._take("iifQQ")
             self._array(4)
             self._array(1)
@@ -132,11 +136,12 @@ class _Walk:
             raise _Foreign(f"has {count:,} projections")
         for _ in range(count):
             self._kind({b"Pcam"}, "a projection")
-            # Fields of a PCA: eigenvalue power, epsilon, rotation, bins; then arrays: mean, eigenvalues, components.
+            # Fields of a PCA in the file: eigenvalue power, epsilon, rotation, bins; then the arrays mean, eigenvalues
+            # and components.
             self._take("ff?i")
             for _ in range(3):
                 self._array(4)
-            # Fields of a linear transform: whether it has a bias; then arrays: matrix, bias.
+            # FAISS writes a linear transform as: whether it has a bias; then the arrays matrix and bias.
             self._take("?")
             self._array(4)
             self._array(4)
@@ -155,8 +160,8 @@ class _Walk:
         (kept,) = self._take("b")
         if kept or self._array(8):
             raise _Foreign("has a map of its lists, which featstore does not write")
-        # Whether codes are of residuals, bytes per code, block size, number of sub-quantisers, implementation; then the
-        # codebook.
+        # Fields in the file: whether codes are of residuals, bytes per code, block size, number of sub-quantisers,
+        # implementation; then the codebook.
         self._take("?QiQiQ")
         self._take("QQQ")
         self._array(4)

@@ -149,7 +149,7 @@ class VectorIndex:
             self._outer.train(vectors)
 
     def add(self, vectors: Floats, ids: NDArray[np.int64], threads: int | None = None) -> None:
-        """Append ``vectors`` (m, d) under ``ids`` (m,)."""
+        """Append ``vectors`` (m, d) to the FAISS index under the ids ``ids`` (m,)."""
         if self.mapped:
             raise FeatstoreError("a memory-mapped index cannot grow; open it with mmap=False")
         with _threads(threads):
@@ -159,7 +159,7 @@ class VectorIndex:
         """Delete the rows marked in the mask ``positions`` (n,); later rows move up. Only for an ``exact`` index."""
         if self.mapped or not self.exact:
             raise FeatstoreError("rows can be deleted from an exact index in memory only")
-        # The outer index selects by id: convert positions to ids.
+        # FAISS's IndexIDMap selects rows by id: convert positions to ids.
         self._outer.remove_ids(faiss.IDSelectorBatch(self.ids[positions]))
 
     def reserve(self, rows: int) -> None:
@@ -172,7 +172,7 @@ class VectorIndex:
 
     @property
     def effort(self) -> dict[str, float]:
-        """Run-time parameters that trade speed for recall; the FAISS file contains them."""
+        """Search parameters that trade speed for recall (efSearch, nprobe, k_factor); the FAISS file contains them."""
         found: dict[str, float] = {}
         for part in self._parts():
             if isinstance(part, faiss.IndexRefine):

@@ -16,12 +16,15 @@ _BLOCK = 32
 """Number of rows in a block of 4-bit codes, as FAISS stores them."""
 _WRITTEN = {"IndexFlat", "IndexFlatIP", "IndexFlatL2", "IndexScalarQuantizer", "IndexHNSWFlat", "IndexHNSWSQ"}
 _WRITTEN |= {"IndexPreTransform", "IndexIVFPQFastScan", "IndexRefine", "IndexRefineFlat"}
-"""FAISS classes of all indexes that featstore writes. faiss_file.py has checked the types in the file before FAISS read
-it; this set checks the classes that FAISS made of them."""
+"""Names of the FAISS classes of all indexes that featstore writes.
+
+faiss_file.py checks the types in the file before FAISS reads the file; this set serves to check the objects that FAISS
+then made.
+"""
 
 
 def effort_fault(effort: Mapping[str, float], rows: int) -> str | None:
-    """Describe an error in the run-time parameters of an index of ``rows``; None if there is none."""
+    """Describe an error in the search parameters ``effort`` of an index with ``rows`` rows; None if there is none."""
     most = max(rows, _MOST_EFFORT)
     if all(math.isfinite(value) and 1 <= value <= most for value in effort.values()):
         return None

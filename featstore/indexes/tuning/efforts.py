@@ -1,4 +1,4 @@
-"""Find the fastest run-time parameters with which an index reaches a required recall, and measure search times."""
+"""Find the fastest search parameters with which an index reaches a required recall, and measure search times."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Subject:
     threads: int | None = None
 
     def recall(self, truth: Truth) -> Recall:
-        """Return the recall of the queries of ``truth`` under the index's present run-time parameters."""
+        """Return the recall of the queries of ``truth`` with the index's present search parameters."""
         if self.index.exact:
             return Recall(1.0, 1.0, 1.0, truth.k, 0, "exact")
         _, positions = self.index.search(truth.queries, truth.k, threads=self.threads)
@@ -82,10 +82,10 @@ def median_seconds(queries: Floats, search: Callable[[Floats], object]) -> float
 
 
 def tune(subject: Subject, candidate: Candidate, truth: Truth, goal: float, fresh: float = 1.0) -> float | None:
-    """Set the fastest run-time parameters whose recall reaches ``goal``; return the queries per second in one thread.
+    """Set the fastest search parameters whose recall reaches ``goal``; return the queries per second in one thread.
 
-    The lower 95 % bound of the recall has to reach ``goal``; it is computed as if there were ``fresh`` times as many
-    queries. If no parameters reach ``goal``, the largest parameters are set, and None is returned.
+    The lower 95 % bound of the recall has to reach ``goal``. It is computed for a test with ``fresh`` times the number
+    of queries of ``truth``. If no parameters reach ``goal``, the largest parameters are set, and None is returned.
     """
     pairs = _Efforts(subject, candidate, truth).least(lambda recall: reaches(recall, goal, fresh))
     if not pairs:
@@ -98,7 +98,7 @@ def tune(subject: Subject, candidate: Candidate, truth: Truth, goal: float, fres
 def descent(
     subject: Subject, candidate: Candidate, truth: Truth, goal: float, fresh: float
 ) -> Iterator[dict[str, float]]:
-    """Yield run-time parameters, from high to low recall; the caller tests them on other queries.
+    """Yield search parameters, from high to low recall; the caller tests them on other queries.
 
     For each target recall (see ``aims``) that can be reached, the fastest parameters are yielded, without duplicates.
     They are searched for lazily, because the search is slow and the caller usually stops early. Only the queries of
@@ -120,7 +120,7 @@ def descent(
 
 
 class _Cost:
-    """Linear model of the seconds of a search as a function of its run-time parameters (non-negative least squares).
+    """Linear model of the seconds of a search as a function of its search parameters (non-negative least squares).
 
     Lists are scanned one after the other, and then vectors are re-ranked one after the other, so the time grows
     linearly with nprobe and k_factor. The model is fitted to the times of some of ``efforts`` (sets of parameters),
@@ -148,7 +148,8 @@ def _at_least(aim: float, recall: Recall) -> bool:
 
 
 class _Efforts:
-    """Cache of the recall at each setting: a re-ranking depth (k_factor) and a step, which is nprobe or efSearch."""
+    """Cache of the recall by search parameters: a re-ranking depth (k_factor), and a step, which is the position of
+    nprobe or efSearch in its list of values."""
 
     def __init__(self, subject: Subject, candidate: Candidate, truth: Truth) -> None:
         self._subject, self._candidate, self._truth = subject, candidate, truth
@@ -161,11 +162,11 @@ class _Efforts:
         return self._found[depth, step]
 
     def least(self, holds: Callable[[Recall], bool]) -> list[dict[str, float]]:
-        """Return the smallest settings whose recall meets the condition ``holds``.
+        """Return the smallest search parameters whose recall satisfies the condition ``holds``.
 
-        A setting has a re-ranking depth and a step (nprobe or efSearch). In the result, depths increase and steps
-        decrease, so that reducing one value requires increasing the other. The search stops after several depths that
-        do not allow a smaller step.
+        The parameters are a re-ranking depth and a step (position of nprobe or efSearch in its list of values). In the
+        result, depths increase and steps decrease, so that reducing one value requires increasing the other. The search
+        stops after several depths that do not allow a smaller step.
         """
         depths, top = self._candidate.depths or (None,), max(1, len(self._candidate.steps)) - 1
         first = _smallest(len(depths), lambda place: holds(self._recall(depths[place], top)))
@@ -174,8 +175,9 @@ class _Efforts:
         pairs: list[dict[str, float]] = []
         step, as_many = top + 1, 0
         for depth in depths[first:]:
-            # ``step`` is the index of nprobe or efSearch. At the first depth, the largest value is known to satisfy
-            # ``holds``. A larger depth is useful only if it allows a smaller step.
+            # ``step`` is the position of a value of nprobe or efSearch in its list. The largest value is known to
+            # satisfy the condition ``holds`` at the first re-ranking depth. A larger depth is useful only if it allows
+            # a smaller step.
             if step > top or holds(self._recall(depth, step - 1)):
                 step = self._smallest_step(holds, depth, step - 1)
                 pairs.append(self._candidate.effort(step, depth))
@@ -187,9 +189,9 @@ class _Efforts:
         return pairs
 
     def _smallest_step(self, holds: Callable[[Recall], bool], depth: float | None, known: int) -> int:
-        """Return the index of the smallest nprobe or efSearch whose recall meets ``holds`` at re-ranking ``depth``.
+        """Return the position of the smallest nprobe or efSearch whose recall satisfies the condition ``holds``.
 
-        ``known``: the index of a value whose recall meets ``holds``.
+        ``depth``: re-ranking depth (k_factor). ``known``: position of a value that satisfies the condition.
         """
         found = _smallest(known, lambda place: holds(self._recall(depth, place)))
         return known if found is None else found

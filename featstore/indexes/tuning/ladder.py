@@ -1,4 +1,4 @@
-"""Candidate types of index for a required recall, with the run-time parameters that tuning may set.
+"""Candidate types of index for a required recall, with the search parameters that tuning may set.
 
 The candidates range from uncompressed to compressed indexes.
 """
@@ -20,7 +20,8 @@ _DEPTHS = (
     *(step / 4 for step in range(32, 64)),
     *(16.0, 17.0, 18.0, 19.0, 20.0, 22.0, 24.0, 26.0, 28.0, 32.0, 40.0, 48.0, 64.0),
 )
-# Bytes per row of a graph: links in the lowest layer, links in upper layers (for one row in 31), offset, level.
+# Average bytes per row of an HNSW graph: links in the lowest layer; links in the upper layers, which only one row in 31
+# has; offset; level.
 _LINK_BYTES = 4 * 2 * defaults.HNSW_LINKS + 6 + 8 + 4
 _ID_BYTES = 8
 _HEAD_BYTES = 4096
@@ -31,9 +32,9 @@ _REFINED = (("SQfp16", 2), ("SQ8", 1))
 
 @dataclass(frozen=True)
 class Candidate:
-    """One type of index: its ``name``, its FAISS ``factory`` string, the size of its file, its run-time parameters.
+    """One type of index: its ``name``, its FAISS ``factory`` string, the size of its file, its search parameters.
 
-    The file has ``fixed_bytes`` plus ``row_bytes`` for each row. ``main``: the run-time parameter that tuning sets to
+    The file has ``fixed_bytes`` plus ``row_bytes`` for each row. ``main``: the search parameter that tuning sets to
     one of the values ``steps`` (ascending). ``depths``: values of k_factor (re-ranked neighbours / k) if there is a
     re-ranking stage. ``smaller_than``: the name of a candidate with larger codes that is at least as fast and accurate.
     If that candidate fits into memory, this one is not tried.
@@ -49,7 +50,7 @@ class Candidate:
     smaller_than: str | None = None
 
     def file_bytes(self, rows: int) -> int:
-        """Return an upper bound on the bytes of the FAISS file for ``rows``."""
+        """Return an upper bound on the size, in bytes, of the FAISS file of an index with ``rows`` rows."""
         return self.fixed_bytes + self.row_bytes * rows
 
     @property
@@ -58,18 +59,19 @@ class Candidate:
         return self.factory == "Flat"
 
     def effort(self, step: int, depth: float | None) -> dict[str, float]:
-        """Return the run-time parameters: ``main`` is ``steps[step]``, and k_factor is ``depth``."""
+        """Return search parameters: ``main`` gets the value ``steps[step]``, and k_factor (re-ranking) the value
+        ``depth``."""
         value: dict[str, float] = {} if self.main is None else {self.main: self.steps[step]}
         return value if depth is None else {**value, "k_factor": depth}
 
     @property
     def greatest(self) -> dict[str, float]:
-        """The largest run-time parameters: highest recall, slowest search."""
+        """The largest search parameters: highest recall, slowest search."""
         return self.effort(-1, self.depths[-1] if self.depths else None)
 
 
 def flat(dimension: int) -> Candidate:
-    """Return the candidate for exact search."""
+    """Return the candidate index "flat", which is exact search."""
     return Candidate("flat", "Flat", 4 * dimension + _ID_BYTES, fixed_bytes=_HEAD_BYTES)
 
 

@@ -44,7 +44,7 @@ class Contract:
     latency: float | None = None
 
     def allows(self, file_bytes: int) -> bool:
-        """Return whether an index of ``file_bytes`` can be built and kept within ``memory``."""
+        """Return whether an index of ``file_bytes`` bytes can be built and kept within ``memory`` bytes."""
         return self.memory is None or file_bytes <= _FOR_THE_INDEX * self.memory
 
     def check(self) -> None:
@@ -79,7 +79,7 @@ class Trial:
     subject: Subject | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the row of the table as JSON types."""
+        """Return the trial as JSON types: one row of the table of trials."""
         return {
             "name": self.candidate.name,
             "factory": self.candidate.factory,

@@ -52,7 +52,7 @@ class Truth:
         return Recall(float(shares.mean()), low, high, self.k, len(self.queries), "held-out")
 
     def part(self, first: int, last: int) -> Truth:
-        """Return a Truth of the queries ``first`` to ``last`` - 1."""
+        """Return the queries ``first`` to ``last`` - 1 with their true neighbours."""
         part = slice(first, last)
         clusters = None if self.clusters is None else self.clusters[part]
         return Truth(self.queries[part], self.scores[part], self.rows[part], self.k, self.inner_product, clusters)
@@ -105,9 +105,9 @@ class HeldOut:
     withheld: NDArray[np.bool_]
 
     def cuts(self, *weights: int) -> list[int]:
-        """Divide the queries into parts in the ratio of ``weights``; return the end index of each part.
+        """Divide the held-out queries into parts in the ratio of ``weights``; return the end index of each part.
 
-        Queries of one cluster stay in one part.
+        Queries of one cluster (such as crops of one picture) stay in one part.
         """
         ends = [len(self.queries) * sum(weights[: place + 1]) // sum(weights) for place in range(len(weights))]
         # If a part would end in the middle of a cluster, it ends before that cluster instead.

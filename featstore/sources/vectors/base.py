@@ -16,7 +16,8 @@ VECTOR_NAMES: Final = (
     "vector", "vectors", "embedding", "embeddings", "image_embedding", "image_embeddings", "img_emb", "features",
     "feature", "descriptors", "global_descriptor", "x", "data", "arr_0",
 )  # fmt: skip
-"""Usual names of the array of vectors in a file with several arrays, in order of preference; case does not matter."""
+"""Usual names of the array of vectors, for files that hold several arrays, in order of preference; case does not
+matter."""
 BLOCK_BYTES: Final = 16 << 20
 _LARGEST_DIMENSION: Final = 1 << 20
 
@@ -36,7 +37,7 @@ class VectorFile(Protocol):
         ...
 
     def columns(self) -> dict[str, Sequence[Any]]:
-        """Return the columns other than the vectors: name to n values."""
+        """Return the columns besides the vectors: for each name n values."""
         ...
 
 

@@ -86,6 +86,6 @@ class FlatIndexFile:
 
 
 def _skip_metric(file: Any, metric: int) -> None:
-    """Skip the argument of the metric in ``file``; inner product and Euclidean distance have no argument."""
+    """Skip the argument of the metric in a FAISS file; inner product and Euclidean distance have no argument."""
     if metric > 1:
         file.seek(4, os.SEEK_CUR)

@@ -109,7 +109,8 @@ def _batches(path: Path, name: str, rows: int) -> Iterator[NDArray[Any]]:
     at, width = 0, None
     with parquet.ParquetFile(path, pre_buffer=False) as file:
         for batch in file.iter_batches(batch_size=rows, columns=[name], use_threads=False):
-            # By name: pyarrow also reads "a.b" as the field b of a column a, and puts it first.
+            # Select the column by name: for the name "a.b" pyarrow may also return the field b of a column a, and puts
+            # it first.
             column = batch.column(name)
             values = column.flatten()
             if column.null_count or values.null_count:

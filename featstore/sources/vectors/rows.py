@@ -72,7 +72,7 @@ class ImportedRows:
     unfound: str = ""
 
     def describe(self) -> dict[str, Any]:
-        """Return kind, location and root as JSON."""
+        """Return kind, location and root folder of the files of vectors, as JSON types."""
         return {"kind": self.kind, "location": self.location, "root": str(self.root), "metadata": list(self.metadata)}
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:

@@ -27,11 +27,11 @@ class Verdict:
 
     @property
     def holds(self) -> bool:
-        """Whether the reached value meets the requirement."""
+        """Whether the measured value meets the requirement."""
         return self.reached >= self.asked if self.at_least else self.reached <= self.asked
 
     def line(self) -> str:
-        """Return the verdict as a line of text."""
+        """Return the verdict as a line of text: required value, measured value, and whether the requirement holds."""
         bound = "at least" if self.at_least else "at most"
         return (
             f"{'holds' if self.holds else 'MISSED'}: {self.what}: asked {bound} {self.asked:.6g}, "

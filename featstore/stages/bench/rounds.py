@@ -17,8 +17,8 @@ from featstore.errors import FeatstoreError
 from featstore.processes import sandbox
 
 Tell = Callable[[int, str, float], None]
-"""Progress callback: called with the round (from 1), and the contender's name and rate (see Contender) in that
-round."""
+"""Progress callback of a benchmark: called with the round (from 1), the name of a contender (a measured function) and
+its rate in that round."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Measured:
 
     @property
     def median(self) -> float:
-        """Median of the contender's rates over all rounds."""
+        """Median of the rates of this contender (a measured function) over all rounds."""
         return statistics.median(self.rates)
 
     def share_of(self, other: Measured) -> float:
@@ -58,7 +58,7 @@ class Measured:
 
 
 def alternate(contenders: Sequence[Contender], rounds: int, tell: Tell | None = None) -> list[Measured]:
-    """Measure all ``contenders`` in each of ``rounds`` rounds; each round starts with a different contender.
+    """Measure all ``contenders`` (functions) in each of ``rounds`` rounds; each round starts with another contender.
 
     Raises FeatstoreError if a contender fails.
     """

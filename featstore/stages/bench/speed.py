@@ -26,13 +26,13 @@ _DECODERS: Final = {"exact": "pillow", "fast": "pillow-torch"}
 
 @dataclass(frozen=True)
 class SpeedReport:
-    """Rates in pictures per second, and ratios of rates.
+    """Result of a benchmark: rates in pictures per second, and ratios of rates.
 
-    ``shares``: for each contender, its rate divided by other rates. Each ratio is computed within every round; the
-    median over the rounds is given. ``times_tutorial`` (every contender): ratio to the tutorial loop. ``of_forward``
-    (end-to-end contenders): ratio to the bare forward pass of the same engine. ``of_ceiling`` (end-to-end contenders):
-    ratio to the upper bound, which is 1 / (1/decode + 1/forward) on a CPU, where decoding and network share the
-    processors, and the smaller of the two rates on a GPU.
+    ``shares``: for each contender (measured function), its rate divided by other rates. Each ratio is computed within
+    every round; the median over the rounds is given. ``times_tutorial`` (every contender): ratio to the tutorial loop.
+    ``of_forward`` (end-to-end contenders): ratio to the bare forward pass of the same engine. ``of_ceiling``
+    (end-to-end contenders): ratio to the upper bound, which is 1 / (1/decode + 1/forward) on a CPU, where decoding and
+    network share the processors, and the smaller of the two rates on a GPU.
     """
 
     pictures: int
@@ -47,7 +47,7 @@ class SpeedReport:
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON types."""
+        """Return the benchmark's result as JSON types."""
         return {**self.__dict__, "contenders": [contender.to_dict() for contender in self.contenders]}
 
 

@@ -35,7 +35,7 @@ class StorageReport:
     shares: dict[str, dict[str, float]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON types."""
+        """Return the benchmark's result as JSON types."""
         return {**self.__dict__, "contenders": [contender.to_dict() for contender in self.contenders]}
 
 

@@ -14,7 +14,7 @@ from featstore.artifacts import origins_of_head
 from featstore.errors import FeatstoreError, UsageError
 from featstore.files import atomic, sealed
 from featstore.heads.export import export_sklearn, to_onnx
-from featstore.text import counted
+from featstore.text import counted, printable
 
 if TYPE_CHECKING:
     from featstore.backbones import Backbone
@@ -49,15 +49,17 @@ class HeadExport:
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON."""
+        """Return the result of the export as JSON types."""
         return asdict(self)
 
     def text(self) -> str:
-        """Return the result as text for the user."""
+        """Return the result of the export as text for the user."""
         close = self.greatest_difference
         checked = "" if close is None else f"; probabilities differ from featstore's by at most {close:.1e}"
         line = f"{self.out}: {self.head}, {counted(len(self.classes), 'class', 'classes')} ({self.bytes / 2**20:,.1f} MiB){checked}"
-        return "\n".join([line, f"takes: {self.inputs}", *(f"note: {note}" for note in self.notes)])
+        lines = [line, f"takes: {self.inputs}", *(f"note: {note}" for note in self.notes)]
+        # A forged head can hold a newline in any name, and so print a line that looks like an error.
+        return "\n".join(map(printable, lines))
 
 
 def export_head(

@@ -24,7 +24,7 @@ from typing import Any, Final
 from featstore.embed.pipeline import Timings
 
 _WORTH_ADVICE: Final = 10.0
-"""Duration of a run, in seconds, from which the run gets advice."""
+"""Shortest extraction, in seconds, for which advice is given."""
 _WORTH: Final = 0.05
 """Smallest saving, as a share of the run's duration, that the advice mentions."""
 _NAMED: Final = 2
@@ -95,7 +95,7 @@ def advice(timings: Timings, engine: Mapping[str, Any], decoder: str, workers: i
 
 
 def savings(timings: Timings, engine: Mapping[str, Any], decoder: str, workers: int) -> list[Saving]:
-    """Return the possible savings, largest first; parameters as in ``advice``."""
+    """Return what could have saved time in an extraction, largest saving first; parameters as in ``advice``."""
     found = []
     on_gpu = str(engine.get("device")).startswith("cuda")
     loop = timings.forward + timings.copy + timings.waiting + timings.scheduling + timings.blocked

@@ -58,7 +58,7 @@ def extract_jobs(
         ]
     from featstore.embed.sharing import SharedDecoding
 
-    shared, planned = SharedDecoding(len(jobs)), threading.Event()
+    shared, planned = SharedDecoding(len(jobs), views=jobs[-1].after_first), threading.Event()
 
     def run(number: int) -> ExtractReport:
         job = jobs[number]

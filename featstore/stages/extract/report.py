@@ -55,7 +55,7 @@ class ExtractReport:
         return self.new_vectors == 0 and (self.new_failures > 0 or self.unreached > 0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON."""
+        """Return the result of the extraction as JSON types."""
         return {**self.__dict__, "change": self.change.to_dict()}
 
     @classmethod

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from featstore import defaults
 from featstore.embed.pipeline import Timings
 from featstore.embed.progress import Progress
-from featstore.embed.recipe import Network
+from featstore.embed.recipe import Network, Request
 from featstore.embed.units import Run
 from featstore.errors import UsageError
 from featstore.sources import Source
@@ -74,7 +75,7 @@ def extract_in_process(
         base = None if there is not None else plain_manifest(source, path, request.augmentation)
         # Loading the network takes seconds. If the names in the options match the store, load it only for pending
         # pictures.
-        network = None if there is not None and request.agrees(there) else request.load(there or base, path)
+        network = None if there is not None and request.agrees(there) else _network(request, there or base, path, share)
         identity, weights_name = _features(network, there)
         open_for_writing(path, identity, weights_name, options.unit_rows or (base.unit_rows if base else None))
     # Inner ``timings.during`` blocks are recorded under their own names, the rest of this block's time as "closing".
@@ -91,7 +92,7 @@ def extract_in_process(
             if run.todo:
                 with timings.during("startup"):
                     with loading:
-                        network = network or request.load(there, path)
+                        network = network or _network(request, there, path, share)
                     run.manifest.identity.check(network.identity, str(path))
                     cut = None if share is None else partial(share[0].cut, share[1])
                     if share is not None and decoder is None:
@@ -168,6 +169,27 @@ def _plan(
     run.take([unit for unit in plan.units() if unit.number % count == index])
     run.shared = len(plan.units())
     return change, run
+
+
+def _network(
+    request: Request, known: Manifest | None, store: Path, share: tuple[SharedDecoding, int] | None
+) -> Network:
+    """Load the network of ``request``; views of one store share one network on the CPU, to save memory and time.
+
+    ``known``: manifest whose identity the features must have; None for new features. Raises the errors of Request.load.
+    """
+    shared = share[0] if share is not None and share[0].views else None
+    if shared is not None and shared.network is not None and known is not None:
+        identity = known.identity
+        same = replace(shared.network.identity, augment=identity.augment) == identity
+        if same and request.augmentation in (None, identity.augment):
+            return replace(shared.network, identity=identity)
+    network = request.load(known, store)
+    if shared is not None and not str(network.engine.provenance().get("device")).startswith("cuda"):
+        from featstore.engines.turns import InTurn
+
+        network = shared.network = replace(network, engine=InTurn(network.engine))
+    return network
 
 
 def _joined(share: tuple[SharedDecoding, int], network: Network) -> Decoder:

@@ -86,5 +86,5 @@ def verdict_on(picture: dict[str, Any], seconds: float, memory: int) -> tuple[st
         return STALLED, f"decoding it did not end after {seconds:g} s"
     if reason == OUT_OF_MEMORY:
         return OUT_OF_MEMORY, f"decoding it takes more than {memory:,} bytes of memory, or than there are"
-    # The picture does not kill a process. Any other error will be recorded by the worker as an ordinary failure.
+    # The picture kills no process. If it has another error, the worker will record the picture as an ordinary failure.
     return None

@@ -15,6 +15,8 @@ from featstore.stages.extract.options import ExtractOptions
 from featstore.stages.extract.report import ExtractReport
 from featstore.stages.extract.totals import Totals
 from featstore.stages.extract.views import Run, runs_with_views
+from featstore.store.view_stores import view_stores
+from featstore.text import counted
 
 
 def runs_of(
@@ -74,7 +76,8 @@ def extract_together(
     if supervised:
         from featstore.stages.extract.supervisor import supervise
 
-        return supervise(source, runs, progress=progress, stop=stop, views=views is not None)
+        reports = supervise(source, runs, progress=progress, stop=stop, views=views is not None)
+        return reports if views is not None else _noted(reports)
     from featstore.stages.extract.jobs import Job, extract_jobs
 
     totals, lock = Totals(progress, [os.fspath(store) for store, _ in runs]), threading.Lock()
@@ -87,7 +90,19 @@ def extract_together(
     for number, (store, each) in enumerate(runs):
         first = stores[0] if views is not None and number else None
         jobs.append(Job(first or source, Path(store), each, partial(tell, number), after_first=first is not None))
-    return extract_jobs(jobs, stop=stop)
+    reports = extract_jobs(jobs, stop=stop)
+    return reports if views is not None else _noted(reports)
+
+
+def _noted(reports: list[ExtractReport]) -> list[ExtractReport]:
+    """Add a note to each report of a store that changed, and whose augmented views did not change with it."""
+    for report in reports:
+        count = len(view_stores(report.store))
+        if count and (report.new_vectors or report.change.removed):
+            report.notes.append(
+                f"{counted(count, 'augmented view was', 'augmented views were')} not extended; add --views {count + 1}"
+            )
+    return reports
 
 
 def _with_views(runs: list[Run], views: int, augment: str | None, seed: int | None) -> list[Run]:

@@ -39,7 +39,7 @@ class Totals:
         self._now = {}
 
     def tell(self, number: int, now: Progress) -> None:
-        """Record the progress of run ``number``, and report the progress of all runs together."""
+        """Record the progress of extraction number ``number``, and report the progress of all extractions together."""
         self._now[number] = now
         if self.progress is not None:
             done, failed, now_all = sum(self._done), sum(self._failed), self._now.values()

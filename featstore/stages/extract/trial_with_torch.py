@@ -1,4 +1,7 @@
-"""Like trial.py, for the decoder that needs torch: torch is imported before the process gets its limits."""
+"""Try one picture in a separate process with limits, with the fast decoder.
+
+This module imports torch before the process gets its limits; trial.py does the same for the decoder without torch.
+"""
 
 from __future__ import annotations
 

@@ -14,11 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from featstore import defaults
-from featstore.embed.geometry import Geometry
 from featstore.embed.progress import Progress
-from featstore.embed.recipe import load_again, of_backbone
 from featstore.engines.shared import resolve_device
-from featstore.errors import IdentityError, UsageError
 from featstore.finetuning import budget
 from featstore.finetuning.budget import Choice
 from featstore.finetuning.inputs import Augmentation, CachedExamples, LiveExamples
@@ -32,6 +29,7 @@ from featstore.finetuning.network import (
 from featstore.finetuning.optimiser import Optimiser
 from featstore.finetuning.phases import LayerPhases
 from featstore.finetuning.plan import Plan
+from featstore.finetuning.steps import require_batches
 from featstore.finetuning.training import Examples, TrainingData
 from featstore.finetuning.training import train as train_epochs
 from featstore.heads.calibration import softmax
@@ -39,10 +37,10 @@ from featstore.heads.evaluation.report import codes_of
 from featstore.stages.finetune.caching import make_cache, trunk_backbone, views_of
 from featstore.stages.finetune.cutting import Cut, cut_of
 from featstore.stages.finetune.events import Event, Teller
+from featstore.stages.finetune.networks import backbone_of, untrained_backbone, untrained_model
 from featstore.stages.finetune.options import NO_CACHE, FinetuneOptions
 from featstore.stages.finetune.places import Places
 from featstore.stages.finetune.report import Network
-from featstore.stages.finetune.scratch import untrained_backbone, untrained_model
 from featstore.stages.train import TrainReport
 from featstore.store import FeatureStore
 
@@ -108,6 +106,7 @@ class Run:
 
     def train(self) -> bool:
         """Run the epochs; return False if the run was stopped before the last one."""
+        require_batches(self.network, self._phases(), len(self.started.split.train), self.plan)
         examples = self._examples()
         if examples is None:
             return False
@@ -178,6 +177,7 @@ class Run:
         if self.choice.rates is not None and made.pictures:
             rates = replace(self.choice.rates, making=made.pictures / made.seconds)
             self.choice = replace(self.choice, rates=rates, break_even=self._pays(rates))
+            self.places.write_inputs(self.choice.to_dict())
         return (
             CachedExamples(made.views, train, live[0].codes, shape, self.augmentation),
             CachedExamples({0: made.held_out}, test, live[1].codes, shape, Augmentation()),
@@ -256,6 +256,12 @@ class Run:
     def last_notes(self) -> list[str]:
         """Return notes on what the run did by default, and on what it left behind."""
         notes = []
+        first, frozen = self.history[0].held_out_accuracy, self.started.report.accuracy.value
+        if first != frozen and not self.options.from_scratch:
+            notes.append(
+                f"epoch 0 scores {first:.4f}, the frozen head {frozen:.4f}: pictures with two equally likely classes are "
+                "classified differently, because the network computes with other rounding"
+            )
         if self.choice is not None and self.choice.cached and self.choice.break_even is not None:
             paid = "has paid" if self.choice.break_even <= self.plan.epochs else "has not paid"
             notes.append(
@@ -316,31 +322,6 @@ def start(
         bf16=device.type == "cuda" and torch.cuda.is_bf16_supported(),
     )
     return Run(store, options, places, backbone, cut, network, started, plan, tell, stop)
-
-
-def backbone_of(store: FeatureStore, options: FinetuneOptions) -> Backbone:
-    """Return the network that made the features of ``store``, freshly loaded, with parameters that may be trained.
-
-    Raises UsageError if the store's features are not those before the network's classifier, or the network cannot be
-    loaded; IdentityError if the loaded weights are not those of the store.
-    """
-    identity, what = store.identity, str(store.path)
-    identity.require_pictures(what)
-    identity.require_plain(what)
-    if Geometry.of(identity).layer is not None:
-        raise UsageError(
-            f"{what}: has features of an inner layer ({identity.layer}); fine-tuning needs a store of the network's own "
-            "features, which featstore extract makes without --layer"
-        )
-    backbone = load_again(identity, store.weights_name, options.backbone, options.weights, what)
-    backbone = Geometry.of(identity).apply(backbone)
-    loaded = of_backbone(backbone)
-    if loaded["weights"] != identity.weights:
-        raise IdentityError(
-            f"{what}: was made with other weights ({identity.weights[:12]}) than these ({loaded['weights'][:12]}); name the "
-            "file of its weights with --weights"
-        )
-    return backbone
 
 
 def _epoch_text(record: EpochRecord, epochs: int, left: float) -> str:

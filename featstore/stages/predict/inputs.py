@@ -18,7 +18,7 @@ from featstore.store.stacked import StackedStores
 
 
 class Classifier(Protocol):
-    """What predicts from vectors: a trained head, or texts."""
+    """Anything that predicts classes from vectors: a trained head, or texts that describe the classes."""
 
     @property
     def classes(self) -> list[str]: ...
@@ -62,7 +62,7 @@ def _embedded(
     workers: int | None,
     tally: Tally | None,
 ) -> Iterator[tuple[list[Input], dict[int, tuple[str, str]], NDArray[Any]]]:
-    """Yield for each batch: inputs, failures by position, and vectors (m, d) of the readable inputs.
+    """Yield for each batch of pictures: inputs, failures by position, and vectors (m, d) of the readable inputs.
 
     The vectors of all backbones are concatenated.
     """

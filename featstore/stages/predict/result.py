@@ -104,7 +104,7 @@ class CachedIterator:
 
     @property
     def made(self) -> int:
-        """Number of items that are cached so far."""
+        """Number of predictions that are cached so far."""
         return len(self._items)
 
     def __iter__(self) -> Iterator[Prediction]:

@@ -26,9 +26,11 @@ def rewrite(artifact: Artifact, store: FeatureStore, denylist: Denylist) -> bool
 
 
 def held_by(artifact: Artifact) -> str:
-    """Return why a page, which is not rewritten, may still show removed pictures; "" for other kinds of files."""
+    """Return why a page or a model, which are not rewritten, may still hold something of removed pictures, else ""."""
     if artifact.kind == "page":
         return "a page may show the pictures: delete it, or make it again with the command that made it"
+    if artifact.kind == "model":
+        return "its network may have been trained on the pictures: delete it, or fine-tune it again"
     return ""
 
 

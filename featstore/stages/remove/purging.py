@@ -46,7 +46,7 @@ class PurgeReport:
     views: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON."""
+        """Return the result of the purge as JSON types."""
         return {**self.__dict__, "removal": self.removal.to_dict()}
 
 

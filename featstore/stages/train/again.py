@@ -52,7 +52,7 @@ class AgainReport:
         return not self.differences
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON."""
+        """Return the comparison of the new head with the old one as JSON types."""
         return {
             "head": self.head,
             "stores": self.stores,
@@ -178,9 +178,9 @@ def _odd_field(asked: Request) -> str:
 
 
 def _require_named(recorded: str, kind: str | None, path: Path) -> None:
-    """Raise UsageError if the user named a wrong class, or did not name a class of another package.
+    """Raise UsageError unless the user named the head's class, if this class is from another package.
 
-    ``recorded``: the class in the head; ``kind``: the class that the user named, or None.
+    ``recorded``: the class in the head. ``kind``: the class that the user named, or None; a wrong name is an error too.
     """
     from featstore.heads import HEADS
 

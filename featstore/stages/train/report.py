@@ -36,7 +36,7 @@ class Replaced:
     p_value: float | None = None
 
     def text(self) -> str:
-        """Return the comparison as text."""
+        """Return the comparison of the old head with the new head as text."""
         chosen = ", ".join(f"{name} = {value:g}" for name, value in self.chosen.items()) or "as given"
         then = f"accuracy {self.accuracy:.4f} [{self.low:.4f}, {self.high:.4f}]"
         told = f"replaced the head that was there: {self.kind}, {chosen}, {then} on "
@@ -104,7 +104,7 @@ class TrainReport:
         return {"scale": scale_of(self.head), "before": self.uncalibrated, "after": after}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON."""
+        """Return the result of the training as JSON types."""
         return {
             "store": self.store,
             "stores": self.stores or [self.store],

@@ -232,7 +232,8 @@ def _listed(store: Paths) -> list[str | os.PathLike[str]]:
 
 
 def _data_record(stack: StackedStores, split: Split) -> dict[str, Any]:
-    """Return what a head's ``meta`` records about its training data: stores, split, label version, generation."""
+    """Return what the description of a head records about its training data: stores, split, label version,
+    generation."""
     return {
         KEY: stack.origin,
         "split": split.to_dict(),

@@ -64,7 +64,7 @@ class RepairReport:
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON."""
+        """Return the result of the repair as JSON types."""
         return asdict(self)
 
 
@@ -126,7 +126,7 @@ class _Repair:
         while True:
             kept = folder / f"{name}.{number}"
             try:
-                # If the file is a symbolic link, keep the link and not its target.
+                # If the damaged file is a symbolic link, keep the link itself and not the file that it points to.
                 os.link(file, kept, follow_symlinks=False)
                 break
             except FileExistsError:
@@ -291,7 +291,8 @@ class _Repair:
                 else:
                     columns[name] = table.column(name)
         self.aside(file)
-        # No row hashes are written, so all rows differ from the source, and the next extract reads their labels again.
+        # The restored table has no row hashes, so all rows differ from the source, and the next extract reads their
+        # labels again.
         tables.write_table(file, keys, columns, "user" if user else "source", about=about, exclusive=False)
         what = ", ".join(lost)
         if lost and user is not False:

@@ -50,7 +50,7 @@ class Problem:
         return text
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the problem as JSON."""
+        """Return the found damage as JSON types."""
         return asdict(self)
 
 
@@ -64,7 +64,7 @@ class VerifyReport:
     strangers: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON."""
+        """Return the result of the verification as JSON types."""
         problems = [problem.to_dict() for problem in self.problems]
         return {"files": self.files, "bytes": self.bytes, "problems": problems, "strangers": self.strangers}
 

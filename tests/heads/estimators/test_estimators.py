@@ -26,8 +26,8 @@ every_folded_head = pytest.mark.parametrize("head", FOLDED, ids=lambda head: typ
 
 NOT_CLAIMED = {
     "check_array_api_input",
-    # These two checks pass cv as a list of splits, and require that weights also affect the scaler, the folds and the
-    # calibration. Heads support neither.
+    # These two checks of scikit-learn pass cv as a list of splits, and require that weights also affect the scaler, the
+    # folds and the calibration. Heads support neither.
     "check_sample_weight_equivalence_on_dense_data",
     "check_sample_weight_equivalence_on_sparse_data",
 }
@@ -128,7 +128,7 @@ def test_heads_work_in_a_pipeline_and_with_text_labels(head):
     ],
     ids=["one class", "nan", "lengths", "no label", "some labels", "NA of pandas", "constant"],
 )
-def test_fit_rejects_unusable_data_with_a_one_line_error(head, spoil, message):
+def test_heads_reject_unusable_data_with_a_one_line_error(head, spoil, message):
     X, y = spoil(*blobs(60, 8, 3))
     if message is None and not isinstance(head, KernelSVMHead):
         # With constant features fitting succeeds, and the head predicts the class frequencies.
@@ -143,13 +143,13 @@ def test_fit_rejects_unusable_data_with_a_one_line_error(head, spoil, message):
 
 @pytest.mark.parametrize("head", [LogisticHead, LinearSVMHead, KernelSVMHead])
 @pytest.mark.parametrize("C", [0.0, -1.0, np.nan, np.inf, "best"])
-def test_fit_rejects_invalid_values_of_C(head, C):
+def test_heads_reject_invalid_values_of_C(head, C):
     X, y = blobs(60, 4, 2)
     with pytest.raises(DataError, match="C must be"):
         head(C=C).fit(X, y)
 
 
-def test_coefficients_apply_to_raw_features():
+def test_coefficients_of_a_linear_head_apply_to_unscaled_features():
     X, y = blobs(300, 8, 3, dtype=np.float64)
     head = LogisticHead(C=1.0).fit(X, y)
     np.testing.assert_allclose(X @ head.coef_.T + head.intercept_, head.decision_function(X))
@@ -171,7 +171,7 @@ def test_cv_results_name_the_chosen_C():
     ["unbalanced", {"nothing": 1.0}, *({"class 0": value} for value in (-1.0, 0.0, np.inf, np.nan, "2", None))],
 )
 @pytest.mark.parametrize("head", [LogisticHead, LinearSVMHead, KernelSVMHead, MLPHead])
-def test_fit_rejects_invalid_class_weights(head, weight):
+def test_heads_reject_invalid_class_weights(head, weight):
     X, y = blobs(60, 4, 2)
     with pytest.raises(DataError, match=r"class_weight|weight of class"):
         head(class_weight=weight).fit(X, y)
@@ -198,7 +198,7 @@ def test_streamed_linear_svm_reaches_the_in_memory_optimum():
     np.testing.assert_allclose(streamed.predict_proba(X), exact.predict_proba(X), atol=1e-2)
 
 
-def test_balanced_weights_help_the_rare_class():
+def test_balanced_class_weights_raise_the_recall_of_the_rare_class():
     X, y = blobs(600, 6, 2, apart=0.5, seed=8)
     keep = np.flatnonzero((y == "class 0") | (np.arange(600) % 20 == 1))
     plain = LogisticHead(C=1.0).fit(X[keep], y[keep])

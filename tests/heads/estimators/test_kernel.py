@@ -63,7 +63,7 @@ def test_kernel_head_selects_C_and_gamma_from_all_combinations():
 
 
 @pytest.mark.parametrize("gamma", [0.0, -1.0, float("nan"), "scale"])
-def test_fit_rejects_invalid_values_of_gamma(gamma):
+def test_kernel_head_rejects_invalid_values_of_gamma(gamma):
     X, y = make_moons(50, random_state=0)
     with pytest.raises(ValueError, match="gamma must be"):
         KernelSVMHead(gamma=gamma).fit(X, y)

@@ -47,7 +47,7 @@ def orders(rows: int, epochs: int) -> list[NDArray[np.intp]]:
 
 
 def plainly(X: Any, targets: Targets, order: list[NDArray[np.intp]], wanted: Plan, seed: int) -> torch.nn.Sequential:
-    """Train the network of ``wanted``, without dropout, with the classes of PyTorch alone."""
+    """Train the network that the Plan ``wanted`` describes, without dropout, with a plain PyTorch loop."""
     random = np.random.default_rng(seed)
     layers: list[torch.nn.Module] = []
     for inputs, outputs in pairwise([X.shape[1], *wanted.hidden, wanted.outputs]):
@@ -99,7 +99,7 @@ def test_dropout_drops_the_requested_share_and_keeps_the_mean():
 
 
 @pytest.mark.parametrize("balance", ["weights", "sampler"])
-def test_balancing_raises_the_recall_of_the_rare_class(balance):
+def test_mlp_with_balanced_classes_has_a_higher_recall_of_the_rare_class(balance):
     X, y = blobs(1200, 6, 2, apart=0.3, seed=8)
     keep = np.flatnonzero((y == "class 0") | (np.arange(1200) % 20 == 1))
     rare = y == "class 1"
@@ -107,7 +107,7 @@ def test_balancing_raises_the_recall_of_the_rare_class(balance):
     assert (balanced.predict(X[rare]) == "class 1").mean() > 0.1 + (plain.predict(X[rare]) == "class 1").mean()
 
 
-def test_balance_weights_equals_class_weight_balanced():
+def test_mlp_option_balance_weights_equals_class_weight_balanced():
     X, y = blobs(200, 6, 2, seed=8)
     y[:60] = "class 0"
     first = MLPHead(hidden=8, epochs=5, balance="weights").fit(X, y)
@@ -122,7 +122,7 @@ def test_mlp_training_stops_early_and_keeps_the_best_epoch():
     judged = head.history_["held_out_loss"]
     assert head.n_iter_ == len(judged) == head.epochs_ + 4 < head.epochs
     assert int(np.argmin(judged)) == head.epochs_ - 1
-    # The weights are those of the best epoch: more patience changes nothing, because the loss rises from there.
+    # With more patience the weights stay the same: they are those of the epoch with the lowest held-out loss.
     longer = MLPHead(**options, patience=8).fit(X, y)
     assert (longer.epochs_, longer.n_iter_) == (head.epochs_, head.epochs_ + 8)
     np.testing.assert_array_equal(longer.decision_function(X), head.decision_function(X))
@@ -188,7 +188,7 @@ def test_mlp_never_holds_out_rows_with_weight_zero():
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_few_rows_with_weight_are_trained_and_the_held_out_ones_have_both_classes(seed):
+def test_mlp_trains_on_few_rows_with_weight_and_holds_out_both_classes(seed):
     X, y = blobs(40, 5, 2, seed=1)
     weights = np.zeros(40)
     for label in np.unique(y):
@@ -196,7 +196,7 @@ def test_few_rows_with_weight_are_trained_and_the_held_out_ones_have_both_classe
     kept = weights > 0
     weighted = MLPHead(8, epochs=5, random_state=seed).fit(X, y, weights)
     alone = MLPHead(8, epochs=5, random_state=seed).fit(X[kept], y[kept])
-    # Only the scaler differs: it sees all rows.
+    # The two heads have different scalers, because the first scaler also sees the rows of weight 0.
     assert len(weighted.history_["held_out_loss"]) == len(alone.history_["held_out_loss"]) == weighted.n_iter_
     assert min(weighted.history_["loss"]) > 0
 
@@ -227,7 +227,7 @@ def test_an_unusable_temporary_folder_is_named_with_the_remedy(monkeypatch, tmp_
 
 
 @pytest.mark.parametrize("spread", [1e-300, 5e-324])
-def test_a_scaler_that_gives_no_finite_decisions_is_refused_in_prediction(spread):
+def test_scaler_that_makes_decision_values_infinite_is_refused_in_prediction(spread):
     X, y = blobs(40, 5, 2, seed=1)
     model = MLPHead(8, epochs=2).fit(X, y).model_
     hostile = replace(model, spread=np.full_like(model.spread, spread))

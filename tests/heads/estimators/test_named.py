@@ -54,7 +54,7 @@ def test_scikit_learn_class_gets_parameters_class_weights_and_seed():
     assert (head.predict(X) == "class 1").mean() > 0.5
 
 
-def test_parameters_of_a_class_may_have_the_names_of_featstore_options():
+def test_scikit_learn_parameters_may_have_the_names_of_featstore_options():
     X, y = blobs(60, 6, 3, seed=1)
     head = train_head(X, y, kind="sklearn.linear_model:RidgeClassifierCV", folds=2, cv=3, alphas=[1.0, 10.0])
     assert (head.meta["parameters"]["cv"], head.meta["cross_validation"]["folds"]) == (3, 2)
@@ -124,5 +124,5 @@ def test_error_raised_inside_a_classifier_is_reported_in_one_line(tmp_path, monk
 
 
 @pytest.mark.parametrize("kind", ["logreg", "a:", ":A", "a b:C", "a.b:c d", "a/b:C", "..:A", "a::B", "a:b.C"])
-def test_is_named_accepts_only_module_colon_class(kind):
+def test_is_named_accepts_only_names_of_the_form_module_colon_class(kind):
     assert not is_named(kind)

@@ -18,7 +18,7 @@ def made(rows, strength, seed):
     return codes, np.stack([1 - positive, positive], axis=1)
 
 
-def test_compare_finds_the_better_head_and_agrees_with_evaluate():
+def test_comparison_of_heads_finds_the_better_one_and_agrees_with_evaluate():
     codes, weak = made(600, 0.5, 1)
     _, strong = made(600, 1.2, 2)
     accuracy, _, log_loss = compare(codes, weak, strong, [0, 1], replicates=300)
@@ -77,7 +77,7 @@ def test_grouped_copies_do_not_narrow_the_interval_of_the_difference():
         ({"probabilities_a": np.full((20, 2), np.nan)}, "finite"),
     ],
 )
-def test_compare_rejects_bad_input_with_a_one_line_error(change, message):
+def test_comparison_of_heads_rejects_bad_input_with_a_one_line_error(change, message):
     codes, values = made(20, 1, 1)
     call = {"y_true": codes, "probabilities_a": values, "probabilities_b": values, "classes": [0, 1]} | change
     with pytest.raises(DataError, match=message):

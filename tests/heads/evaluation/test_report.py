@@ -51,7 +51,7 @@ def test_calibration_error_equals_its_definition_over_bins():
     assert Measurer(codes, probabilities).measure(np.ones(5))["calibration_error"] == pytest.approx(expected)
 
 
-def test_report_figures_lie_in_their_intervals_and_convert_to_json():
+def test_evaluation_measures_lie_in_their_intervals_and_convert_to_json():
     codes, probabilities = made()
     classes = ["ant", "bee", "wasp"]
     report = evaluate(np.array(classes)[codes], probabilities, classes, replicates=100)
@@ -95,7 +95,8 @@ def test_bootstrap_interval_has_its_nominal_coverage():
 
 @pytest.mark.parametrize(("right", "rows"), [(40, 40), (37, 40), (0, 40)])
 def test_bootstrap_interval_of_a_proportion_is_near_clopper_pearson(right, rows):
-    """Balanced accuracy is a simple proportion here, because only one of the two classes has rows."""
+    """Only one of the two classes has rows, so that balanced accuracy is the share of right predictions, a simple
+    proportion."""
     probabilities = np.eye(2)[np.r_[np.zeros(right, int), np.ones(rows - right, int)]]
     found = evaluate([0] * rows, probabilities, [0, 1], replicates=1000).estimates["balanced_accuracy"]
     low = beta.ppf(0.025, right, rows - right + 1) if right else 0
@@ -150,5 +151,5 @@ def test_worst_errors_are_wrong_and_sorted_by_confidence():
     assert confidence[rows[0]] == confidence[predicted != codes].max()
 
 
-def test_class_codes_follow_the_given_class_order():
+def test_class_numbers_follow_the_given_class_order():
     np.testing.assert_array_equal(codes_of(["b", "a"], ["b", "a"]), [0, 1])

@@ -35,7 +35,7 @@ def test_standard_deviation_is_accurate_for_large_means():
     np.testing.assert_allclose(scaler.scale, array.astype(np.float64).std(axis=0), rtol=1e-4)
 
 
-def test_constant_columns_have_scale_one():
+def test_scaler_divides_constant_columns_by_one():
     array = np.full((50, 2), 0.1, np.float32)
     array[:, 1] = np.arange(50)
     scaler, _, _ = blocks.measure(array, standardize=True)
@@ -43,7 +43,7 @@ def test_constant_columns_have_scale_one():
     assert np.abs(scaler.apply(array)[:, 0]).max() < 1e-6
 
 
-def test_iterate_accepts_read_only_float16_memory_maps(tmp_path):
+def test_rows_are_read_in_blocks_from_read_only_float16_memory_maps(tmp_path):
     array, _ = blobs(rows=100, dimension=5)
     np.save(tmp_path / "x.npy", array.astype(np.float16))
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
@@ -53,7 +53,7 @@ def test_iterate_accepts_read_only_float16_memory_maps(tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_iterate_names_the_first_row_with_nan_or_infinity(value):
+def test_reading_rows_in_blocks_reports_the_first_row_with_nan_or_infinity(value):
     array, _ = blobs(rows=100, dimension=5)
     array[61, 3] = value
     with pytest.raises(DataError, match=r"NaN or infinity in 1 row\(s\), the first is row 61"):
@@ -62,7 +62,7 @@ def test_iterate_names_the_first_row_with_nan_or_infinity(value):
         list(blocks.iterate(Streamed(array)))
 
 
-def test_iterate_rejects_a_source_with_fewer_rows_than_announced():
+def test_reading_rows_in_blocks_rejects_a_source_with_too_few_rows():
     class Exhausted(Streamed):
         @property
         def shape(self) -> tuple[int, int]:
@@ -72,19 +72,19 @@ def test_iterate_rejects_a_source_with_fewer_rows_than_announced():
         list(blocks.iterate(Exhausted(np.zeros((10, 2)))))
 
 
-def test_iterate_accepts_very_large_finite_values():
+def test_reading_rows_in_blocks_accepts_very_large_finite_values():
     array = np.full((4, 2), np.finfo(np.float64).max)
     assert len(next(blocks.iterate(array))) == 4
 
 
-def test_take_rows_reads_the_same_rows_from_arrays_and_block_sources():
+def test_selected_rows_are_the_same_from_arrays_and_block_sources():
     array, _ = blobs(rows=200, dimension=4)
     rows = np.array([0, 3, 36, 37, 38, 150, 199])
     np.testing.assert_array_equal(blocks.take_rows(Streamed(array), rows), array[rows])
     np.testing.assert_array_equal(blocks.take_rows(array, rows), array[rows])
 
 
-def test_mapped_blocks_have_the_width_of_their_mapped_rows():
+def test_mapped_blocks_have_the_width_of_the_mapping_functions_output():
     array, _ = blobs(rows=80, dimension=4)
     mapped = blocks.MappedBlocks(Streamed(array), lambda block: block[:, :2] * 2, 2)
     assert mapped.shape == (80, 2)

@@ -149,7 +149,7 @@ def test_held_out_rows_are_scored_by_the_model_of_their_fold():
 
 
 @pytest.mark.parametrize("loss", [LOGISTIC, SQUARED_HINGE], ids=lambda loss: loss.name)
-def test_curvature_pairs_can_be_rescaled_to_another_C(loss):
+def test_lbfgs_curvature_pairs_can_be_rescaled_to_another_C(loss):
     training, _, _, _ = made(200, 6, 3)
     random = np.random.default_rng(0)
     first, second = random.standard_normal((2, 1, 3, 7))

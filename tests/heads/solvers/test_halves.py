@@ -37,7 +37,7 @@ def test_all_finite_checks_every_chunk_of_a_float16_array(monkeypatch, value):
     assert not all_finite(halves)
 
 
-def test_is_half_is_false_for_float16_in_non_native_byte_order():
+def test_is_half_rejects_float16_in_non_native_byte_order():
     assert is_half(EVERY)
     assert not is_half(EVERY.astype(EVERY.dtype.newbyteorder()))
     assert not is_half(EVERY.astype(np.float32))

@@ -34,7 +34,7 @@ def test_losses_and_gradients_do_not_depend_on_thread_number(loss, memory):
             np.testing.assert_array_equal(getattr(again, name), getattr(shared[0], name))
 
 
-def test_passes_raise_errors_of_their_worker_threads():
+def test_errors_in_worker_threads_are_raised_in_passes_over_the_rows():
     def fail():
         raise RuntimeError("worker")
 
@@ -42,7 +42,7 @@ def test_passes_raise_errors_of_their_worker_threads():
         passes.Workers([only]).run(iter([(0, fail)]))
 
 
-def test_passes_use_several_threads_only_for_large_data(monkeypatch):
+def test_passes_over_the_rows_use_several_threads_only_for_large_data(monkeypatch):
     rows = made(1 << 30)
     with threadpool_limits(2), passes.workers_for(rows) as workers:
         assert workers.count == 1

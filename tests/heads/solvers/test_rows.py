@@ -21,7 +21,7 @@ def gathered(rows):
 
 
 @pytest.mark.parametrize("memory", [0, 1 << 30])
-def test_segments_contain_every_training_row_exactly_once(memory):
+def test_prepared_training_segments_contain_every_training_row_once(memory):
     features, _ = blobs(500, 7, 3)
     labels = Labels(np.arange(500) % 3, np.random.default_rng(0).integers(-1, 4, 500), np.array([1.0, 2.0, 3.0]))
     rows, scaler = prepare(Streamed(features), labels, standardize=True, memory=memory)
@@ -46,6 +46,6 @@ def test_projecting_wide_features_to_their_row_space_keeps_decisions():
     np.testing.assert_allclose(np.linalg.norm(full), np.linalg.norm(weights))
 
 
-def test_prepare_rejects_different_numbers_of_rows_and_labels():
+def test_preparing_training_rejects_different_numbers_of_rows_and_labels():
     with pytest.raises(DataError, match="5 rows of features and 4 labels"):
         prepare(np.zeros((5, 2)), Labels(np.zeros(4, np.intp), np.zeros(4, np.intp), None), standardize=True)

@@ -28,6 +28,6 @@ def test_preconditioner_over_256_dimensions_gives_a_condition_number_below_3(sca
     assert after < before or before < 1.1
 
 
-def test_spectrum_with_identity_basis_solves_a_diagonal_system():
+def test_preconditioner_without_a_basis_solves_a_diagonal_system():
     spectrum = Spectrum(None, np.array([1.0, 3.0]), 0.0)
     np.testing.assert_allclose(spectrum.solve(2.0, np.ones((1, 2)))[0], [1 / 3, 1 / 7])

@@ -36,7 +36,7 @@ FOREIGN = [
 
 @pytest.mark.parametrize("factory", WRITTEN)
 @pytest.mark.parametrize("rows", [0, 90])
-def test_structure_check_accepts_every_kind_of_index_that_featstore_writes(
+def test_check_of_faiss_files_accepts_every_kind_of_index_that_featstore_writes(
     tmp_path: Path, factory: str, rows: int
 ) -> None:
     index, vectors = create(factory, 16, "ip", seed=0), clusters(90)
@@ -59,7 +59,7 @@ def test_structure_check_accepts_every_kind_of_index_that_featstore_writes(
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_structure_check_refuses_every_other_kind_of_faiss_index(tmp_path: Path, kind: str) -> None:
+def test_check_of_faiss_files_refuses_every_other_kind_of_index(tmp_path: Path, kind: str) -> None:
     path, aside = tmp_path / "x", tmp_path / "aside"
     for place in faiss_kinds.PLACES:
         data, rows = faiss_kinds.file(kind, place, aside)
@@ -118,11 +118,11 @@ def test_array_longer_than_the_faiss_file_is_refused_before_allocation(tmp_path:
 
 
 @pytest.mark.parametrize("part", [0, 1])
-def test_structure_check_rejects_an_untrained_index_with_rows(tmp_path: Path, part: int) -> None:
+def test_check_of_faiss_files_rejects_an_untrained_index_with_rows(tmp_path: Path, part: int) -> None:
     path = tmp_path / "x"
     saved(path, rows=60)
     data = bytearray(path.read_bytes())
-    # The flag "is trained" follows the 4-letter name, the dimension, the number of rows and two unused numbers.
+    # In a FAISS file the flag "is trained" follows the 4-letter name, dimension, number of rows and two unused numbers.
     at = part * 37 + 32
     assert data[at] == 1
     data[at] = 0
@@ -139,7 +139,7 @@ def test_search_parameters_out_of_range_are_reported(effort: dict[str, float]) -
     assert effort_fault({"efSearch": 1024, "nprobe": 1, "k_factor": 64.0}, 10) is None
 
 
-def test_unsafe_file_name_is_replaced_by_its_descriptor_path() -> None:
+def test_faiss_gets_a_descriptor_path_instead_of_a_file_name_it_cannot_open() -> None:
     assert name_for_faiss(Path("a/b.faiss"), 7) == "a/b.faiss"
     assert name_for_faiss(Path("a/b\udcff.faiss"), 7) == "/dev/fd/7"
     assert name_for_faiss(Path("a/b\n.faiss"), 7) == "/dev/fd/7"

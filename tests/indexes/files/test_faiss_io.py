@@ -48,7 +48,7 @@ def test_search_with_the_largest_parameters_equals_brute_force(factory: str, inn
 
 @pytest.mark.parametrize("residual", ["", "r"])
 @pytest.mark.parametrize("inner_product", [True, False])
-def test_scanning_lists_query_by_query_finds_the_same_neighbours(residual: str, inner_product: bool) -> None:
+def test_ivf_lists_scanned_query_by_query_give_the_same_neighbours(residual: str, inner_product: bool) -> None:
     vectors, queries = clusters(2000), clusters(50, seed=1)
     index = made(f"IVF16,PQ8x4fs{residual},Refine(SQfp16)", vectors, inner_product)
     index.effort = {"nprobe": 5, "k_factor": 4}

@@ -49,7 +49,7 @@ def graph() -> dict[str, object]:
         ({"top": 2}, "entry"),
     ],
 )
-def test_graph_fault_reports_invalid_structure(change: dict[str, object], words: str | None) -> None:
+def test_invalid_structure_of_an_hnsw_graph_is_reported(change: dict[str, object], words: str | None) -> None:
     fault = graph_fault(**{**graph(), **change})
     assert fault is None if words is None else words in fault
 
@@ -65,7 +65,9 @@ def test_graph_fault_reports_invalid_structure(change: dict[str, object], words:
         ([[0, 2], [1, 1]], "once"),
     ],
 )
-def test_lists_fault_reports_missing_repeated_and_unknown_rows(lists: list[list[int]], words: str | None) -> None:
+def test_inverted_lists_with_missing_repeated_or_unknown_rows_are_reported(
+    lists: list[list[int]], words: str | None
+) -> None:
     fault = lists_fault(3, [np.array(one, np.int64) for one in lists])
     assert fault is None if words is None else words in fault
 
@@ -130,7 +132,7 @@ def test_inverted_lists_with_positions_outside_the_rows_are_detected() -> None:
         ([(8, 4, -1, None)], False),
     ],
 )
-def test_chain_fault_reports_projections_of_wrong_size(
+def test_chain_of_projections_of_wrong_size_is_reported(
     transforms: list[tuple[int, int, int, int | None]], sound: bool
 ) -> None:
     assert (chain_fault(8, 4, transforms) is None) == sound

@@ -16,7 +16,7 @@ from featstore.indexes.tuning.truth import Truth, find_truth
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_smallest_returns_the_first_number_that_fulfils_a_condition(count: int) -> None:
+def test_bisection_returns_the_smallest_number_that_fulfils_a_condition(count: int) -> None:
     for first in range(count + 1):
         assert _smallest(count, lambda place, first=first: place >= first) == (first if first < count else None)
 
@@ -41,7 +41,7 @@ FINE = replace(LISTS, steps=tuple(range(1, 17)), depths=tuple(range(1, 65)))
 
 @pytest.mark.parametrize("candidate", [GRAPH, LISTS])
 @pytest.mark.parametrize("goal", [0.7, 0.95])
-def test_tune_sets_the_smallest_sufficient_search_parameter(
+def test_tuning_sets_the_smallest_sufficient_search_parameter(
     candidate: Candidate, goal: float, ground: tuple[np.ndarray, Truth]
 ) -> None:
     subject = subject_of(candidate, ground[0])
@@ -56,7 +56,7 @@ def test_tune_sets_the_smallest_sufficient_search_parameter(
         assert not reaches(subject.recall(ground[1]), goal)
 
 
-def test_tune_chooses_the_fastest_pair_of_nprobe_and_k_factor(
+def test_tuning_chooses_the_fastest_pair_of_nprobe_and_k_factor(
     ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject = subject_of(FINE, ground[0])
@@ -80,7 +80,7 @@ def test_tune_chooses_the_fastest_pair_of_nprobe_and_k_factor(
     assert rate == pytest.approx(len(ground[1].queries) / least)
 
 
-def test_tune_sets_the_largest_parameters_for_an_unreachable_recall_goal(ground: tuple[np.ndarray, Truth]) -> None:
+def test_tuning_sets_the_largest_parameters_for_an_unreachable_recall_goal(ground: tuple[np.ndarray, Truth]) -> None:
     candidate = Candidate("coarse", "IVF16,PQ6x4fs,Refine(SQfp16)", 0, "nprobe", (1, 2), (1.0, 2.0))
     subject = subject_of(candidate, ground[0])
     assert tune(subject, candidate, ground[1], 0.99) is None
@@ -109,7 +109,7 @@ def test_search_parameters_are_tried_in_order_of_falling_recall(
 
 
 @pytest.mark.slow
-def test_search_order_ignores_parameter_changes_by_the_caller(
+def test_tuning_order_ignores_search_parameters_changed_by_the_caller(
     ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Subject, "timed", lambda self, truth: 1 + sum(self.index.effort.values()))
@@ -127,7 +127,7 @@ def test_no_search_parameters_are_tried_for_an_unreachable_recall_goal(ground: t
 
 
 @pytest.mark.slow
-def test_descent_keeps_the_slower_search_parameter_smaller(
+def test_tuning_keeps_the_search_parameter_that_costs_more_time_smaller(
     ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject = subject_of(FINE, ground[0])

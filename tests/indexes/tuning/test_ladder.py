@@ -34,7 +34,7 @@ def test_candidate_indexes_find_neighbours_and_have_the_estimated_size(
     _, found = index.search(vectors[:50], 1)
     assert (found[:, 0] == np.arange(50)).mean() > 0.7
     index.write(tmp_path / "x")
-    # file_bytes is an upper bound of the file size, and row_bytes is at most 11 % too large.
+    # file_bytes is an upper bound of the index file's size, and row_bytes is at most 11 % too large.
     assert (tmp_path / "x").stat().st_size <= candidate.file_bytes(ROWS)
     assert (tmp_path / "x").stat().st_size > 0.9 * ROWS * candidate.row_bytes
 

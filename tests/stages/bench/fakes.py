@@ -16,12 +16,12 @@ def answer(*, rate: float) -> dict[str, object]:
 
 
 def refuse() -> None:
-    """Raise UsageError, as a contender does that cannot run with the given options."""
+    """Raise UsageError, like a benchmark that cannot run with the given options."""
     raise UsageError("not like this")
 
 
 def vanish() -> None:
-    """Exit with code 3 without returning a result."""
+    """Exit with code 3 without returning a result, like a process that crashes."""
     os._exit(3)
 
 

@@ -15,7 +15,7 @@ def small(classes, difficulty):
     return heads.Task(1500, 64, classes, difficulty, 3, 0)
 
 
-def test_synthetic_sets_are_reproducible_and_differ_in_difficulty():
+def test_synthetic_data_sets_are_reproducible_and_differ_in_difficulty():
     accuracy = {}
     for difficulty in heads.SETS:
         features, codes = small(10, difficulty).make()
@@ -27,7 +27,7 @@ def test_synthetic_sets_are_reproducible_and_differ_in_difficulty():
 
 
 @pytest.mark.parametrize("name", heads.CONTENDERS)
-def test_bench_reports_chosen_C_accuracy_and_seconds_of_each_trainer(name):
+def test_bench_reports_chosen_C_accuracy_and_seconds_of_each_library(name):
     result = heads.run_contender(name, small(3, "easy"), (0.001, 0.01))
     assert result["C"] in (0.001, 0.01)
     assert result["accuracy"] > 0.6

@@ -15,7 +15,7 @@ FAKES = "tests.stages.bench.fakes"
 
 
 @pytest.mark.slow
-def test_contenders_run_once_per_round_in_rotating_order():
+def test_benchmarks_run_once_per_round_in_rotating_order():
     told = []
     contenders = [Contender(name, f"{FAKES}:answer", {"rate": rate}) for name, rate in (("a", 2.0), ("b", 3.0))]
     found = alternate(contenders, 3, lambda *each: told.append(each))
@@ -24,14 +24,14 @@ def test_contenders_run_once_per_round_in_rotating_order():
     assert len({os.getpid(), *(each.said["process"] for each in found)}) == 3
 
 
-def test_share_of_returns_the_median_ratio_of_two_rates():
+def test_relative_speed_is_the_median_of_the_ratios_per_round():
     one, other = Measured("one", [1, 4, 9], {"engine": "x"}), Measured("other", [2, 4, 3], {})
     assert one.to_dict() == {"name": "one", "median": 4, "least": 1, "greatest": 9, "rates": [1, 4, 9], "engine": "x"}
-    # 1 is the median of the ratios per round, 1/2, 4/4 and 9/3; the ratio of the medians would be 4/3.
+    # The ratios of the three rounds are 1/2, 4/4 and 9/3, with the median 1; the ratio of the medians would be 4/3.
     assert one.share_of(other) == 1
 
 
-def test_error_names_the_contender_that_failed():
+def test_error_names_the_benchmark_that_failed():
     with pytest.raises(UsageError, match="^the one: not like this$"):
         apart(f"{FAKES}:refuse", {}, "the one")
     with pytest.raises(FeatstoreError, match="^the one: it ended itself with code 3"):
@@ -39,7 +39,7 @@ def test_error_names_the_contender_that_failed():
 
 
 @pytest.mark.slow
-def test_contender_exits_when_its_parent_is_killed(tmp_path):
+def test_benchmark_process_exits_when_its_parent_is_killed(tmp_path):
     lock = tmp_path / "lock"
     code = f"from featstore.stages.bench.rounds import apart; apart('{FAKES}:linger', {{'path': {str(lock)!r}}}, 'x')"
     process = subprocess.Popen([sys.executable, "-c", code])
@@ -48,5 +48,5 @@ def test_contender_exits_when_its_parent_is_killed(tmp_path):
     process.kill()
     process.wait()
     with open(lock) as file:
-        # Wait for the lock; a contender that does not exit would hold the lock for an hour.
+        # Wait for the lock. If the process of the benchmark did not exit, it would hold the lock for an hour.
         fcntl.flock(file, fcntl.LOCK_EX)

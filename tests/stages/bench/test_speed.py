@@ -15,7 +15,7 @@ from featstore.stages.bench.speed import _shares
 from tests.made import write_pictures
 
 
-def test_gather_samples_reproducibly_and_counts_unreadable_pictures(tmp_path):
+def test_bench_draws_the_same_sample_of_pictures_and_counts_unreadable_ones(tmp_path):
     pictures = write_pictures(tmp_path / "pictures", [f"{number}.png" for number in range(9)])
     (pictures / "bad.jpg").write_bytes(b"<html>")
     for name in ("a", "b", "all"):
@@ -45,7 +45,7 @@ def test_source_without_a_readable_picture_is_a_usage_error(tmp_path):
         gather(tmp_path / "bad.jpg", 2, tmp_path / "out")
 
 
-def test_bench_compares_extraction_with_the_limit_of_its_round():
+def test_bench_compares_extraction_with_the_limit_from_decoding_and_network():
     rates = {
         "forward, torch": [10, 20, 30],
         "decoding, exact": [40, 20, 30],
@@ -55,8 +55,8 @@ def test_bench_compares_extraction_with_the_limit_of_its_round():
     measured = {name: Measured(name, [float(rate) for rate in found], {}) for name, found in rates.items()}
     shares = _shares(measured, on_cpu=True)
     assert shares["forward, torch"] == {"times_tutorial": 5}
-    # On a CPU, decoding and network share the cores: at most 1 / (1/40 + 1/10) = 8, then 10 and 15 per second.
-    # On a GPU the slower of the two is the limit: 10, 20 and 30.
+    # On a CPU, decoding and network share the cores, so the limit in the first round is 1 / (1/40 + 1/10) = 8 pictures
+    # per second, then 10 and 15. On a GPU the slower of the two is the limit: 10, 20 and 30.
     expected = {"times_tutorial": 2, "of_forward": 0.5, "of_ceiling": 1}
     assert shares["end to end, torch, exact"] == pytest.approx(expected)
     assert _shares(measured, on_cpu=False)["end to end, torch, exact"]["of_ceiling"] == pytest.approx(0.5)

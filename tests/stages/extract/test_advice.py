@@ -39,7 +39,7 @@ CORES = os.cpu_count() or 1
         (NETWORK, INT8, "pillow", 2, "the network took 90% of the time; a lighter --backbone, or a GPU, would help"),
         (NETWORK, GPU, "pillow-torch", 2, "a lighter --backbone, or more GPUs with --units, would help"),
         (NETWORK, {**GPU, "precision": "fp32"}, "pillow-torch", 2, "--precision bf16"),
-        # Percentages of saved time refer to the whole run, not only to the time of the pipeline.
+        # The advice states percentages of the time of the whole command, including start-up.
         ({**NETWORK, "startup": 100}, INT8, "pillow", 2, "start-up took 50% of the time"),
         ({**NETWORK, "planning": 80, "verifying": 20}, INT8, "pillow", 2, "the network took 45% of the time"),
         (DECODING, GPU, "pillow", CORES, f"waiting for pictures to be decoded took 90% of the time; this would have saved part of the 100 s: {module._FAST} some 34 s"),
@@ -73,7 +73,7 @@ def test_int8_is_not_advised_on_processors_where_int8_is_not_faster(monkeypatch)
     assert "int8" not in said
 
 
-def test_short_extractions_get_no_advice():
+def test_short_extractions_get_no_advice_on_speed():
     assert advice(Timings(), TORCH, "pillow", 2) == ""
     assert advice(Timings(forward=9, forwarded=5), TORCH, "pillow", 2) == ""
 

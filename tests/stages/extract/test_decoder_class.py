@@ -60,7 +60,7 @@ def test_decoder_is_part_of_the_feature_identity_and_changes_the_vectors(place):
 
 
 @pytest.mark.parametrize(("made", "asked", "words"), [("exact", "fast", "pillow, not pillow-torch"), ("fast", "exact", "pillow-torch, not pillow")])  # fmt: skip
-def test_next_run_refuses_another_decoder(place, made, asked, words):
+def test_next_extraction_refuses_another_decoder(place, made, asked, words):
     with pytest.raises(IdentityError, match=f"decoder {words}") as raised:
         make_store(place / "pictures", place / made, decode=asked)
     assert "\n" not in str(raised.value)
@@ -73,7 +73,7 @@ def test_extract_rejects_an_unknown_decoder(place, tmp_path):
 
 
 @pytest.mark.parametrize("made", ["exact", "fast"])
-def test_second_run_uses_the_decoder_of_the_store(place, tmp_path, made):
+def test_next_extraction_uses_the_decoder_of_the_store(place, tmp_path, made):
     shutil.copytree(place / "pictures", tmp_path / "pictures")
     make_store(tmp_path / "pictures", tmp_path / "s", decode=made, engine="torch")
     write_coloured(tmp_path / "pictures", ["bee/x.png", "bee/y.png"], seed=9, size=SIZE)
@@ -116,7 +116,7 @@ def test_predict_and_search_use_the_decoder_of_the_head_and_index(place, tmp_pat
 
 
 @pytest.mark.slow
-def test_suspected_picture_is_decoded_alone_by_the_decoder_of_its_store(tmp_path, monkeypatch):
+def test_picture_suspected_of_a_crash_is_decoded_alone_by_the_decoder_of_its_store(tmp_path, monkeypatch):
     pictures = write_pictures(tmp_path / "pictures", ["a.png", "b.jpg"])
     stop = threading.Event()
     stop.set()

@@ -55,7 +55,7 @@ def test_engines_give_the_same_feature_maps_as_torch(engine, tmp_path):
     np.testing.assert_allclose(ours, reference, atol=1e-4)
 
 
-def test_next_run_refuses_another_size_fit_or_layer(tmp_path):
+def test_next_extraction_refuses_another_size_fit_or_layer(tmp_path):
     folder = write_pictures(tmp_path / "p", NAMES[:2])
     asked = {"backbone": tiny_backbone(), "engine": "torch"}
     extract(folder, tmp_path / "s", size=24, fit="pad", **asked)
@@ -117,7 +117,7 @@ def test_fit_pad_keeps_an_object_at_the_edge_and_fit_crop_loses_it(tmp_path):
     assert found["queries"][0]["neighbours"][0]["key"] == "7.png"
     report = search(indexes["crop"], tmp_path / "query.png", k=8)
     keys = [each.key for each in report.queries[0].neighbours]
-    # With crop only the brightness of the centre counts: 4.png is as bright as the query, 7.png is brighter.
+    # Pictures cropped to their centre are compared by its brightness: 4.png is as bright as the query, 7.png brighter.
     assert keys[0] == "4.png"
     assert keys.index("7.png") > 3
     with pytest.raises(IdentityError, match="fit crop, not pad"):
@@ -149,7 +149,7 @@ def test_image_embedder_accepts_size_fit_layer_and_pool(tmp_path):
         ({"pool": "avg"}, "needs the layer"),
     ],
 )
-def test_extract_with_invalid_geometry_options_makes_no_store(options, words, tmp_path):
+def test_extract_with_invalid_size_fit_or_layer_makes_no_store(options, words, tmp_path):
     folder = write_pictures(tmp_path / "p", NAMES[:1])
     with pytest.raises(UsageError, match=words) as error:
         extract(folder, tmp_path / "s", backbone=tiny_backbone(), engine="torch", **options)

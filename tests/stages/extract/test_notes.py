@@ -20,7 +20,7 @@ def run(source, store, **options):
     return extract(source, store, **{"backbone": tiny_backbone(), "engine": "torch", "batch": 2, **options})
 
 
-def test_report_names_layout_number_of_classes_and_splits(folder, tmp_path):
+def test_extract_report_names_layout_number_of_classes_and_splits(folder, tmp_path):
     report = run(folder, tmp_path / "s")
     assert (report.layout, report.classes, report.splits, report.notes) == ("class", 2, [], [])
     write_pictures(folder, ["top.png"])
@@ -40,7 +40,7 @@ def test_notes_explain_why_no_picture_could_be_read(folder, tmp_path):
     assert (report.fruitless, report.vectors, report.notes) == (False, 2, [])
 
 
-def test_note_counts_the_vectors_kept_by_a_stopped_run(folder, tmp_path):
+def test_note_counts_the_vectors_kept_by_a_stopped_extraction(folder, tmp_path):
     stop = threading.Event()
     late = {path.read_bytes() for path in (folder / "bee").iterdir()}
 
@@ -59,7 +59,7 @@ def test_note_counts_the_vectors_kept_by_a_stopped_run(folder, tmp_path):
     assert run(folder, tmp_path / "s", batch=1).notes == []
 
 
-def test_deleted_pending_pictures_are_no_failures(folder, tmp_path):
+def test_pictures_deleted_before_their_extraction_are_no_failures(folder, tmp_path):
     stopped = threading.Event()
     stopped.set()
     run(folder, tmp_path / "s", stop=stopped)
@@ -70,7 +70,7 @@ def test_deleted_pending_pictures_are_no_failures(folder, tmp_path):
     assert (report.failures, report.pending) == (0, 0)
 
 
-def test_notes_report_a_missing_source(folder, tmp_path):
+def test_extract_notes_that_an_earlier_folder_of_pictures_is_missing(folder, tmp_path):
     run(folder, tmp_path / "s")
     folder.rename(tmp_path / "moved")
     (note,) = run(tmp_path / "moved", tmp_path / "s").notes

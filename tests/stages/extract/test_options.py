@@ -18,7 +18,7 @@ from tests.made import tiny_backbone, write_pictures
 
 
 @pytest.mark.parametrize(("keywords", "options"), [(ExtractKeywords, ExtractOptions), (EmbedKeywords, EmbedOptions)])
-def test_keyword_types_have_the_fields_of_the_option_classes(keywords, options):
+def test_types_of_keyword_options_have_the_fields_of_the_option_classes(keywords, options):
     declared = {name: hint.__forward_arg__ for name, hint in keywords.__annotations__.items()}
     assert declared == {each.name: each.type for each in dataclasses.fields(options)}
 
@@ -28,8 +28,8 @@ def test_extract_command_has_the_defaults_of_the_library():
     context = command.make_context("extract", ["pictures", "s"])
     given = {name: value for name, value in context.params.items() if name in defaults}
     assert given == {name: defaults[name] for name in given}
-    # The command takes a list of backbones and a list of weights, with one entry per store.
-    assert defaults.keys() - given.keys() == {"max_bytes", "backbone", "weights"}
+    # The command takes a list of backbones and a list of weights, with one entry per store, and --views instead of view.
+    assert defaults.keys() - given.keys() == {"max_bytes", "backbone", "weights", "view"}
     assert (context.params["backbones"], context.params["weights_names"]) == ((), ())
 
 

@@ -378,7 +378,7 @@ def test_regions_of_a_store_can_be_extracted_with_another_backbone(folder, tmp_p
     assert len(decoded) == 18
 
 
-def test_joint_run_decodes_each_picture_with_regions_once(folder, tmp_path, decoded):
+def test_extraction_into_two_stores_decodes_each_picture_with_regions_once(folder, tmp_path, decoded):
     source, networks = table(folder / "t.csv", some_boxes()), [NETWORK, tiny_backbone(2, name="other")]
     options = [ExtractOptions(backbone=each, batch=4, boxes=BOXES) for each in networks]
     extract_jobs([Job(source, tmp_path / each.backbone.name, each) for each in options])
@@ -417,7 +417,7 @@ def test_crash_of_the_decoder_fails_all_regions_of_a_picture(folder, tmp_path, d
 
 
 @pytest.mark.parametrize(("region", "reason"), [([1, 1, 5, 5, 5], ""), ([], ""), ([99, 1, 5, 5, 5], "bad-box")])
-def test_suspected_region_is_decoded_alone_with_its_box_and_decoder(folder, decoded, region, reason):
+def test_region_suspected_of_a_crash_is_decoded_alone_with_its_box_and_decoder(folder, decoded, region, reason):
     limits = {"preprocessing": NETWORK.preprocessing.to_dict(), "max_pixels": 1 << 20, "max_bytes": 1 << 20}
     for decoder in DECODERS.values():
         assert try_picture(str(folder), "0.jpg", -1, -1, **limits, decoder=decoder, region=region) == reason
@@ -452,7 +452,8 @@ def test_tiles_of_a_large_tiff_are_read_in_parts(folder, tmp_path, monkeypatch, 
 
 
 @pytest.mark.slow
-def test_second_supervised_run_extracts_no_unchanged_box(folder, tmp_path):
+@pytest.mark.usefixtures("warm_workers")
+def test_second_supervised_extraction_extracts_no_unchanged_box(folder, tmp_path):
     source = table(folder / "t.csv", some_boxes(2))
     options = {"backbone": "efficientnet_lite0", "boxes": BOXES}
     report = extract_supervised(source, tmp_path / "s", ExtractOptions(**options))

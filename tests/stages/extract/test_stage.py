@@ -63,7 +63,7 @@ def test_vectors_equal_the_output_of_the_network_in_torch(folder, tmp_path):
         np.testing.assert_allclose(vector, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_second_run_makes_no_forward_pass_and_changes_no_file(folder, tmp_path):
+def test_second_extraction_makes_no_forward_pass_and_changes_no_file(folder, tmp_path):
     run(folder, tmp_path / "s")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "s").rglob("*.h5")}
     report = run(folder, tmp_path / "s")
@@ -72,7 +72,7 @@ def test_second_run_makes_no_forward_pass_and_changes_no_file(folder, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "s").rglob("*.h5")} == before
 
 
-def test_next_run_extracts_changes_and_removes_deleted_pictures(folder, tmp_path):
+def test_next_extraction_extracts_changed_pictures_and_removes_deleted_ones(folder, tmp_path):
     run(folder, tmp_path / "s")
     write_pictures(folder, ["ant/x.jpg", "bee/y.png"], seed=90)
     picture(77).save(folder / "ant/00.jpg")
@@ -154,7 +154,7 @@ def test_second_source_adds_pictures_with_new_keys_only(folder, tmp_path):
         run(clash, tmp_path / "s")
 
 
-def test_rehash_compares_content_instead_of_size_and_mtime(folder, tmp_path):
+def test_option_rehash_compares_content_instead_of_size_and_mtime(folder, tmp_path):
     run(folder, tmp_path / "s")
     for name in NAMES:
         os.utime(folder / name, ns=(1, 1))
@@ -163,7 +163,7 @@ def test_rehash_compares_content_instead_of_size_and_mtime(folder, tmp_path):
     data = bytearray(changed.read_bytes())
     report = run(folder, tmp_path / "s", rehash=True)
     assert (report.change.unchanged, report.timings["forwarded"]) == (20, 0)
-    # The run above recorded the new times, so a run without --rehash finds no changed picture.
+    # The previous run recorded the new times of the files, so a run without --rehash finds no changed picture.
     assert run(folder, tmp_path / "s").change.unchanged == 20
     picture(70).save(changed)
     data = changed.read_bytes()[: before.st_size].ljust(before.st_size, b"\0")
@@ -173,7 +173,7 @@ def test_rehash_compares_content_instead_of_size_and_mtime(folder, tmp_path):
     assert run(folder, tmp_path / "s", rehash=True).change.changed == 1
 
 
-def test_stopped_and_continued_run_gives_bit_identical_vectors(folder, tmp_path):
+def test_stopped_and_continued_extraction_gives_bit_identical_vectors(folder, tmp_path):
     run(folder, tmp_path / "whole", batch=2)
     stop = threading.Event()
     late = {(folder / name).read_bytes() for name in sorted(NAMES)[8:]}
@@ -196,7 +196,7 @@ def test_stopped_and_continued_run_gives_bit_identical_vectors(folder, tmp_path)
     assert os.listdir(tmp_path / "s" / "work") == []
 
 
-def test_two_runs_of_half_the_units_make_the_same_store_as_one(folder, tmp_path):
+def test_extracting_two_halves_makes_the_same_store_as_one_extraction(folder, tmp_path):
     run(folder, tmp_path / "whole")
     first = run(folder, tmp_path / "s", units=(0, 2))
     assert (first.vectors, first.pending) == (13, 7)
@@ -205,7 +205,7 @@ def test_two_runs_of_half_the_units_make_the_same_store_as_one(folder, tmp_path)
     assert_same(FeatureStore.open(tmp_path / "s"), FeatureStore.open(tmp_path / "whole"))
 
 
-def test_two_concurrent_runs_extract_each_picture_once(folder, tmp_path):
+def test_two_concurrent_extractions_extract_each_picture_once(folder, tmp_path):
     run(folder, tmp_path / "whole")
     reports = []
     threads = [
@@ -229,7 +229,7 @@ def test_two_concurrent_runs_extract_each_picture_once(folder, tmp_path):
         ({"dtype": "float16"}, "dtype float32, not float16"),
     ],
 )
-def test_run_with_another_backbone_or_dtype_is_refused(folder, tmp_path, options, difference):
+def test_extraction_with_another_backbone_or_dtype_is_refused(folder, tmp_path, options, difference):
     run(folder, tmp_path / "s")
     with pytest.raises(IdentityError, match=difference) as raised:
         run(folder, tmp_path / "s", **options)
@@ -237,7 +237,7 @@ def test_run_with_another_backbone_or_dtype_is_refused(folder, tmp_path, options
     assert FeatureStore.open(tmp_path / "s").counts.images == 20
 
 
-def test_store_records_the_torch_versions_of_its_runs(folder, tmp_path, monkeypatch):
+def test_store_records_the_torch_versions_of_its_extractions(folder, tmp_path, monkeypatch):
     run(folder, tmp_path / "s")
     write_pictures(folder, ["ant/new.jpg"], seed=50)
     monkeypatch.setattr(torch, "__version__", "99.0")
@@ -284,7 +284,7 @@ def test_pending_pictures_of_a_missing_folder_stay_pending(folder, tmp_path):
     assert (report.vectors, report.failures, report.pending) == (1, 0, 20)
 
 
-def test_pictures_above_the_size_limits_become_failures(folder, tmp_path):
+def test_pictures_above_the_limits_of_pixels_or_bytes_become_failures(folder, tmp_path):
     Image.new("RGB", (300, 200)).save(folder / "ant/big.png")
     report = run(folder, tmp_path / "s", max_pixels=50_000)
     assert report.reasons == {"too-many-pixels": 1}
@@ -292,7 +292,7 @@ def test_pictures_above_the_size_limits_become_failures(folder, tmp_path):
     assert report.reasons == {"too-large": 21}
 
 
-def test_next_run_uses_the_precision_of_the_store_by_default(folder, tmp_path):
+def test_next_extraction_uses_the_precision_of_the_store_by_default(folder, tmp_path):
     run(folder, tmp_path / "s", precision="bf16", engine="torch-folded")
     write_pictures(folder, ["ant/new.jpg"], seed=50)
     report = run(folder, tmp_path / "s", engine="torch-folded")
@@ -301,7 +301,7 @@ def test_next_run_uses_the_precision_of_the_store_by_default(folder, tmp_path):
         run(folder, tmp_path / "s", precision="fp32")
 
 
-def test_run_uses_more_threads_to_read_than_to_decode(folder, tmp_path, monkeypatch):
+def test_extraction_uses_more_threads_to_read_than_to_decode(folder, tmp_path, monkeypatch):
     """Make each of the first eight reads wait for the other seven: the run ends only if eight threads read at once."""
     real, together, lock = loader.read_picture, threading.Barrier(8), threading.Lock()
     reads, decoding, most = itertools.count(), 0, 0
@@ -326,7 +326,7 @@ def test_run_uses_more_threads_to_read_than_to_decode(folder, tmp_path, monkeypa
     assert most == 1
 
 
-def test_timings_add_up_to_the_duration_of_the_run(folder, tmp_path):
+def test_timings_add_up_to_the_duration_of_the_extraction(folder, tmp_path):
     report = run(folder, tmp_path / "s")
     timings = report.timings
     threads = {"read", "decode", "write", "load_processor", "processor", "forwarded"}
@@ -358,7 +358,7 @@ def without_networks(monkeypatch):
 
 
 @pytest.mark.parametrize("options", [{}, {"backbone": "SqueezeNet1_1", "weights": "random:3", "dtype": "float32", "decode": "exact", "precision": "fp32", "engine": "compile", "device": "cuda"}])  # fmt: skip
-def test_run_without_new_pictures_loads_no_network(folder, tmp_path, monkeypatch, options):
+def test_extraction_without_new_pictures_loads_no_network(folder, tmp_path, monkeypatch, options):
     extract(folder, tmp_path / "s", backbone="squeezenet1_1", weights="random:3")
     without_networks(monkeypatch)
     report = extract(folder, tmp_path / "s", **options)
@@ -392,7 +392,7 @@ def test_extract_rejects_options_that_differ_from_the_store(folder, tmp_path, op
 
 @pytest.mark.parametrize("first", ["an empty folder", "a doubled key"])
 @pytest.mark.slow
-def test_store_left_empty_by_a_failed_run_accepts_another_backbone(folder, tmp_path, first):
+def test_store_left_empty_by_a_failed_extraction_accepts_another_backbone(folder, tmp_path, first):
     (tmp_path / "empty").mkdir()
     (tmp_path / "doubled.csv").write_text("path\n" + "pictures/ant/00.jpg\n" * 2)
     with pytest.raises(UsageError):
@@ -404,7 +404,7 @@ def test_store_left_empty_by_a_failed_run_accepts_another_backbone(folder, tmp_p
 
 
 @pytest.mark.slow
-def test_next_run_refuses_another_backbone_before_loading(folder, tmp_path):
+def test_next_extraction_refuses_another_backbone_before_loading(folder, tmp_path):
     extract(folder, tmp_path / "s", backbone="squeezenet1_1", weights="random:3", dtype="float16")
     write_pictures(folder, ["ant/new.jpg"], seed=50)
     report = extract(folder, tmp_path / "s")

@@ -66,7 +66,7 @@ def test_new_store_has_labels_splits_and_metadata_of_the_old_store(old: Path, fo
 
 @pytest.mark.parametrize("follow", [False, True])
 @pytest.mark.parametrize("first", ["compact", "label"])
-def test_next_run_copies_new_labels_and_pictures_of_the_old_store(old: Path, follow: bool, first: str):
+def test_next_extraction_copies_new_labels_and_pictures_of_the_old_store(old: Path, follow: bool, first: str):
     new = new_store(old, follow=follow)
     if first == "compact":
         compact(old)
@@ -103,7 +103,7 @@ def test_store_made_with_follow_shows_current_labels_of_its_source_store(old: Pa
     assert train_again(new.with_name("a.head")).equal
 
 
-def test_followed_store_is_found_after_both_stores_moved(old: Path, tmp_path: Path):
+def test_source_of_labels_is_found_after_both_stores_moved(old: Path, tmp_path: Path):
     new = new_store(old, follow=True)
     before = columns(new)
     (tmp_path / "elsewhere").mkdir()

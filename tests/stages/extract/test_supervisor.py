@@ -66,7 +66,9 @@ def test_pictures_that_kill_a_decoder_become_failures(tmp_path: Path, capfd: pyt
     ("mark", "reason"),
     [(b"LOOP", "decoder-stalled"), (b"EXIT", "decoder-died"), (b"EAT", "out-of-memory"), (b"no picture", None)],
 )
-def test_suspected_picture_is_decoded_alone_to_find_the_reason(tmp_path: Path, mark: bytes, reason: str | None) -> None:
+def test_picture_suspected_of_a_crash_is_decoded_alone_to_find_the_reason(
+    tmp_path: Path, mark: bytes, reason: str | None
+) -> None:
     (tmp_path / "x.jpg").write_bytes(mark)
     picture = {
         "root": str(tmp_path),
@@ -97,7 +99,7 @@ def test_supervisor_raises_errors_of_the_worker_unchanged(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_stop_request_reaches_the_worker_and_the_next_run_resumes(tmp_path: Path) -> None:
+def test_stop_request_reaches_the_worker_and_the_next_extraction_resumes(tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "pictures", [f"{number:02d}.png" for number in range(40)])
     stop = threading.Event()
 
@@ -203,7 +205,7 @@ def test_worker_counts_as_stalled_without_progress_or_with_a_slow_picture() -> N
     memory.close()
 
 
-def test_read_culprits_skips_damaged_records(tmp_path: Path) -> None:
+def test_damaged_records_of_pictures_that_kill_the_decoder_are_skipped(tmp_path: Path) -> None:
     write_culprit(tmp_path, 3, 5, "decoder-died", "lost")
     folder = tmp_path / "work" / f"{3:016d}"
     assert not folder.exists()

@@ -62,7 +62,9 @@ def same(one: Path, other: Path) -> bool:
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_joint_run_decodes_once_and_equals_separate_runs(folder: Path, tmp_path: Path, decoded, count):
+def test_extraction_into_several_stores_decodes_once_and_equals_separate_ones(
+    folder: Path, tmp_path: Path, decoded, count
+):
     reports = extract_jobs(jobs(folder, tmp_path, count))
     assert [(report.vectors, report.failures, report.pending) for report in reports] == [(24, 1, 0)] * count
     assert len(decoded) == 25
@@ -72,7 +74,7 @@ def test_joint_run_decodes_once_and_equals_separate_runs(folder: Path, tmp_path:
         assert same(tmp_path / f"{number}.store", own)
 
 
-def test_joint_run_accepts_different_unit_sizes_and_decoders(folder: Path, tmp_path: Path, decoded):
+def test_extraction_into_two_stores_accepts_different_unit_sizes_and_decoders(folder: Path, tmp_path: Path, decoded):
     first, second = jobs(folder, tmp_path)
     options = [
         ExtractOptions(backbone=NETWORKS[0], batch=4, unit_rows=5),
@@ -86,7 +88,7 @@ def test_joint_run_accepts_different_unit_sizes_and_decoders(folder: Path, tmp_p
     assert same(second.store, tmp_path / "b")
 
 
-def test_joint_run_skips_a_store_that_is_up_to_date(folder: Path, tmp_path: Path, monkeypatch):
+def test_extraction_into_two_stores_skips_a_store_that_is_up_to_date(folder: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(sharing, "_PATIENCE_SECONDS", 0.01)
     monkeypatch.setattr("featstore.defaults.SHARED_BYTES", 1)
     first, second = jobs(folder, tmp_path)
@@ -98,7 +100,7 @@ def test_joint_run_skips_a_store_that_is_up_to_date(folder: Path, tmp_path: Path
     assert same(second.store, tmp_path / "b")
 
 
-def test_failure_of_one_store_ends_the_joint_run(folder: Path, tmp_path: Path):
+def test_extraction_into_two_stores_ends_if_one_store_fails(folder: Path, tmp_path: Path):
     first, second = jobs(folder, tmp_path)
     extract(folder, second.store, backbone=NETWORKS[2], batch=4)
     with pytest.raises(FeatstoreError, match="features of another identity"):
@@ -114,7 +116,7 @@ def test_failure_of_one_store_ends_the_joint_run(folder: Path, tmp_path: Path):
         (["a", "./a"], ["x", "y"], "a store is named twice"),
     ],
 )
-def test_joint_run_refuses_unequal_numbers_of_stores_and_backbones(
+def test_extraction_into_several_stores_needs_a_backbone_for_each_store(
     folder: Path, stores: list[str], backbones: list[str], words: str
 ):
     with pytest.raises(UsageError, match=words):
@@ -122,7 +124,8 @@ def test_joint_run_refuses_unequal_numbers_of_stores_and_backbones(
 
 
 @pytest.mark.slow
-def test_supervised_joint_run_equals_separate_runs(folder: Path, tmp_path: Path):
+@pytest.mark.usefixtures("warm_workers")
+def test_supervised_extraction_into_two_stores_equals_separate_extractions(folder: Path, tmp_path: Path):
     given = {"backbones": ["squeezenet1_1", "efficientnet_lite0"], "weights": ["random:0", "random:1"], "batch": 8}
     stores = [tmp_path / "a.store", tmp_path / "b.store"]
     seen = []
@@ -141,6 +144,7 @@ def test_supervised_joint_run_equals_separate_runs(folder: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_workers")
 def test_picture_that_kills_its_decoder_fails_in_every_store(folder: Path, tmp_path: Path):
     (folder / "a/06.png").write_bytes(b"DIE")
     options = ExtractOptions(batch=4, unit_rows=8, workers=2)
@@ -151,8 +155,8 @@ def test_picture_that_kills_its_decoder_fails_in_every_store(folder: Path, tmp_p
         decoder="tests.faults.planted:decode",
     )
     for report in reports:
-        # The worker may die before its last progress report. So ``new_vectors`` may be too small and is not checked
-        # here, and ``change`` may be empty (``added`` is 0).
+        # The worker may die before its last progress report. Then ``new_vectors`` is too small, so this test does not
+        # check it, and ``change.added`` may be 0.
         assert (report.vectors, report.failures, report.pending) == (23, 2, 0)
         assert report.change.added in (0, 25)
         reasons = {key: failure.reason for key, failure in FeatureStore.open(report.store).failures()}
@@ -160,7 +164,7 @@ def test_picture_that_kills_its_decoder_fails_in_every_store(folder: Path, tmp_p
     assert reports[0].restarts >= 1
 
 
-def test_supervisor_sees_for_which_run_a_row_is_decoded():
+def test_supervisor_sees_which_of_several_extractions_decodes_a_picture():
     whole = InHand.create(2)
     other = whole.of_run(3)
     other.hold(5, 6, DECODING)

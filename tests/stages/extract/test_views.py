@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from featstore.embed import sharing
+from featstore.embed.recipe import Request
 from featstore.errors import IdentityError, UsageError
 from featstore.stages.extract import extract_together
 from featstore.stages.info import info
@@ -122,6 +123,14 @@ def test_second_run_adds_views_and_new_pictures_and_keeps_what_is_there(tmp_path
     assert [report.new_vectors for report in extract_views(folder, tmp_path / "s", 1)] == [0, 0, 0]
 
 
+def test_run_without_views_says_that_the_views_were_not_extended(tmp_path: Path, folder: Path) -> None:
+    extract_views(folder, tmp_path / "s", 3)
+    write_pictures(folder, ["c/new.png"], seed=99)
+    (report,) = extract_views(folder, tmp_path / "s", None)
+    assert "2 augmented views were not extended; add --views 3" in report.notes
+    assert len(FeatureStore.open(view_path(tmp_path / "s", 1))) == 14
+
+
 def test_new_view_of_an_existing_store_takes_its_network_and_settings(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "p", ["a/1.png", "b/2.png"])
     known = {"backbone": "squeezenet1_1", "weights": "random:0", "size": 64, "fit": "pad", "unit_rows": 8}
@@ -132,6 +141,13 @@ def test_new_view_of_an_existing_store_takes_its_network_and_settings(tmp_path: 
     )
     assert view.pop("augment")["view"] == 1
     assert view == plain
+
+
+def test_views_load_one_network(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, load = [], Request.load
+    monkeypatch.setattr(Request, "load", lambda self, *given: loaded.append(self) or load(self, *given))
+    extract_views(folder, tmp_path / "s", 4)
+    assert len(loaded) == 1
 
 
 def test_interrupted_run_goes_on_to_the_same_views(tmp_path: Path, folder: Path) -> None:

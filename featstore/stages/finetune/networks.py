@@ -1,4 +1,4 @@
-"""Networks and heads with random weights, for training from scratch."""
+"""Load the network of a store for fine-tuning, or make networks and heads with random weights."""
 
 from __future__ import annotations
 
@@ -9,11 +9,39 @@ import numpy as np
 
 from featstore.backbones import Backbone, exists, load_recorded
 from featstore.embed.geometry import Geometry
-from featstore.errors import UsageError
+from featstore.embed.recipe import load_again, of_backbone
+from featstore.errors import IdentityError, UsageError
 from featstore.heads.models import LinearModel
+from featstore.stages.finetune.options import FinetuneOptions
+from featstore.store import FeatureStore
 
 _DEVIATION: Final = 0.01
 """Standard deviation of the random weights of a linear head, as torchvision initialises its classifiers."""
+
+
+def backbone_of(store: FeatureStore, options: FinetuneOptions) -> Backbone:
+    """Return the network that made the features of ``store``, freshly loaded, with parameters that may be trained.
+
+    Raises UsageError if the store's features are not those before the network's classifier, or the network cannot be
+    loaded; IdentityError if the loaded weights are not those of the store.
+    """
+    identity, what = store.identity, str(store.path)
+    identity.require_pictures(what)
+    identity.require_plain(what)
+    if Geometry.of(identity).layer is not None:
+        raise UsageError(
+            f"{what}: has features of an inner layer ({identity.layer}); fine-tuning needs a store of the network's own "
+            "features, which featstore extract makes without --layer"
+        )
+    backbone = load_again(identity, store.weights_name, options.backbone, options.weights, what)
+    backbone = Geometry.of(identity).apply(backbone)
+    loaded = of_backbone(backbone)
+    if loaded["weights"] != identity.weights:
+        raise IdentityError(
+            f"{what}: was made with other weights ({identity.weights[:12]}) than these ({loaded['weights'][:12]}); name the "
+            "file of its weights with --weights"
+        )
+    return backbone
 
 
 def untrained_backbone(backbone: Backbone, seed: int) -> Backbone:
