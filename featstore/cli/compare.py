@@ -140,23 +140,23 @@ class _Lines:
 
 def _text(report: TransferReport, page: Path) -> str:
     """Return what the command prints."""
-    told: list[tuple[Any, ...]] = [
+    accuracies = [
         (
             one.title,
             f"{one.figures['accuracy']:.4f}",
-            one.against("accuracy"),
-            f"{one.figures['macro_f1']:.4f}",
-            one.against("macro_f1"),
+            *one.against("accuracy"),
             f"{one.seconds:.1f}",
             one.trained,
         )
         for one in report.results
     ]
-    header = ("method", "accuracy", "difference", "macro F1", "difference", "seconds", "parameters")
+    scores = [(one.title, f"{one.figures['macro_f1']:.4f}", *one.against("macro_f1")) for one in report.results]
+    against = ("difference [95 % interval]", "verdict")
     lines = [
         f"{report.backbone}, {counted(len(report.classes), 'class', 'classes')}: learnt from "
         f"{counted(report.learnt, 'picture')}, judged by {report.held_out:,}; {counted(len(report.seeds), 'seed')}",
-        columns(told, header),
+        columns(accuracies, ("method", "accuracy", *against, "seconds", "trained parameters")),
+        columns(scores, ("method", "macro F1", *against)),
         report.interval,
         *(f"note: {printable(note)}" for note in report.notes),
         f"page: {page}",

@@ -50,16 +50,17 @@ def write_compare_page(report: TransferReport, path: str | os.PathLike[str]) -> 
 
 def _tiles(report: TransferReport) -> list[tuple[str, str]]:
     """Return the value and the text of each tile at the top of the page."""
-    best = max(report.results, key=lambda one: one.figures["accuracy"])
+    # Of equal methods the baseline is the best: it is the simplest.
+    best = max(report.results, key=lambda one: (one.figures["accuracy"], not one.differences))
     return [
-        (percent(best.figures["accuracy"]), f"highest accuracy: {best.title}; against the baseline: {_verdict(best)}"),
+        (percent(best.figures["accuracy"]), f"highest accuracy: {best.title}; {_verdict(best)}"),
         (f"{report.learnt:,} + {report.held_out:,}", "pictures learnt from + held out"),
         (seconds(sum(one.seconds for one in report.results) * len(report.seeds)), "of training in all"),
     ]
 
 
 def _verdict(one: MethodResult) -> str:
-    return one.differences["accuracy"].verdict if one.differences else "is the baseline"
+    return f"against the baseline: {one.differences['accuracy'].verdict}" if one.differences else "the baseline"
 
 
 def _row(one: MethodResult) -> dict[str, Any]:
@@ -93,7 +94,9 @@ def differences_drawing(title: str, results: list[MethodResult], measure: str) -
     drawing.line("ideal", (x(0), _TOP), (x(0), bottom))
     for value in sorted({low, 0.0, high}):
         drawing.write("tick", (x(value), bottom + 17), f"{100 * value:+.1f}" if value else "0")
-    drawing.write("axis", ((_LEFT + _WIDTH - _RIGHT) / 2, height - 6), f"{title.lower()}, difference in points")
+    drawing.write(
+        "axis", ((_LEFT + _WIDTH - _RIGHT) / 2, height - 6), f"{title[0].lower()}{title[1:]}, difference in points"
+    )
     for number, (name, each) in enumerate(shown):
         y = _TOP + _LINE * (number + 0.5)
         drawing.write("tick", (_LEFT - 10, y + 4), name, "end")

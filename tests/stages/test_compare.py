@@ -92,7 +92,7 @@ def test_difference_is_measurable_only_if_its_interval_leaves_out_0(done):
             assert difference.difference == pytest.approx(one.figures[measure] - done.results[1].figures[measure])
             is_measurable = not difference.low <= 0 <= difference.high
             assert (difference.verdict != "no measurable difference") == is_measurable
-            assert difference.verdict in one.against(measure)
+            assert one.against(measure) == (difference.points(), difference.verdict)
 
 
 def test_finished_runs_are_not_repeated_and_more_seeds_add_to_them(store, tmp_path):

@@ -44,12 +44,12 @@ class MethodResult:
         """The method in words."""
         return METHODS[self.name]
 
-    def against(self, measure: str) -> str:
-        """Return difference, interval and verdict as text."""
+    def against(self, measure: str) -> tuple[str, str]:
+        """Return the difference to the baseline with its interval, and the verdict, as texts."""
         if measure not in self.differences:
-            return "the baseline"
+            return "", "the baseline"
         one = self.differences[measure]
-        return f"{one.points()}, {one.verdict}"
+        return one.points(), one.verdict
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON."""
@@ -103,7 +103,7 @@ class TransferReport:
         from featstore.notebook import table
 
         rows = [
-            (one.title, f"{one.figures['accuracy']:.4f}", one.against("accuracy"), f"{one.seconds:.1f}")
+            (one.title, f"{one.figures['accuracy']:.4f}", " ".join(one.against("accuracy")), f"{one.seconds:.1f}")
             for one in self.results
         ]
         header = ("method", "accuracy", f"against {METHODS[BASELINE]}", "seconds")
