@@ -96,7 +96,7 @@ def _unfreeze(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
 )
 @click.option(
     "--label-smoothing",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=click.FloatRange(0, 0.9),
     default=0.0,
     show_default=True,
     help="Share of the target that is spread over all classes.",

@@ -173,6 +173,11 @@ def test_from_scratch_starts_with_random_weights_and_trains_every_layer(store, t
         ({"size": 64}, "leave size out"),
         ({"weights": "random:1"}, "other weights"),
         ({"views": 3, "augment": "none"}, "all views are equal"),
+        ({"seed": -1}, "no seed"),
+        ({"lr": 0.0}, "lr: 0.0 is not a number from"),
+        ({"epochs": 2000}, "epochs: 2000 is not a number from 1 to 1000"),
+        ({"cache": "much"}, "neither a number of bytes"),
+        ({"head": "tree"}, "not one of linear, mlp"),
     ],
 )
 def test_wrong_request_is_refused_before_training(store, tmp_path, options, message):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from featstore.backbones import Backbone
 from featstore.defaults import OUTPUT_OF
+from featstore.embed.pipeline import NOT_FINITE
 from featstore.embed.progress import Progress
 from featstore.errors import FeatstoreError, IdentityError, UsageError
 from featstore.finetuning.inputs import PLAIN, Augmentation
@@ -178,6 +179,12 @@ def _require_same_bytes(store: FeatureStore, cached: FeatureStore, keys: list[by
     """Raise FeatstoreError if the cache lacks pictures of ``keys``, or was made from other bytes than the store."""
     places = cached.index_of(keys, missing="mark")
     lacking = int((places < 0).sum())
+    reasons = {failure.reason for _, failure in cached.failures()} if lacking else set()
+    if reasons == {NOT_FINITE}:
+        raise FeatstoreError(
+            f"{cached.path}: {counted(lacking, 'picture has', 'pictures have')} activations that {cached.identity.dtype} "
+            f"cannot hold; remove {cached.path.parent}, and add --dtype float32"
+        )
     if lacking:
         raise FeatstoreError(
             f"{cached.path}: {counted(lacking, 'picture')} of {store.path} can no longer be read (featstore failures "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, fields
 from typing import Any, Final, TypedDict
@@ -24,6 +23,8 @@ _TO_CHOOSE: Final = {
     "balance": BALANCES,
     "dtype": ("float16", "float32"),
 }
+_RANGES: Final = {"lr": (1e-12, 1e3), "label_smoothing": (0.0, 0.9), "epochs": (1, 1000)}
+"""Least and greatest values of numbers, as in featstore.finetuning.plan.Plan."""
 
 
 class FinetuneKeywords(TypedDict, total=False):
@@ -162,10 +163,11 @@ class FinetuneOptions:
             value = getattr(self, name)
             if value is not None and not (type(value) is int and value >= 1):
                 raise UsageError(f"{name}: {value!r} is not a whole number of at least 1")
-        if not (0 < self.lr < math.inf):
-            raise UsageError(f"lr: {self.lr!r} is not a number above 0")
-        if not 0 <= self.label_smoothing < 1:
-            raise UsageError(f"label_smoothing: {self.label_smoothing!r} is not between 0 and 1")
+        for name, (least, most) in _RANGES.items():
+            if not least <= getattr(self, name) <= most:
+                raise UsageError(f"{name}: {getattr(self, name)!r} is not a number from {least:g} to {most:g}")
+        if not (type(self.seed) is int and 0 <= self.seed <= defaults.LARGEST_SEED):
+            raise UsageError(f"seed: {self.seed!r} is no seed (0 to {defaults.LARGEST_SEED})")
         if self.cache not in (None, NO_CACHE) and not (type(self.cache) is int and self.cache > 0):
             raise UsageError(f"cache: {self.cache!r} is neither a number of bytes nor {NO_CACHE!r}")
         if self.views is not None and self.augment == "none":
