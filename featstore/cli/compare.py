@@ -10,12 +10,11 @@ import click
 
 from featstore import defaults
 from featstore.cli.network import batch_option, device_option
-from featstore.cli.output import Bar, apart, columns, json_option, say, show, stop_on_signals
+from featstore.cli.output import Lines, apart, columns, json_option, say, show, stop_on_signals
 from featstore.text import counted, printable
 
 if TYPE_CHECKING:
     from featstore.stages.compare import TransferReport
-    from featstore.stages.finetune import Event
 
 _METHODS = "scratch,linear,mlp,last-block,gradual,all"
 
@@ -91,7 +90,7 @@ def compare(transfer: str | None, out: str | None, html: str | None, as_json: bo
     folder = Path(out) if out is not None else _folder(transfer, html)
     page = Path(html) if html is not None else folder.with_name(f"{folder.name}.html")
     with stop_on_signals() as (stop, code), apart() as stream:
-        teller = _Lines(Bar(stream=stream), stream)
+        teller = Lines(stream)
         try:
             report = run(
                 transfer=transfer, out=folder, progress=None if quiet or as_json else teller, stop=stop, **options
@@ -118,24 +117,6 @@ def _folder(transfer: str, html: str | None) -> Path:
         page = Path(html)
         return page.with_name(f"{page.stem}.compare")
     return Path(f"{Path(os.path.abspath(transfer)).name or 'pictures'}.compare")
-
-
-class _Lines:
-    """Shows the progress of a comparison on stderr: a bar while pictures run through a network, a line per run."""
-
-    def __init__(self, bar: Bar, stream: Any) -> None:
-        self.bar, self._stream = bar, stream
-
-    def __call__(self, event: Event) -> None:
-        """Show ``event``."""
-        if event.text:
-            self.bar.clear()
-            say(event.text, stream=self._stream)
-        if event.progress is not None:
-            self.bar(event.progress)
-        elif event.done:
-            self.bar.close()
-            self.bar = Bar(stream=self._stream)
 
 
 def _text(report: TransferReport, page: Path) -> str:
