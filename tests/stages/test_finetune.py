@@ -178,6 +178,7 @@ def test_from_scratch_trains_all_layers_with_the_same_rate(store, tmp_path):
         ({"unfreeze": (("features.9", 5),)}, "none of the epochs 1 to 2"),
         ({"freeze_to": "features.9", "all_layers": True}, "all_layers trains every layer"),
         ({"tensorboard": __file__}, "is a file"),
+        ({"weights_only": __file__}, "is no .safetensors file"),
         ({"resume": True}, "no unfinished run"),
         ({"size": 64}, "leave size out"),
         ({"weights": "random:1"}, "other weights"),

@@ -12,6 +12,7 @@ from featstore.errors import UsageError
 from featstore.files import atomic
 from featstore.files.model_folder import require_replaceable
 from featstore.finetuning.checkpoint import CHECKPOINT
+from featstore.finetuning.tensorboard import require_log
 from featstore.stages.finetune.options import FinetuneOptions
 
 _INPUTS = "inputs.json"
@@ -45,14 +46,13 @@ class Places:
             raise UsageError(f"{self.run}: holds an unfinished run; --resume continues it, --force starts it anew")
         if options.resume and not unfinished:
             raise UsageError(f"{self.run}: there is no unfinished run to resume; leave --resume out")
-        if (
-            options.tensorboard is not None
-            and os.path.lexists(options.tensorboard)
-            and not os.path.isdir(options.tensorboard)
-        ):
-            raise UsageError(f"{options.tensorboard}: is a file, and TensorBoard needs a folder; name another place")
+        if options.tensorboard is not None:
+            require_log(Path(options.tensorboard))
         if options.weights_only is not None:
-            atomic.require_place(Path(options.weights_only))
+            file = Path(options.weights_only)
+            atomic.require_place(file)
+            if os.path.lexists(file) and (file.suffix != ".safetensors" or not file.is_file()):
+                raise UsageError(f"{file}: exists and is no .safetensors file; name another file")
 
     def clear_run(self) -> None:
         """Remove the state of an unfinished run."""
