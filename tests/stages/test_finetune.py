@@ -160,6 +160,15 @@ def test_from_scratch_starts_with_random_weights_and_trains_every_layer(store, t
     assert report.history[0]["held_out_loss"] == pytest.approx(np.log(2), abs=0.05)
 
 
+def test_from_scratch_trains_all_layers_with_the_same_rate(store, tmp_path):
+    tuned(store, tmp_path / "m", from_scratch=True, epochs=1, seed=3, batch=16)
+    before = load_backbone(NETWORK["backbone"], "random:3").module.state_dict()
+    after = load_model(tmp_path / "m").backbone.module.state_dict()
+    # The first step of AdamW moves a weight by its learning rate, whatever the size of the gradient.
+    steps = [float((after[name] - before[name]).abs().max()) for name in before if name.endswith("weight")]
+    assert max(steps) == pytest.approx(min(steps), rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -65,3 +65,8 @@ class Places:
     def write_inputs(self, value: dict[str, Any]) -> None:
         """Record the choice of the inputs in the folder of the run."""
         atomic.write_json(self.run / _INPUTS, value)
+
+
+def unfinished(out: str | os.PathLike[str]) -> bool:
+    """Return whether an interrupted run of ``finetune`` for the model ``out`` can be continued with ``resume``."""
+    return (Places.of(out).run / CHECKPOINT).exists()

@@ -310,6 +310,8 @@ def start(
         epochs=options.epochs,
         batch_size=options.batch,
         learning_rate=options.lr,
+        # Random weights have nothing to keep: rates that fall towards the picture would leave the first layers random.
+        layer_decay=1.0 if options.from_scratch else defaults.TUNING_LAYER_DECAY,
         optimiser=options.optimizer,
         label_smoothing=options.label_smoothing,
         accumulate=options.accumulate,
