@@ -21,7 +21,7 @@ LARGEST_VIEW: Final = 9_999
 LARGEST_SEED: Final = (1 << 63) - 1
 """Maximum seed of augmented views."""
 OUTPUT_OF: Final = "output of "
-"""Text before the layer's name in the field ``layer`` of an identity, if the user chose this layer by name."""
+"""Prefix of the field ``layer`` of an identity if the user chose the layer by name."""
 MAX_PIXELS: Final = 178_956_970
 """Maximum number of pixels of a picture (Pillow's limit for decompression bombs); larger pictures become failures."""
 
@@ -111,13 +111,16 @@ RIDGE_ALPHAS: Final = (1e-2, 1e-1, 1.0, 10.0, 1e2, 1e3, 1e4, 1e5, 1e6)
 MLP_HIDDEN: Final = (512,)
 MLP_DROPOUT: Final = 0.5
 MLP_VALIDATION: Final = 0.2
-"""Share of the training rows that judges the epochs of a multilayer perceptron. With EfficientNet-Lite0, over five folds
-of 245 hymenoptera, the mean log loss is 0.145 with a fifth and 0.176 with a tenth; of 1,000 dogs and cats 0.039 and 0.053."""
+"""Share of the training rows that judges the epochs of a multilayer perceptron. With EfficientNet-Lite0, over five
+folds of 245 hymenoptera, the mean log loss is 0.145 with a fifth and 0.176 with a tenth; with 1,000 dogs and cats it is
+0.039 and 0.053.
+"""
 MLP_EPOCHS: Final = 100
 MLP_PATIENCE: Final = 10
 MLP_LEARNING_RATE: Final = 1e-3
-"""Learning rate of the first epoch. On the same folds 0.0003 and 0.001 differ by at most 0.4 points of accuracy; the larger
-rate needs a third to a half of the epochs."""
+"""Learning rate of the first epoch. On five folds of hymenoptera, accuracy with 0.0003 and with 0.001 differs by at
+most 0.4 points; the larger rate needs a third to a half of the epochs.
+"""
 MLP_WEIGHT_DECAY: Final = 1e-2
 MLP_BATCH: Final = 256
 NEIGHBOURS: Final = 10
@@ -159,8 +162,9 @@ recall of 0.95 is less than 2 points wide."""
 FEWEST_QUERIES: Final = 100
 """Minimum number of new pictures for measuring the recall of an index again after growth."""
 UNMEASURED_GROWTH: Final = 0.1
-"""Maximum share of new rows: the number of rows added to an index since its recall was last measured, divided by the
-number of rows at that measurement. If the share is larger, the recall counts as unknown."""
+"""Maximum share of new rows in an index: the rows added since the last measurement of recall, divided by the rows at
+that measurement. Above this share, the recall counts as unknown.
+"""
 EXPORTED_NEIGHBOURS: Final = 100
 """Number of true neighbours per query in a file for ann-benchmarks, as in the published files of ann-benchmarks."""
 LESS_WEIGHT: Final = 0.5
@@ -170,7 +174,7 @@ HNSW_LINKS: Final = 32
 HNSW_CONSTRUCTION: Final = 100
 """HNSW construction parameters M and efConstruction."""
 CONTRACT_SAMPLE_BYTES: Final = 512 << 20
-"""Maximum bytes of float32 vectors on which candidate index types are compared; larger data is sampled."""
+"""Maximum bytes of float32 vectors for comparing candidate index types; larger data is sampled."""
 INDEX_TRAINING_ROWS: Final = 65536
 """Number of rows for training k-means clusters and product quantizers; k-means needs 39 to 256 points per centroid."""
 DUPLICATE_COSINE: Final = 0.8

@@ -12,7 +12,7 @@ class UsageError(FeatstoreError):
 
 
 class IdentityError(UsageError):
-    """Features were computed in another way (backbone, weights, preprocessing) than a store, head or index requires."""
+    """The features were computed with another backbone, weights or preprocessing than a store, head or index requires."""
 
 
 class DamagedError(FeatstoreError):

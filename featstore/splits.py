@@ -24,7 +24,7 @@ def held_out(
 
     ``y``: (n,) labels; ``groups``: (n,) any values: rows with equal values stay together, None is a group of one row;
     ``fraction``: share of test rows, in (0, 1).
-    Raises DataError: one class only, a class with a single picture or group, no rows.
+    Raises DataError for a single class, a class with a single picture or group, or no rows.
     """
     if not 0 < fraction < 1:
         raise DataError(f"the held-out fraction must lie between 0 and 1, not {fraction}")
@@ -40,10 +40,10 @@ def held_out(
 def divide(
     strata: ArrayLike, *, groups: ArrayLike | None = None, fraction: float, seed: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return (train_rows, test_rows), sorted, without splitting groups; a stratum may be in one part alone.
+    """Return (train_rows, test_rows), sorted, without splitting groups. A stratum may be missing from one part.
 
-    ``strata``: (n,) values that both parts should have in equal shares; ``groups``, ``fraction``: as in held_out.
-    Raises DataError if a part would be empty.
+    ``strata``: (n,) values whose shares should be equal in both parts; ``groups``, ``fraction``: as in held_out. Raises
+    DataError if a part would be empty.
     """
     if not 0 < fraction < 1:
         raise DataError(f"the held-out fraction must lie between 0 and 1, not {fraction}")
@@ -58,9 +58,9 @@ def divide(
 def folds(y: ArrayLike, *, groups: ArrayLike | None = None, count: int, seed: int) -> NDArray[np.intp]:
     """Return the fold (n,) of each row, 0 to ``count`` - 1, stratified and without splitting groups.
 
-    Rows of a class that is in only one fold (a class with one picture or group) get fold -1: they are in every training
-    part and never scored, so that each training part has all classes.
-    Raises DataError: fewer than two folds requested, or no rows left to hold out.
+    A class with only one picture or group would be in a single fold. Its rows get fold -1: they are in every training
+    part and never scored, so that each training part has all classes. Raises DataError if ``count`` is below two, or if
+    no rows are left to hold out.
     """
     if count < 2:
         raise DataError(f"cross-validation needs at least 2 folds, not {count}")
@@ -90,8 +90,8 @@ def one_fold(y: ArrayLike, *, groups: ArrayLike | None = None, fraction: float, 
 def plain_folds(rows: int, *, groups: ArrayLike | None = None, cv: int | float, seed: int) -> NDArray[np.intp]:
     """Return the fold (n,) of each of ``rows`` rows, in equal shares and without splitting groups.
 
-    ``cv``: the number of folds, or the fraction of rows to hold out once: fold 0, and -1 for the other rows.
-    Raises DataError if there are fewer than two folds, or fewer than two rows or groups.
+    ``cv``: the number of folds, or the fraction of rows to hold out once; the held-out rows then get fold 0, the others
+    -1. Raises DataError if there are fewer than two folds, or fewer than two rows or groups.
     """
     once = isinstance(cv, float) and cv < 1
     if (once and not cv > 0) or (not once and cv < 2):
@@ -106,7 +106,7 @@ def plain_folds(rows: int, *, groups: ArrayLike | None = None, cv: int | float, 
 def always_trained(
     fold: NDArray[np.intp], needed: NDArray[np.bool_], groups: ArrayLike | None = None
 ) -> NDArray[np.intp]:
-    """Return the folds ``fold`` (n,) with -1 for the rows ``needed`` (n,) and for all rows of their groups.
+    """Return ``fold`` (n,), with -1 for the rows ``needed`` (n,) and for all rows of their groups.
 
     Raises DataError if no row is left to hold out.
     """
@@ -227,7 +227,7 @@ def _quotas(wanted: NDArray[np.float64], rows: int, room: NDArray[np.float64]) -
 
 
 def _both_sides(codes: NDArray[np.intp], groups: NDArray[np.intp], side: NDArray[np.intp]) -> NDArray[np.intp]:
-    """For each class that one of the two parts lacks, move one ungrouped row of the class to this part."""
+    """Move rows to each part that lacks a class: for each such class, one ungrouped row from the other part."""
     side = side.copy()
     alone = np.bincount(groups)[groups] == 1
     for code in np.unique(codes):

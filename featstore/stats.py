@@ -8,7 +8,8 @@ _Z95 = 1.959963984540054
 
 
 def wilson_interval(share: float, trials: float) -> tuple[float, float]:
-    """Return Wilson's 95 % score interval of a ``share`` (0..1) observed in ``trials`` (E. B. Wilson, JASA 1927).
+    """Wilson's 95 % score interval for the true share, if ``share`` (0..1) was observed in ``trials`` (E. B. Wilson,
+    JASA 1927).
 
     For a share of 0 the interval begins exactly at 0; for a share of 1 it ends exactly at 1. If ``trials`` is 0, the
     interval is (0, 1).

@@ -5,8 +5,8 @@
 PICTURES has a folder for each class, or train/ and test/ with a folder for each class in them. The protocol is
 that of Adrian Rosebrock, Deep Learning for Computer Vision with Python, Practitioner Bundle, chapter 5: ResNet50
 features, C in {0.1, 1, 10, 100, 1000, 10000}, 3 folds; he reports 98.69 % on a quarter held out of Kaggle's 25,000.
-Features are standardised here, so a C means less regularisation than his. Where ResNet50's weights are not at hand and no
-backbone is named, it is EfficientNet-Lite0, whose weights come with the installation.
+This script standardises features, so the same C means less regularisation than in the book. If no backbone is named and
+ResNet50's weights are not on this machine, EfficientNet-Lite0 is used, whose weights are installed with featstore.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ROSEBROCK = 0.9869
 @click.option("--weights", help="A published name, a checkpoint, or random:SEED.")
 @click.option("--page", default="dogs-vs-cats.html", show_default=True)
 def main(pictures: str, store: str, backbone: str | None, weights: str | None, page: str) -> None:
-    """Tell dogs from cats."""
+    """Train and evaluate a classifier of dogs and cats."""
     if backbone is None:
         at_hand = {one.name for one in list_backbones() if one.at_hand}
         backbone = "resnet50" if weights or "resnet50" in at_hand else "efficientnet_lite0"

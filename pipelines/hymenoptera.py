@@ -1,4 +1,4 @@
-"""Ants and bees: which of four heads tells them apart best, on the same features.
+"""Ants and bees: compare four heads on the same features.
 
     python pipelines/hymenoptera.py hymenoptera_data --backbone efficientnet_lite0
 
@@ -25,7 +25,7 @@ HEADS = ("logreg", "linear-svm", "rbf-svm", "knn")
 @click.option("--weights", help="A published name, a checkpoint, or random:SEED.")
 @click.option("--page", default="hymenoptera.html", show_default=True)
 def main(pictures: str, store: str, backbone: str, weights: str | None, page: str) -> None:
-    """Tell ants from bees."""
+    """Compare classifiers of ants and bees."""
     featstore.extract(pictures, store, backbone=backbone, weights=weights)
     trained = [featstore.train(store, head=head) for head in HEADS]
 

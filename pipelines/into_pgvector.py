@@ -1,10 +1,4 @@
-"""PostgreSQL with pgvector: the vectors of a store as a table with an HNSW index.
-
-The column is a ``halfvec``: pgvector indexes ``vector`` up to 2,000 dimensions only, ``halfvec`` up to 4,000.
-
-pip install "psycopg[binary]" pgvector
-python pipelines/into_pgvector.py my.store postgresql://localhost/pictures --like ant/00.jpg
-"""
+"""Write STORE into a table of DATABASE, the address of a PostgreSQL server with the extension pgvector."""
 
 from __future__ import annotations
 

@@ -41,14 +41,14 @@ def main(store: str, folder: Path, most: int, seed: int) -> None:
     with featstore.FeatureStore.open(store) as opened:
         n = len(opened)
         chosen = np.sort(np.random.default_rng(seed).permutation(n)[:most])
-        # Six digits represent every float16 value exactly, and are more than a plot of float32 values can show.
+        # Six digits are enough to restore every float16 value, and more than a plot of float32 values can show.
         np.savetxt(folder / "vectors.tsv", opened.features(rows=chosen), fmt="%.6g", delimiter="\t")
         keys, labels, splits = opened.keys, opened.labels[chosen], opened.splits[chosen]
         with open(folder / "metadata.tsv", "w", encoding="utf-8") as file:
             file.write("key\tlabel\tsplit\n")
             for row, label, split in zip(chosen.tolist(), labels, splits, strict=True):
                 cells = (keys[row], label or "", split or "")
-                # A tab or a new line in a name would be another cell or row.
+                # Replace tabs and newlines in names: they would begin another cell or row.
                 file.write("\t".join(printable(cell) for cell in cells) + "\n")
         text = CONFIG.format(rows=len(chosen), dimension=opened.dimension)
         (folder / "projector_config.pbtxt").write_text(text)

@@ -25,7 +25,7 @@ SHOWN = 3
 def main(
     pictures: str, queries: tuple[str, ...], store: str, backbone: str, weights: str | None, k: int, page: str
 ) -> None:
-    """Find the pictures most like QUERIES among PICTURES."""
+    """Find the pictures among PICTURES that are most similar to QUERIES."""
     featstore.extract(pictures, store, backbone=backbone, weights=weights)
     indexed = featstore.index(store)
     found = featstore.search(indexed.path, list(queries), k=k)

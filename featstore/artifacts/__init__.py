@@ -81,7 +81,7 @@ def open_head(
 def origins_of_head(head: TrainedHead, what: str) -> list[Origin]:
     """Return the origins of a head's features: one store, or several with concatenated features.
 
-    Raises DamagedError, naming ``what``, if the head has no origin.
+    Raises DamagedError, whose message names ``what``, if the head has no origin.
     """
     origins = head.meta.get(KEY)
     if STACKED not in head.identity:
@@ -105,7 +105,10 @@ def is_index(path: str | os.PathLike[str]) -> bool:
 
 
 def open_index(path: str | os.PathLike[str]) -> FeatureIndex:
-    """Open an index after checking every byte. Raises UsageError if there is no index, DamagedError."""
+    """Open an index after checking every byte.
+
+    Raises UsageError if there is no index; DamagedError if it is damaged.
+    """
     from featstore.indexes import FeatureIndex
 
     if os.path.isdir(path):
@@ -119,7 +122,10 @@ def open_index(path: str | os.PathLike[str]) -> FeatureIndex:
 
 
 def origin_of_index(index: FeatureIndex, what: str) -> Origin:
-    """Return the origin (store, backbone) of an index. Raises DamagedError, naming ``what``, if it has no origin."""
+    """Return the origin (store, backbone) of an index.
+
+    Raises DamagedError, whose message names ``what``, if the index has no origin.
+    """
     identity = index.info()["identity"]
     origin = identity.pop(KEY, None)
     return Origin.of(identity, origin, what)

@@ -237,7 +237,8 @@ class _States:
 def changes_since(store: FeatureStore, record: dict[str, Any]) -> str:
     """Describe how rows, labels or splits of ``store`` changed since the state ``record``; "" if nothing changed.
 
-    ``record``: see past.record_of. Raises UsageError if the history of that state is lost, DamagedError.
+    ``record``: see past.record_of. Raises UsageError if the store's history since then is lost; DamagedError if it is
+    damaged.
     """
     now = record_of(store)
     names = ("generation", "next_id", "label_version", "pending")
@@ -265,7 +266,7 @@ def _plain(value: Any) -> Any:
 
 
 def _replaced(files: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the names of those ``files`` (heads or indexes) that changed since the page was made from them."""
+    """Return the names of those ``files`` (heads or indexes) that changed since a page was made from them."""
     gone = []
     for each in files:
         try:

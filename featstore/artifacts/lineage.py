@@ -108,7 +108,10 @@ def _walk(folder: Path, deep: bool, unread: list[str]) -> Iterator[Path]:
 
 
 def read_artifact(path: Path) -> Artifact | None:
-    """Return the artifact at ``path``, or None for other files. Raises DamagedError, UsageError, OSError."""
+    """Return the artifact at ``path``, or None for other files.
+
+    Raises DamagedError or UsageError if the artifact is unusable, OSError if it cannot be read.
+    """
     if path.is_dir():
         if (path / folders.MANIFEST).exists():
             return _store(path)
@@ -194,7 +197,10 @@ def _parents(origin: Any, past: Any) -> tuple[Parent, ...]:
 
 
 def require_artifact(path: Path) -> Artifact:
-    """Return the artifact at ``path``. Raises UsageError if there is no artifact; DamagedError, OSError."""
+    """Return the artifact at ``path``.
+
+    Raises UsageError if there is no artifact; DamagedError if it is damaged; OSError if it cannot be read.
+    """
     if not os.path.lexists(path):
         raise UsageError(f"{path}: does not exist")
     artifact = read_artifact(path)

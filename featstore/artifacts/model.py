@@ -36,7 +36,9 @@ class Model:
 
 
 def tuned_identity(backbone: Backbone) -> Identity:
-    """Return the identity that ``extract --backbone MODEL`` gives on a CPU, without options: fp32, default dtype."""
+    """Return the identity of the features of ``extract --backbone MODEL`` on a CPU with fp32 and all other options at
+    their defaults.
+    """
     from featstore.decode import DECODER
     from featstore.embed.recipe import of_backbone
     from featstore.store import Identity
@@ -55,12 +57,12 @@ def write_model(
 ) -> Model:
     """Write a model folder atomically, and return the model as it was written.
 
-    ``backbone``: its module has the tuned parameters; its ``weights`` and ``weights_digest`` may be those from before
-    the training. ``head``: trained on the features of this module; its identity is replaced by that of the tuned
-    features, its store is kept as where it came from. ``record``: how the model was trained; NaN and infinity are written as null. ``metrics``: one
-    mapping an epoch, written as ``metrics.csv``. ``force``: replace an existing model.
-    Raises UsageError: ``folder`` exists and may not be replaced, the backbone is the user's own function, or the head
-    does not fit; OSError.
+    ``backbone``: the network with the tuned parameters. Its fields ``weights`` and ``weights_digest`` may still be
+    those from before the training. ``head``: trained on the features of this module; the identity of its features is
+    replaced by that of the tuned features. The head keeps the record of the store on which it was trained. ``record``:
+    how the model was trained; NaN and infinity are written as null. ``metrics``: one mapping for each epoch, written as
+    ``metrics.csv``. ``force``: replace an existing model. Raises UsageError if ``folder`` exists and may not be
+    replaced, if the backbone is the user's own function, or if the head does not fit; OSError if writing fails.
     """
     from featstore.backbones.model_folder import require_rebuildable, retuned, transform_input_of, write_weights
     from featstore.heads.headfile import save_head
@@ -123,7 +125,7 @@ def _csv(metrics: Sequence[Mapping[str, Any]]) -> bytes:
 def head_of(folder: str | os.PathLike[str]) -> TrainedHead:
     """Return the head of a model folder after checking that it fits the folder's description.
 
-    Raises UsageError if ``folder`` is no model folder; DamagedError; OSError.
+    Raises UsageError if ``folder`` is no model folder; DamagedError if it is damaged; OSError if it cannot be read.
     """
     from featstore.heads import load_head
 
@@ -146,7 +148,7 @@ def head_of(folder: str | os.PathLike[str]) -> TrainedHead:
 def load_model(folder: str | os.PathLike[str]) -> Model:
     """Return the model in ``folder``: its backbone, head and training record.
 
-    Raises UsageError if ``folder`` is no model folder; DamagedError; OSError.
+    Raises UsageError if ``folder`` is no model folder; DamagedError if it is damaged; OSError if it cannot be read.
     """
     from featstore.backbones.model_folder import load_model_backbone
 
@@ -155,12 +157,13 @@ def load_model(folder: str | os.PathLike[str]) -> Model:
 
 
 def write_weights_only(file: str | os.PathLike[str], backbone: Backbone, head: TrainedHead | None = None) -> list[str]:
-    """Write the tensors of the tuned network to one safetensors file, by the authors' names; return notes for the user.
+    """Write the tensors of the tuned network to a safetensors file, with the authors' tensor names. Return notes for
+    the user.
 
-    With a linear head on the input of the classifier, the file also has the classifier's tensors, so that the authors'
-    class loads the file with ``num_classes`` set to the number of classes. The two outputs for two classes are plus and
-    minus half the decision value, whose softmax is the head's probability. Raises UsageError: ``file`` exists and is no
-    safetensors file; NaN or infinity; OSError.
+    If the head is linear and replaces the classifier, the file also has the classifier's tensors. The authors' class
+    then loads the file with ``num_classes`` set to the number of classes. For two classes the two outputs are plus and
+    minus half the decision value; their softmax is the head's probability. Raises UsageError if ``file`` exists and is
+    no safetensors file, or if a tensor has NaN or infinity; OSError if writing fails.
     """
     import torch
 

@@ -77,8 +77,9 @@ _DIMENSIONS: Final[dict[str, int]] = {
 
 
 SOURCES: Final = ("torchvision", "lite", "timm", "open_clip", "own", "model")
-"""Where a backbone comes from: "lite" means EfficientNet-Lite, "own" the user's function, "model" a model folder, others
-are package names."""
+"""Where a backbone comes from: "lite" means EfficientNet-Lite, "own" the user's function, "model" a model folder; the
+others are package names.
+"""
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,8 @@ class BackboneInfo:
 def list_backbones(matching: str | None = None) -> list[BackboneInfo]:
     """Return the backbones, sorted by name. The digests of weights files on this machine are not checked here.
 
-    ``matching``: a part of the name, or a pattern with * and ?. The more than a thousand models of timm and open_clip
-    are listed only if ``matching`` is given.
+    ``matching``: a part of the name, or a pattern with * and ?. timm and open_clip have more than a thousand models;
+    these are listed only if ``matching`` is given.
     """
     names = [*architectures.names(), *(timm_models.names() + open_clip_models.names() if matching else [])]
     own = {name: spec for name, spec in plugins.installed().items() if name not in names}
@@ -153,8 +154,9 @@ def _of_network(backbone: Backbone, origin: str, source: str) -> BackboneInfo:
 
 
 def _listed(name: str) -> BackboneInfo:
-    """Return the catalogue entry of the backbone ``name``; ``why`` in it says if featstore does not support its
-    input."""
+    """Return the catalogue entry of the backbone ``name``. Its ``why`` tells if featstore does not support the input of
+    the backbone.
+    """
     try:
         return _info(architectures.find(name))
     except UsageError as error:

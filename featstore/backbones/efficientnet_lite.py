@@ -26,7 +26,7 @@ networks."""
 _EPSILON: Final = 1e-3
 _STEM: Final = 32
 _CHANNEL_STEP: Final = 8
-"""Every number of channels in the network is a multiple of this value."""
+"""The number of channels of every layer is a multiple of this value."""
 _BLOCKS: Final = (
     # columns of this table of blocks: number of blocks, kernel size, stride, expansion factor, output channels
     (1, 3, 1, 1, 16),
@@ -122,7 +122,7 @@ def _same_padding(kernel: int, stride: int, size: int) -> tuple[nn.Module, int]:
 
 
 def _scaled(channels: int, width: float) -> int:
-    """Return ``channels`` times ``width``, rounded to a multiple of _CHANNEL_STEP.
+    """Return the product of ``channels`` and ``width``, rounded to a multiple of _CHANNEL_STEP.
 
     Rounding makes the product at most 10 % smaller.
     """

@@ -18,7 +18,7 @@ _MOBILENET_PARTS: Final = {
     "project_BN": "conv.3",
 }
 _MOBILENET_SKIPS: Final = (2, 4, 5, 7, 8, 9, 11, 12, 14, 15)
-"""Numbers of MobileNetV2's blocks whose input is added to their output."""
+"""Indices of those blocks of MobileNetV2 that add their input to their output."""
 _VGG16_CONVOLUTIONS: Final = (2, 2, 3, 3, 3)
 _RESNET50_BLOCKS: Final = (3, 4, 6, 3)
 _EFFICIENTNET_B0_BLOCKS: Final = (1, 2, 2, 3, 3, 4, 1)
@@ -26,7 +26,7 @@ _INCEPTION_BLOCKS: Final = ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a"
 
 
 def torchvision_name(backbone: str, layer: str) -> str:
-    """Return the name in torchvision's network ``backbone`` of the layer that Keras calls ``layer``.
+    """Convert ``layer``, Keras' name of a layer, to the layer's name in torchvision's network ``backbone``.
 
     Keras names exist for mobilenet_v2, vgg16, resnet50, inception_v3 and efficientnet_b0. Python's way to write a
     module, such as ``features[13].conv[2]``, is understood for every network. Other names are returned unchanged.
@@ -37,7 +37,7 @@ def torchvision_name(backbone: str, layer: str) -> str:
 
 @cache
 def table(backbone: str) -> Mapping[str, str]:
-    """Return Keras' names of the layers of ``backbone`` with the names in torchvision's network; {} if there are none.
+    """Return a dict from Keras' names of the layers of ``backbone`` to torchvision's names; {} if there are none.
 
     In Keras the convolutions of VGG16 include their ReLU, so ``block5_conv3`` is the ReLU after the convolution.
     """

@@ -81,7 +81,7 @@ def require_layer(name: str, layer: str) -> None:
 def layers_of(network: nn.Module, side: int, what: str) -> dict[str, Layer]:
     """Return the layers of ``network`` by name for pictures of ``side`` x ``side`` pixels; "" is the whole network.
 
-    A module is left out unless it runs exactly once and returns a vector, a map or tokens for each picture. Raises
+    Only modules that run exactly once and return a vector, a map or tokens for each picture are included. Raises
     UsageError, whose message names the backbone ``what``, if the network does not take pictures of this size.
     """
     try:
@@ -218,7 +218,7 @@ def no_vector(name: str, layer: str) -> str:
 
 
 def unknown_layer(name: str, layer: str, names: list[str]) -> str:
-    """Return the message that the backbone ``name`` has no ``layer``, with those of ``names`` that are similar."""
+    """Return the message that the backbone ``name`` has no ``layer``. The message lists similar ``names``."""
     hint = did_you_mean(layer, names) or f"; 'featstore backbones {name}' lists them"
     return f"layer: {name} has no layer {layer!r}{hint}"
 
@@ -239,7 +239,8 @@ def _prefix(network: nn.Module, shape: tuple[int, ...]) -> int:
     """Return the number of tokens (class token, registers) before the patch tokens in an output of ``shape``."""
     known = getattr(network, "num_prefix_tokens", None)
     count = known if isinstance(known, int) else int(isinstance(getattr(network, "class_token", None), Tensor))
-    # The number of patch tokens is a square. In early layers no class token is added yet: all tokens are patch tokens.
+    # The number of patch tokens is a square number. Early layers have no class token yet: all their tokens are patch
+    # tokens.
     others = shape[0] - count
     return count if len(shape) == 2 and others > 0 and math.isqrt(others) ** 2 == others else 0
 
@@ -259,7 +260,7 @@ class _Pooled(nn.Module):
             output = output.permute(0, 3, 1, 2)
         if self.pool in ("", "none"):
             return output.flatten(1)
-        # shape (n, positions, channels)
+        # # The output has the shape (n, positions, channels).
         places = output.flatten(2).transpose(1, 2) if self.is_map else output[:, self.prefix :]
         if self.pool == "max":
             return places.amax(1)

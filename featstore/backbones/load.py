@@ -102,7 +102,9 @@ def known_weights(name: str, weights: str) -> bool:
 
 
 def _published(architecture: Architecture, asked: str) -> WeightsEntry | None:
-    """Return the published weights named ``asked`` (NAME, DEFAULT, or Enumeration.NAME), None if there are none."""
+    """Return the published weights named ``asked`` (NAME, DEFAULT, or Enumeration.NAME), None if no weights have this
+    name.
+    """
     bare = re.sub(r"^\w+_Weights\.", "", asked)
     return architecture.default if bare == "DEFAULT" else architecture.entries.get(bare)
 

@@ -34,7 +34,7 @@ def require_rebuildable(backbone: base.Backbone) -> None:
 
 
 def authors_network(backbone: base.Backbone) -> nn.Module:
-    """Return the network of ``backbone``, whose modules have the names that the authors of the network gave them.
+    """Return the network of ``backbone``, with the module names that the network's authors gave.
 
     For features of an inner layer this is the part up to this layer; the pooling around it is left off.
     """
@@ -73,7 +73,9 @@ def transform_input_of(backbone: base.Backbone) -> bool | None:
 
 
 def write_weights(folder: Path, backbone: base.Backbone) -> None:
-    """Write ``weights.safetensors`` of a model folder. Raises UsageError if a tensor holds NaN or infinity; OSError."""
+    """Write ``weights.safetensors`` of a model folder. Raises UsageError if a tensor holds NaN or infinity; OSError if
+    writing fails.
+    """
     odd = base.non_finite(authors_network(backbone))
     if odd is not None:
         raise UsageError(f"{backbone.name}: its tuned weights hold NaN or infinity in {odd}; train with a smaller rate")
@@ -91,9 +93,10 @@ def write_tensors(file: Path, state: dict[str, Tensor]) -> None:
 def load_model_backbone(path: str | os.PathLike[str]) -> base.Backbone:
     """Return the fine-tuned backbone in the model folder ``path``, which has to come from the user.
 
-    ``name`` of the result is the name of the architecture, ``weights`` is ``path`` as given. No code in the folder is
-    run, and no file outside it is opened. Raises UsageError if ``path`` is no model folder or the architecture's package
-    is missing; DamagedError if a file of the model is damaged or does not fit the others; OSError.
+    In the result, ``name`` is the name of the architecture, and ``weights`` is ``path`` as given. No code in the folder
+    is run, and no file outside it is opened. Raises UsageError if ``path`` is no model folder or the architecture's
+    package is missing; DamagedError if a file of the model is damaged or does not fit the others; OSError if a file
+    cannot be read.
     """
     folder = Path(path)
     about = model_folder.read_description(folder)
@@ -122,7 +125,9 @@ def load_model_backbone(path: str | os.PathLike[str]) -> base.Backbone:
 
 
 def _without_values(about: Description, folder: Path) -> tuple[base.Backbone, nn.Module]:
-    """Return the backbone that a model's description names, without weights, and its network by the authors' names."""
+    """Return the backbone that a model's description names, without weights, and its network with the authors' module
+    names.
+    """
     where = folder / model_folder.DESCRIPTION
     try:
         preprocessing = Preprocessing.from_dict(about.preprocessing)
@@ -167,7 +172,7 @@ def _require_types(state: dict[str, Tensor], wanted: dict[str, Tensor], file: Pa
 
 
 def classifier_tensors(backbone: base.Backbone, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
-    """Return the tensors of a classifier at the cut of ``backbone`` by the authors' names.
+    """Return the tensors of a classifier that is attached to ``backbone``, with the authors' tensor names.
 
     ``weight`` (k, d), ``bias`` (k,). A classifier that is a 1 x 1 convolution gets a weight of shape (k, d, 1, 1).
     """

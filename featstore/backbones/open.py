@@ -10,15 +10,16 @@ from featstore.files.model_folder import is_model
 
 
 def names_model(name: str) -> bool:
-    """Return whether ``name``, from the user, is the path of a model folder; names of backbones take precedence."""
+    """Return whether the user's text ``name`` is the path of a model folder; names of backbones take precedence."""
     return load.own_function(name) is None and not load.exists(name) and is_model(name)
 
 
 def load_backbone(name: str = defaults.BACKBONE, weights: str | None = None) -> base.Backbone:
     """Return the backbone ``name`` with ``weights``. Both must come from the user.
 
-    ``name``: as for load.load_backbone, or the path of a model folder, which holds its weights, so that ``weights`` must
-    be None. ``weights``: as for ``load_recorded``. Raises the errors of load.load_backbone and load_model_backbone.
+    ``name``: as for load.load_backbone, or the path of a model folder; a model folder holds its weights, so ``weights``
+    must be None. ``weights``: as for ``load_recorded``. Raises the errors of load.load_backbone and
+    load_model_backbone.
     """
     if names_model(name):
         if weights is not None:
@@ -28,7 +29,7 @@ def load_backbone(name: str = defaults.BACKBONE, weights: str | None = None) -> 
 
 
 def load_recorded(name: str, weights: str | None) -> base.Backbone:
-    """Return the built-in backbone ``name`` with ``weights``, which the user named if they are a path.
+    """Return the built-in backbone ``name`` with ``weights``. If ``weights`` is a path, it must come from the user.
 
     ``weights``: as for load.load_recorded, or the path of a model folder. Raises the errors of load.load_recorded and
     load_model_backbone; IdentityError if the model has another architecture.

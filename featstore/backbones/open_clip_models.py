@@ -30,7 +30,7 @@ class OpenClipModel:
     """A model of open_clip. ``name``: with the prefix "open_clip/".
 
     ``weights``: for each tag, the default first, the preprocessing and (repository, file) on the Hugging Face hub; None
-    instead of the latter if the weights are not on the hub. ``dimension``: of the vectors, stored because the
+    instead of (repository, file) if the weights are not on the hub. ``dimension``: of the vectors, stored because the
     configuration of an image tower of timm does not contain it.
     """
 

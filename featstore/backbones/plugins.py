@@ -211,7 +211,7 @@ def code_of(spec: str) -> Iterator[None]:
 
 
 def _are_features(made: torch.Tensor, count: int, other: torch.Tensor) -> bool:
-    """Return whether ``made`` is a floating-point tensor (``count``, d), where d is the last dimension of ``other``."""
+    """Return whether ``made`` is a floating-point tensor of shape (``count``, d), with the same d as ``other``."""
     return made.is_floating_point() and made.ndim == 2 and len(made) == count and made.shape[1] == other.shape[-1]
 
 

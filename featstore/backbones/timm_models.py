@@ -116,7 +116,9 @@ def _with_default_tag(timm: Any, architecture: str) -> str:
 
 
 def _preprocessing(name: str, data: Mapping[str, Any]) -> Preprocessing:
-    """Return timm's data configuration as a Preprocessing; bit-identical to timm's own evaluation transform."""
+    """Convert timm's data configuration to a Preprocessing; its pixels are bit-identical to those of timm's own
+    evaluation transform.
+    """
     channels, height, width = data["input_size"]
     if channels != 3 or height != width:
         raise UsageError(
@@ -154,7 +156,9 @@ def classifiers(network: nn.Module) -> tuple[str, ...]:
 
 
 def cut(network: nn.Module) -> tuple[str, int]:
-    """Set eval mode; return the name of the classifier, which was never built, and the dimension of the features."""
+    """Set eval mode; return the dimension of the features and the name of the classifier, which was left out when the
+    network was built.
+    """
     network.eval().requires_grad_(False)
     dimension: Any = getattr(network, "head_hidden_size", None) or network.num_features
     return classifiers(network)[0], int(dimension)

@@ -27,7 +27,7 @@ class Trace:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        """Trace ``network``; the type of the error depends on the network, if torch.fx cannot trace it."""
+        """Trace ``network``. If torch.fx cannot trace it, the type of the raised error depends on the network."""
         tracer = _Tracer()
         self.network = network
         self.graph = tracer.trace(network, _defaults(network))
@@ -45,11 +45,13 @@ class Trace:
             self.states |= {name: (self.states.get(name, (at, at))[0], at) for name in self.state_of(node)}
         self.clean = self._clean([node for node in order if node in varying])
         kept = [(name, node) for name, node in single.items() if node in live]
-        # Sorting is stable: of layers with the same output, the inner layer, which ends first, stays first.
+        # Sorting is stable: if two layers have the same output, the inner layer, which finishes first, stays first.
         self.outputs = dict(sorted(kept, key=lambda pair: self.places[pair[1]]))
 
     def _clean(self, order: list[fx.Node]) -> frozenset[fx.Node]:
-        """Return the nodes that no edge and no shared parameter leads around; one pass, as ``order`` is topological."""
+        """Return the nodes through which all data flows, and which no shared parameter bypasses. ``order``: topological
+        order of the nodes.
+        """
         uses = {first: 0 for first, _ in self.states.values()}
         for first, last in self.states.values():
             uses[first] = max(uses[first], last)
@@ -70,7 +72,7 @@ class Trace:
         if node.op != "call_module":
             return []
         module = self.network.get_submodule(target)
-        # Not the state dict, which leaves out buffers that are not saved.
+        # Do not use the state dict: it leaves out buffers that are not saved.
         tensors = [*module.named_parameters(target), *module.named_buffers(target)]
         return [name for name, _ in tensors]
 
@@ -88,7 +90,8 @@ class Trace:
     def after(self, start: fx.Node | None, channels_first: bool = False, also: fx.Node | None = None) -> fx.GraphModule:
         """Return the part that computes the network's output from the value of ``start`` (None: from pictures).
 
-        The input is not changed, also by layers that work in place. ``channels_first``: as in ``until``, for ``start``.
+        The input is never changed, even by layers that work in place. ``channels_first``: as in ``until``, for
+        ``start``.
         ``also``: a node whose value is returned too, as in (output, value). The part is in eval mode.
         """
         start = start or next(node for node in self.graph.nodes if node.op == "placeholder")
@@ -112,12 +115,12 @@ def until(network: nn.Module, layer: str) -> nn.Module:
     try:
         trace = Trace(network)
         return trace.until(trace.outputs[layer])
-    except Exception:  # The type of the error of a failed tracing depends on the network.
+    except Exception:  # The type of the error that tracing raises depends on the network.
         return _Observed(network, layer)
 
 
 def ancestors(node: fx.Node, stop: fx.Node | None) -> set[fx.Node]:
-    """Return ``node`` and the nodes on which it depends; the inputs of ``stop`` are not followed."""
+    """Return ``node`` and all nodes on which it depends; the search does not go beyond ``stop``."""
     found, waiting = {node}, [node]
     while waiting:
         current = waiting.pop()
@@ -129,7 +132,9 @@ def ancestors(node: fx.Node, stop: fx.Node | None) -> set[fx.Node]:
 
 
 def depends_on_mode(module: nn.Module) -> bool:
-    """Return whether a method of the class of ``module`` reads ``self.training``; torch's own classes are not read."""
+    """Return whether a method of the class of ``module`` reads ``self.training``. Methods of torch's own classes are
+    not searched.
+    """
     for kind in type(module).__mro__:
         if kind.__module__.partition(".")[0] in ("torch", "builtins"):
             continue

@@ -21,7 +21,7 @@ from featstore.files import atomic
 
 _READ_BYTES: Final = 1 << 20
 _TIMEOUT_SECONDS: Final = 30.0
-"""Download timeout, seconds; urllib's default is to wait forever."""
+"""Download timeout in seconds; without a timeout, urllib waits forever."""
 
 
 def cache_directory() -> Path:
@@ -30,7 +30,7 @@ def cache_directory() -> Path:
 
 
 def availability(entry: WeightsEntry) -> tuple[bool, str]:
-    """Return (whether the weights ``entry`` can be loaded offline, where the weights are or how to get them)."""
+    """Return whether the weights ``entry`` can be loaded offline, and where the weights are or how to get them."""
     if entry.variant is not None:
         package = entry.variant.package
         there = entry.variant.weights_file() is not None

@@ -271,7 +271,7 @@ def _text(report: Any) -> str:
 
 
 def _view_text(report: Any) -> str:
-    """Return one line on an augmented view, followed by its notes."""
+    """Return one line that describes an augmented view, followed by the view's notes."""
     counts = f"{counted(report.vectors, 'vector')} + {counted(report.failures, 'failure')} + {report.pending:,} pending"
     lines = [f"view {report.store}: {counts}; this run: {counted(report.new_vectors, 'vector')}"]
     return "\n".join([*lines, *(f"note: {printable(note)}" for note in report.notes)])

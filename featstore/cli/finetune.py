@@ -22,7 +22,7 @@ def _cache(context: click.Context, parameter: click.Parameter, value: str | None
 
 
 def _unfreeze(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
-    """Return the (layer, epoch) pairs of texts such as layer4@2."""
+    """Convert texts such as layer4@2 to pairs (layer, epoch)."""
     found = []
     for text in values:
         layer, _at, epoch = text.rpartition("@")
@@ -197,7 +197,7 @@ def finetune(source: str, out: str, html: str | None, as_json: bool, quiet: bool
 
 
 def _since(report: FinetuneReport) -> str:
-    """Return which epoch is kept, and how to go on."""
+    """Return the lines that say which epoch is kept and how to continue."""
     if not report.history:
         return " before the first epoch; run the same command to go on"
     return f" after epoch {report.epochs:,} of {report.planned:,}; run the same command with --resume to go on"
@@ -224,7 +224,7 @@ def _text(report: FinetuneReport, tuned: Tuned, notes: list[str], page: str | No
 
 
 def _inputs(tuned: Tuned) -> str:
-    """Return the line on the inputs: cached or live, when the cache pays, and the measured rates."""
+    """Return a line about the training inputs: cached or live, when the cache saves time, and the measured rates."""
     rates = tuned.choice.rates
     shown = f"inputs: {tuned.choice.reason}"
     if rates is None:

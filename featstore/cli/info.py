@@ -156,7 +156,7 @@ def _classes_text(classes: list[str], title: str = "classes") -> str:
 
 
 def _target_lines(target: Any) -> list[str]:
-    """Return a line on what a head predicts other than classes; an empty list for a head of classes."""
+    """Return a line that says what a head predicts, if not classes; an empty list for a head that predicts classes."""
     if not isinstance(target, dict):
         return []
     told = f"predicts {target.get('kind')} of the column {target.get('column')}"

@@ -151,7 +151,7 @@ def _run(
 
 
 def _without_bar(found: Iterable[Any], bar: Bar) -> Iterator[Any]:
-    """Yield the items of ``found``; clear the progress bar before each item, so that a line can be printed."""
+    """Yield the items of ``found``. The progress bar is removed before each item, so that a line can be printed."""
     for one in found:
         bar.clear()
         yield one

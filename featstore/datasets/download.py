@@ -48,7 +48,8 @@ def download(archive: Archive, file: Path, progress: Callable[[int], None]) -> N
     resumed = _receive(archive, part, progress)
     found = _sha256(part)
     if found != archive.sha256 and resumed:
-        # The bytes of an earlier call may be from another version of the file: download again from the beginning.
+        # The bytes that an earlier call received may be from another version of the file: download the file from the
+        # beginning.
         part.unlink()
         _receive(archive, part, progress)
         found = _sha256(part)

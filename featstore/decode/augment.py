@@ -99,8 +99,8 @@ class Augment:
 class Fitting:
     """Function of (image, preprocessing, digest, box) that returns the pixels that the network sees.
 
-    ``resize_and_crop``: that function of a decoder, which makes the plain picture. ``augment``: the augmentation; None
-    for plain pictures. Fittings of equal fields make equal pixels.
+    ``resize_and_crop``: the decoder's function that makes the plain picture. ``augment``: the augmentation; None for
+    plain pictures. Two Fittings with equal fields make equal pixels.
     """
 
     resize_and_crop: Resizing
@@ -116,7 +116,7 @@ class Fitting:
         """Return the RGB ``image`` as (crop, crop, 3) uint8.
 
         ``digest``: SHA-256 of the bytes of the picture's file; ``box``: (x, y, width, height) if ``image`` is a region
-        of that picture. Plain pictures depend on neither.
+        of that picture. Plain pictures do not depend on ``digest`` and ``box``.
         """
         its = self.augment
         if its is None:
@@ -148,11 +148,11 @@ def augment(
 
     A random region of the image is resized as ``preprocessing.fit`` asks: "crop" and "squash" to the square, "pad" to
     its longer side, with margins that keep their colour. ``policy``: "light" or "standard". ``random``: see
-    ``generator``; the number of values drawn does not depend on the image. ``resize_and_crop``: that function of the
-    decoder, by default the reference decoder's.
+    ``generator``; the number of values drawn does not depend on the image. ``resize_and_crop``: the decoder's function
+    for resizing, by default that of the reference decoder.
 
-    For the fits "squash" and "pad" the region has, up to the random aspect ratio of the policy, the proportions of the
-    image, because with these fits the network always sees the whole picture.
+    For the fits "squash" and "pad" the region has the proportions of the image, changed only by the random aspect ratio
+    of the policy. With these fits the network always sees the whole picture.
     """
     from torchvision.transforms.v2 import functional
 

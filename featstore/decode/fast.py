@@ -31,7 +31,7 @@ def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int = defau
 
     Pixel values (0..255) differ from those of ``featstore.decode.decode`` by at most 1 (bicubic: 2). The reference
     decoder is used for interpolations that torch lacks, and for extreme aspect ratios, whose resized picture would be
-    too large. Raises DecodeFailure.
+    too large. Raises DecodeFailure for an unreadable picture.
     """
     with as_failure():
         return resize_and_crop(pillow.load_rgb(data, max_pixels=max_pixels), preprocessing)

@@ -116,7 +116,7 @@ class _Graph:
     def coefficients(self, have: str, want: str) -> str:
         """Add ONNX nodes that compute the resizing matrix (crop, have) of one axis.
 
-        The matrix resizes ``have`` pixels to ``want`` pixels and keeps only the central ``crop`` pixels.
+        The matrix resizes an axis of ``have`` pixels to ``want`` pixels and keeps only the central ``crop`` pixels.
         """
         crop, half = self.preprocessing.crop, self.constant(0.5)
         support = self.constant(_SUPPORT[self.preprocessing.interpolation])

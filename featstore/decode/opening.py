@@ -39,7 +39,9 @@ _PLUGINS: Final = (
     JpegImagePlugin, MpoImagePlugin, PngImagePlugin, GifImagePlugin, BmpImagePlugin, WebPImagePlugin, TiffImagePlugin,
     PpmImagePlugin, Jpeg2KImagePlugin, AvifImagePlugin, TgaImagePlugin,
 )  # fmt: skip
-"""Pillow's format plugins; importing a plugin registers it. TGA files have no signature, so TGA is tried last."""
+"""Pillow's plugins for file formats; importing a plugin registers it. TGA files have no signature, so TGA is tried
+last.
+"""
 _FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "DIB", "TGA")
 _ORIENTATION: Final = 0x0112
 _START_BYTES: Final = 1024
@@ -80,7 +82,9 @@ def open_picture(data: bytes | BinaryIO, max_pixels: int) -> tuple[Image.Image, 
 
 
 def picture_size(data: bytes | BinaryIO) -> tuple[int, int]:
-    """Return width and height of the upright picture, from the beginning of its file. Raises DecodeFailure."""
+    """Return width and height of the upright picture, from the beginning of its file. Raises DecodeFailure if the file
+    is unreadable.
+    """
     with as_failure(), pillow_silent():
         image, transpose = open_picture(data, sys.maxsize)
         return (image.height, image.width) if transpose in _TURNED else image.size

@@ -68,7 +68,8 @@ def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> NDArray
 def load_rgb(data: bytes, *, max_pixels: int = defaults.MAX_PIXELS) -> Image.Image:
     """Return the picture file ``data`` as an upright PIL image of mode RGB, by the rules in this module's docstring.
 
-    Raises DecodeFailure. A picture with more than ``max_pixels`` pixels is refused before decoding.
+    Raises DecodeFailure for an unreadable picture. A picture with more than ``max_pixels`` pixels is refused before
+    decoding.
     """
     with as_failure(), pillow_silent():
         image, transpose = open_picture(data, max_pixels)

@@ -31,7 +31,7 @@ class Croppable(Protocol):
 
 
 def open_whole(data: bytes, max_pixels: int) -> Croppable:
-    """Decode the picture file ``data``. Raises DecodeFailure."""
+    """Decode the picture file ``data``. Raises DecodeFailure if it is unreadable."""
     return load_rgb(data, max_pixels=max_pixels)
 
 

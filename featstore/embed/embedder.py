@@ -94,7 +94,10 @@ def inputs_of(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Input]:
 
 
 def count_inputs(paths: Iterable[str | os.PathLike[str]]) -> int:
-    """Return the number of pictures that ``inputs_of`` yields, 0 if unknown in advance; raises like inputs_of."""
+    """Return the number of pictures that ``inputs_of`` yields, 0 if unknown in advance.
+
+    Raises the same errors as ``inputs_of``.
+    """
     count = 0
     for path in paths:
         name = os.fspath(path)
@@ -246,7 +249,8 @@ def make_embedder(
 
     The parameters are those of featstore.extract.
 
-    Raises UsageError for unknown or conflicting values, DamagedError for damaged weights, and FeatstoreError.
+    Raises UsageError for unknown or conflicting values, DamagedError for damaged weights, and FeatstoreError if a
+    download fails.
     """
     from featstore.embed.recipe import Request
 
@@ -303,10 +307,10 @@ def open_embedder(
 
     ``weights``: a checkpoint file, required if the features were made with the user's own file. ``backbone``: a loaded
     backbone, or "package.module:function", the user's own function, which is imported only if it is named here.
-    ``inputs``: the pictures to embed; for a few picture files the engine "auto" is plain torch, which is as exact and
-    saves the seconds that preparing a faster engine takes. Raises IdentityError if backbone, weights, preprocessing,
-    decoder or precision differ from those of ``origin``; UsageError if the weights are not found. ``origin``: record of
-    the settings with which the features were made.
+    ``inputs``: the pictures to embed; for a few picture files the engine "auto" is plain torch, because preparing a
+    faster engine would take seconds. Raises IdentityError if backbone, weights, preprocessing, decoder or precision
+    differ from those of ``origin``; UsageError if the weights are not found. ``origin``: record of the settings with
+    which the features were made.
     """
     from featstore.embed.recipe import reopen
 

@@ -24,8 +24,9 @@ class GeometryKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Geometry:
-    """Options for a backbone's input and output; None means the setting of the authors of the weights. Raises
-    UsageError.
+    """Options for a backbone's input and output; None means the setting of the authors of the weights.
+
+    Raises UsageError for invalid values.
 
     Attributes
     ----------
@@ -59,7 +60,7 @@ class Geometry:
         return cls(steps.get("crop"), steps.get("fit", "crop"), layer, identity.pool or None)
 
     def differences(self, identity: Identity) -> list[str]:
-        """Return a text for each option (size, fit, layer, pool) that differs from what ``identity`` records."""
+        """Return a text for each of the options size, fit, layer and pool that differs from the record ``identity``."""
         there = Geometry.of(identity)
         shown = {"layer": identity.layer, "pool": identity.pool or "that of the network"}
         asked = {each.name: getattr(self, each.name) for each in fields(self)}

@@ -55,7 +55,7 @@ class Target(Protocol):
 
 @dataclass(frozen=True)
 class Watch:
-    """What a supervising process is told about an extraction.
+    """Reports the state of an extraction to a supervising process.
 
     ``in_hand``: the rows being decoded. ``began``: start of the work by time.monotonic, a clock that all processes of a
     machine share. ``begin``: called at the start with the root folders, the numbers of new, changed and retired rows of
@@ -148,7 +148,9 @@ class Loader:
             return self.decode(data, self.preprocessing, max_pixels=self.max_pixels)
 
     def _recent_picture(self, target: Target, row: int) -> CutPicture:
-        """Return the picture of one row; reuse the last picture if the row is a region of that picture."""
+        """Return the picture of one row. Consecutive rows that are regions of the same picture share one decoded
+        picture.
+        """
         with self._lock:
             last = self._recent
             if last is None or last[0] is not target or not target.rows.same_picture(last[1], row):
@@ -165,7 +167,8 @@ class Loader:
         self, target: Target, rows: Sequence[int], picture: CutPicture, decoders: Executor | None
     ) -> list[Loaded]:
         """Load ``rows``, which are regions of one picture."""
-        # If the picture killed a decoder process for one of its regions, make all its regions failures without trying.
+        # If decoding one region of this picture killed a process, record all regions of the picture as failures without
+        # decoding them.
         culprit = next((told for row, told in target.culprits.items() if target.rows.same_picture(row, rows[0])), None)
         if culprit is not None:
             return [Loaded(None, NO_DIGEST, *culprit) for _ in rows]

@@ -43,8 +43,9 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows ``start`` to ``stop`` of one unit (group of rows). ``target``: the unit, which gives the rows and gets
-    the result. ``last``: whether this is the last batch of the unit."""
+    """The rows ``start`` to ``stop`` of one unit (group of rows). ``target``: the unit that these rows belong to, and
+    to which the result is written. ``last``: whether this is the last batch of the unit.
+    """
 
     target: Any
     start: int
@@ -249,7 +250,7 @@ def run(
 
 
 def _planned(batches: Iterator[Batch | None], timings: Timings) -> Iterator[Batch | None]:
-    """Yield the batches; count the seconds until each batch is available as the stage "planning"."""
+    """Yield the batches. The time until each batch is available counts as the stage "planning"."""
     end = Batch(None, 0, 0, True)
     while True:
         with timings.during("planning"):

@@ -42,7 +42,9 @@ class Network:
 
 @dataclass(frozen=True)
 class Request:
-    """The options that the user asks for, named as in ``extract``; None and "auto" mean the setting of the store."""
+    """The options that the user asks for, named as in ``extract``; None and "auto" mean the setting of the existing
+    store.
+    """
 
     backbone: str | Backbone | None = None
     weights: str | None = None
@@ -114,9 +116,9 @@ class Request:
 
         ``existing``: the manifest (description) of ``store``; None if the store has no rows yet.
 
-        Raises IdentityError if the store has features of another backbone or geometry. If their names differ already,
-        this error is raised before the network is loaded. Raises UsageError for wrong options, DamagedError for
-        damaged weights; FeatstoreError.
+        Raises IdentityError if the store has features of another backbone or geometry. If the names of the backbones
+        differ, this error is raised before the network is loaded. Raises UsageError for wrong options, DamagedError for
+        damaged weights, and FeatstoreError if a download fails.
         """
         from featstore.decode import DECODER
         from featstore.engines import engine_for_class, open_engine
@@ -210,11 +212,11 @@ def reopen(
 ) -> Network:
     """Load the network that made the features of ``identity``, with an engine of the same precision, and check it.
 
-    ``weights_name``: name of the weights when the features were made. ``weights``: file of the weights, if that name
-    does not lead to them. ``backbone``: a loaded backbone or a name from the user; required if the features were made
-    with the user's own function. ``what``: path of the features, for messages; ``otherwise``: another remedy to add to
-    a message. Raises UsageError if backbone or weights are not available; IdentityError if the network gives other
-    features.
+    ``weights_name``: name of the weights when the features were made. ``weights``: file of the weights, if
+    ``weights_name`` does not lead to a file. ``backbone``: a loaded backbone or a name from the user; required if the
+    features were made with the user's own function. ``what``: path of the features, for messages; ``otherwise``: a
+    further remedy to add to error messages. Raises UsageError if backbone or weights are not available; IdentityError
+    if the network gives other features.
     """
     from featstore.engines import engine_for_class, open_engine
 

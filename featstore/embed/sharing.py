@@ -140,7 +140,8 @@ class SharedDecoding:
         return _fitted(image, digest, own, results)
 
     def _moved(self, run: int, full: int, taken: int) -> bool:
-        """Return whether an extraction that waits for the extraction number ``run`` to take its results may continue.
+        """Wait until the extraction number ``run`` takes its results; return whether the waiting extraction may
+        continue.
 
         True if fewer than ``full`` results are kept for ``run``, or if ``run`` has taken a result during the wait.
         ``taken``: number of results that ``run`` had taken before the wait.
@@ -148,8 +149,8 @@ class SharedDecoding:
         return self._count[run] < full or self._taken[run] != taken
 
     def _promise(self, run: int, key: bytes) -> dict[int, Future[Pixels]]:
-        """Return a future for each extraction (run) other than ``run``, through which it gets the picture that ``run``
-        decodes.
+        """Return one future for each extraction (run) other than ``run``. Through it that run gets the picture that
+        ``run`` decodes.
 
         The caller must hold the lock.
         """

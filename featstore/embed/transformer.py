@@ -106,7 +106,7 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def fit(self, X: Any, y: Any = None) -> Self:
         """Load the network and check the types in ``X``; no picture is read, and nothing is learned.
 
-        Raises UsageError: invalid or conflicting parameters, an ``X`` that is not a list of pictures.
+        Raises UsageError for invalid or conflicting parameters, or if ``X`` is not a list of pictures.
         """
         for _ in _inputs(X, load=False):
             pass

@@ -268,7 +268,7 @@ def _is_there(root: Path, kind: str) -> bool:
 def extract_units(
     store: Path, numbers: Sequence[int], roots: list[Path], network: Network, claims: Claims
 ) -> tuple[int, int]:
-    """Extract only the pending units ``numbers``, for repair; return how many vectors and how many failures are new.
+    """Extract only the pending units ``numbers``, for repair; return the numbers of new vectors and of new failures.
 
     ``roots``: root folders of the pictures, one for each segment of the plan (a segment has the rows of one source).
     """

@@ -47,7 +47,7 @@ class CompiledEngine(Immediate):
 
     def __call__(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the features (n, d) of the RGB pictures (n, h, w, 3)."""
-        # inductor freezes weights only under no_grad, not under inference_mode.
+        # torch's compiler inductor treats weights as constants only under no_grad, not under inference_mode.
         with torch.no_grad():
             features = np.concatenate(
                 [self._compiled(as_tensor(block)).numpy()[:count] for block, count in in_blocks(pictures, self.block)]

@@ -107,7 +107,7 @@ def _is_constant(output: Any) -> bool:
 
 
 def _places(graph: Any) -> dict[str, Any]:
-    """Return the activations to quantise by name, in the order of the graph.
+    """Return a dict from name to activation for the activations to quantise, in the order of the graph.
 
     A name is "<number>:<type of the operation that reads the activation>". The activations are the inputs of layers
     with weights, and the two inputs of each addition that joins two branches.
@@ -158,9 +158,9 @@ def _quantise(graph: Any, ranges: Ranges) -> None:
 def _range_by_channel(node: Any, weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return, for each output channel, the weight that is quantised to 127; the array broadcasts over the weights.
 
-    For two weights a and b whose products are added in 16 bits, the returned value is at least |a|, |b| and |a + b|.
-    Therefore the quantised a and b, in steps of 1/127 of this value, add up to at most 128, and 128 * 255 fits into 16
-    bits.
+    Products of two neighbouring weights a and b are added in 16 bits. The returned value is at least |a|, |b| and |a +
+    b|. Therefore the quantised a and b, in steps of 1/127 of this value, add up to at most 128, and 128 * 255 fits into
+    16 bits.
     """
     kind = node.get_type_name()
     if kind == "GroupConvolution":  # The weights have the axes (groups, out, in, height, width).

@@ -64,9 +64,9 @@ def _open(backbone: Backbone, engine: str, device: str, where: torch.device, pre
 def engine_for_class(precision: str, engine: str) -> tuple[str, str]:
     """Return the arguments (engine, precision) of open_engine for features of an existing precision class.
 
-    ``precision``: the precision class of the existing features. ``engine``: the requested engine; if it does not
-    compute in this class, open_engine or the identity check of the store raises an error later. Raises IdentityError
-    for the class "int8", which no engine makes any more.
+    ``precision``: the precision class of the existing features. ``engine``: the requested engine. If this engine does
+    not compute in that class, open_engine or the identity check of the store raises an error later. Raises
+    IdentityError for the class "int8", which no engine makes any more.
     """
     if precision == "int8":
         raise IdentityError(

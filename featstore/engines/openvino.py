@@ -141,7 +141,7 @@ class OpenVinoEngine:
     def __init__(self, backbone: Backbone, precision: str = "fp32", *, graph: Any = None) -> None:
         """Compile the network of ``backbone`` for this CPU.
 
-        ``graph``: this network as a quantised OpenVINO model (see int8.py); None: the network is converted here.
+        ``graph``: this network as a quantised OpenVINO model (see int8.py), or None to convert the network here.
         """
         if graph is None:
             graph = to_graph(backbone.module, backbone.preprocessing.crop)

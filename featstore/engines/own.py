@@ -1,4 +1,4 @@
-"""An engine for the user's own network; errors of this network are reported in one line."""
+"""An engine for the user's own network; errors of the network are reported in one line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from featstore.engines.base import Engine, Pending
 
 @dataclass(frozen=True)
 class _Told:
-    """Features that the user's network (from the function ``spec``) is computing; its errors become UsageError."""
+    """Features that the user's network (from the function ``spec``) is computing; errors of the network become
+    UsageError.
+    """
 
     pending: Pending
     spec: str
@@ -30,7 +32,7 @@ class _Told:
 
 
 class OwnEngine:
-    """Engine that wraps ``engine`` for the network of the user's function ``spec``; its errors become UsageError."""
+    """Wrapper of ``engine`` for the network of the user's function ``spec``; errors of the network become UsageError."""
 
     def __init__(self, engine: Engine, spec: str) -> None:
         self.name, self.precision = engine.name, engine.precision

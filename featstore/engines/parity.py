@@ -24,11 +24,11 @@ BOUNDS: Final[Mapping[str, tuple[str, float]]] = {
     "bf16": ("rms_difference", 0.5),
     "int8-s16": ("rms_difference", 0.5),
 }
-"""Precision class -> (name of a figure that ``drift`` returns, largest accepted value of this figure).
+"""Map from precision class to (name of a figure that ``drift`` returns, largest accepted value of this figure).
 
 The figure is the difference from plain torch. If the features of two machines each differ from plain torch by at most
-the
-bound, they differ from each other by at most twice the bound. README.md explains the bounds."""
+the bound, they differ from each other by at most twice the bound. README.md explains the bounds.
+"""
 
 
 def drift(features: NDArray[np.float32], reference: NDArray[np.float32]) -> dict[str, float]:

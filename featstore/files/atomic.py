@@ -57,8 +57,8 @@ def make_directory(directory: Path) -> None:
 def require_place(path: Path, beside: str = "") -> None:
     """Raise UsageError if no file can be written to ``path``; for a check before a long computation.
 
-    ``beside``: a suffix. Another file, whose name is the name of ``path`` plus this suffix, will be written to the same
-    folder; its name must not be too long either.
+    ``beside``: a suffix. Another file, named like ``path`` plus this suffix, will be written to the same folder; its
+    name must not be too long either.
     """
     folder = Path(path).absolute().parent
     if not folder.is_dir():
@@ -110,8 +110,8 @@ def new_file(path: Path, *, exclusive: bool = False, durable: bool = True) -> It
 def _link(temporary: Path, path: Path) -> None:
     """Link a new file to ``path``; raise FileExistsError if another file is there.
 
-    Over NFS the server's answer may be lost; then the repeated call fails although the first call made the link. The
-    link count tells: it is 2 if the file was linked (see open(2), O_EXCL).
+    Over NFS the server's answer may be lost; then the repeated call fails although the first call made the link. A link
+    count of 2 shows that the link was made (see open(2), O_EXCL).
     """
     try:
         os.link(temporary, path)
@@ -122,11 +122,11 @@ def _link(temporary: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def only_writer(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock for writing ``path``. Raises UsageError, naming the owner, if another process holds the lock.
+    """Hold a lock for writing ``path``. Raises UsageError that names the owner if another process holds the lock.
 
-    The lock is an flock(2) on the file ``.NAME.lock`` beside ``path``, so it ends with the process. A foreign file of
-    that name is neither followed nor changed. The lock is reentrant within a thread. On a file system without locks
-    nothing is locked, and the last of two writers wins. ``what``: what is written, for the message.
+    The lock is an flock(2) on the file ``.NAME.lock`` beside ``path``, so it ends with the process. If a foreign file
+    has that name, it is neither followed nor changed. The lock is reentrant within a thread. On a file system without
+    locks nothing is locked, and the last of two writers wins. ``what``: what is written, for the message.
     """
     path = Path(path)
     lock = Path(os.path.realpath(path.absolute().parent)) / f".{path.name}.lock"
@@ -163,7 +163,7 @@ def _take_lock(lock: Path, path: Path, what: str) -> int:
 def _new_lock(lock: Path) -> int | None:
     """Create the lock file and write the name of this process into it; return its handle.
 
-    Returns None if another process took the lock meanwhile. Raises FileExistsError if the file exists.
+    Returns None if another process has taken the lock in the meantime. Raises FileExistsError if the file exists.
     """
     handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     with contextlib.ExitStack() as stack:
@@ -250,7 +250,7 @@ def open_regular(path: Path, *, follow: bool = True, writable: bool = False) -> 
     Only regular files are accepted: a pipe without a writer would block forever, and a device may be endless.
     ``follow=False`` also refuses a symbolic link, which may lead to any file.
 
-    Raises DamagedError for other kinds of files, IsADirectoryError, OSError.
+    Raises DamagedError for other kinds of files, IsADirectoryError for a folder, OSError if opening fails.
     """
     flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     try:
@@ -273,7 +273,10 @@ def open_regular(path: Path, *, follow: bool = True, writable: bool = False) -> 
 
 
 def read_small(path: Path, limit: int, *, follow: bool = True) -> bytes:
-    """Return the content of a regular file; raise DamagedError if it has more than ``limit`` bytes, and OSError."""
+    """Return the content of a regular file.
+
+    Raises DamagedError if it has more than ``limit`` bytes, OSError if it cannot be read.
+    """
     with open_regular(path, follow=follow) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
@@ -290,7 +293,10 @@ def read_json(path: Path, *, follow: bool = True) -> dict[str, Any]:
 
 
 def parse_json(path: Path, data: bytes | bytearray) -> dict[str, Any]:
-    """Parse ``data``, the content of a file that write_json wrote; raise DamagedError, naming ``path``, if changed."""
+    """Parse ``data``, the content of a file that write_json wrote.
+
+    Raises DamagedError that names ``path`` if the content was changed.
+    """
     try:
         value: dict[str, Any] = json.loads(data)
         checksum = value.pop("checksum")

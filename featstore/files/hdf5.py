@@ -78,7 +78,9 @@ def write_plain(
     attributes: Mapping[str, Any],
     matrices: Mapping[str, tuple[tuple[int, int], DTypeLike, Iterable[NDArray[Any]]]],
 ) -> None:
-    """Write a file with ``attributes`` and ``matrices`` (name: shape, dtype, pieces along axis 0). Raises OSError."""
+    """Write a file with ``attributes`` and ``matrices`` (name: shape, dtype, pieces along axis 0). Raises OSError if
+    writing fails.
+    """
     import h5py
 
     with contextlib.closing(Device(path)) as device, h5py.File(device, "w") as file:

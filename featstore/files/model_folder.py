@@ -75,7 +75,9 @@ def is_model(path: str | os.PathLike[str]) -> bool:
 
 
 def record_of(file: Path) -> FileRecord:
-    """Return size and SHA-256 of a regular file. Raises DamagedError for a link or another kind of file, OSError."""
+    """Return size and SHA-256 of a regular file. Raises DamagedError for a link or another kind of file, OSError if
+    reading fails.
+    """
     with atomic.open_regular(file, follow=False) as stream:
         return FileRecord(os.fstat(stream.fileno()).st_size, hashlib.file_digest(stream, "sha256").hexdigest())
 
@@ -91,7 +93,7 @@ def read_description(folder: Path) -> Description:
     """Read ``model.json`` of a model folder; check types and sizes of its values.
 
     Raises UsageError if ``folder`` is no model folder; DamagedError if the description is damaged or of a newer format;
-    OSError.
+    OSError if it cannot be read.
     """
     if not is_model(folder):
         raise UsageError(
@@ -142,7 +144,7 @@ def _files(value: Mapping[str, Any], path: Path) -> dict[str, FileRecord]:
 def check_file(folder: Path, name: str, description: Description, largest: int | None = None) -> Path:
     """Return the path of the file ``name`` in a model folder after checking its size and SHA-256.
 
-    Raises DamagedError: missing, a link, not regular, changed, or of more than ``largest`` bytes.
+    Raises DamagedError if the file is missing, a link, not a regular file, changed, or larger than ``largest`` bytes.
     """
     path, recorded = folder / name, description.files[name]
     largest = _LARGEST_METRICS if name == METRICS else largest
@@ -190,9 +192,9 @@ def require_replaceable(path: Path, force: bool) -> None:
 def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     """Yield a new folder beside ``path``; on a clean exit sync its files and rename the folder to ``path``.
 
-    With ``force`` the model at ``path`` is replaced; on Linux the two folders swap names in one step, so that a complete
-    model is at ``path`` at every moment. On an error the new folder is removed and ``path`` is as before. Raises the
-    errors of ``require_replaceable``; OSError.
+    With ``force`` the model at ``path`` is replaced; on Linux the two folders swap names in one step, so that a
+    complete model is at ``path`` at every moment. On an error the new folder is removed and ``path`` is as before.
+    Raises the errors of ``require_replaceable``; OSError if writing fails.
     """
     path = Path(os.path.abspath(path))
     require_replaceable(path, force)

@@ -75,7 +75,8 @@ def write(
     ``arrays``: numeric arrays of at least one axis, or Blocks for arrays larger than memory; names may contain ``/``
     (HDF5 groups). ``meta``: JSON of any size. ``summary``: small JSON in the header, readable without opening the rest.
     ``exclusive``: raise FileExistsError if ``path`` exists.
-    Raises DamagedError if the file read back differs from the data given (faulty disk or memory), OSError.
+    Raises DamagedError if the file read back differs from the data given (faulty disk or memory), OSError if writing
+    fails.
     """
     text = atomic.canonical_json(dict(meta)).encode()
     if len(text) > _LARGEST_META:
@@ -190,7 +191,7 @@ def _write_header(path: Path, header_bytes: int, value: dict[str, Any]) -> None:
 
 
 def begins_like_one(path: Path) -> bool:
-    """Return whether a file starts with the signature of sealed files. Raises OSError."""
+    """Return whether a file starts with the signature of sealed files. Raises OSError if the file cannot be read."""
     with atomic.open_regular(path) as file:
         return file.read(len(MAGIC)) == MAGIC.encode()
 
@@ -237,7 +238,7 @@ def is_header(block: bytes | bytearray, size: int) -> bool:
     """Return whether ``block`` is the complete header of a sealed file of ``size`` bytes."""
     start = len(MAGIC) + 1
     text = block[start + 41 :].rstrip(b" \n")
-    # Compare the checksum first, which is cheap: header repair calls this function for every possible bit flip.
+    # Compare the checksum first, because that is cheap: header repair calls this function for every possible bit flip.
     if block[start : start + 32] != xxhash.xxh3_128_hexdigest(text).encode():
         return False
     try:
@@ -270,7 +271,8 @@ class SealedFile:
 
     Attributes: ``path``, ``header``, ``summary`` (dict), ``names`` (the arrays).
     Opening checks the header and that every array lies inside the file; ``verify`` checks every byte.
-    ``follow=False`` refuses a symbolic link; ``mapped``: the file, if it is open already. Raises DamagedError, OSError.
+    ``follow=False`` refuses a symbolic link; ``mapped``: the file, if it is open already. Raises DamagedError if the
+    file is damaged, OSError if it cannot be read.
     """
 
     def __init__(
@@ -330,12 +332,14 @@ class SealedFile:
         return value
 
     def verify(self) -> list[str]:
-        """Read every byte; return one text per damaged array, which names the array. Raises OSError."""
+        """Read every byte; return one text per damaged array, which names the array. Raises OSError if reading fails."""
         what = (name or "the HDF5 structure around the arrays" for name in self.damaged())
         return [f"{self.path}: {each} does not match its checksum" for each in what]
 
     def damaged(self) -> list[str]:
-        """Read every byte; return the names of the damaged arrays ("" for bytes outside all arrays). Raises OSError."""
+        """Read every byte; return the names of the damaged arrays ("" for bytes outside all arrays). Raises OSError if
+        reading fails.
+        """
         with atomic.open_regular(self.path, follow=self._follow) as file:
             status = os.fstat(file.fileno())
             if (status.st_dev, status.st_ino) != self._identity:

@@ -1,1 +1,1 @@
-"""Fine-tuning: networks divided into a frozen and a trained part, with a trained head in place of the classifier."""
+"""Fine-tuning: divide a network into a frozen and a trained part, and train a head in place of its classifier."""

@@ -1,7 +1,7 @@
 """Decide whether the activations of the frozen layers are cached on disk or computed live in every epoch.
 
 Making the cache runs the frozen layers once for each view; afterwards an epoch needs only the other layers. The cache
-pays from the epoch on at which the time saved in all epochs exceeds the time to make the cache.
+pays if all epochs together save more time than it takes to make the cache.
 """
 
 from __future__ import annotations
@@ -22,18 +22,22 @@ from featstore.finetuning.inputs import LiveExamples, Rows
 from featstore.text import counted
 
 _TRIAL_SECONDS: Final = 4.0
-"""Seconds after which one of the three measurements of a trial ends."""
+"""Time limit in seconds of each of the three measurements of a trial."""
 _TRIAL_BATCHES: Final = 8
-"""Largest number of batches of a measurement; their activations are in memory at the same time."""
+"""Largest number of batches of a measurement; the activations of all these batches are in memory at the same time."""
 _FORWARD: Final = 1 / 3
-"""Share of the time of a training step that the forward pass takes, about; the backward pass takes twice as long."""
+"""Approximate share of the forward pass in the time of a training step; the backward pass takes twice as long."""
 Step = Callable[[Tensor, Rows], None]
-"""Function that trains one step on activations (m, *shape) of the rows (m,)."""
+"""Function that trains one step on activations (m, *shape); its second argument is the row numbers (m,)."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Pictures per second: ``making`` the cache, an epoch with the frozen layers ``live``, and a ``cached`` epoch."""
+    """Rates in pictures per second.
+
+    ``making``: of making the cache. ``live``: of an epoch that runs the frozen layers. ``cached``: of an epoch with the
+    cache.
+    """
 
     making: float
     live: float
@@ -46,8 +50,8 @@ class Rates:
     def break_even(self, views: int, train: int, held_out: int) -> float | None:
         """Return the number of epochs after which the cache has paid; None if it never pays.
 
-        ``views``: of each of the ``train`` pictures in the cache. The ``held_out`` pictures are cached once and measured
-        after every epoch.
+        ``views``: number of cached views of each of the ``train`` pictures. The ``held_out`` pictures are cached once
+        and measured after every epoch.
         """
         made = (views * train + held_out) / self.making
         saved = train * (1 / self.live - 1 / self.cached)
@@ -57,11 +61,11 @@ class Rates:
 
 @dataclass(frozen=True)
 class Choice:
-    """Whether the frozen activations are cached, with the reason in words.
+    """Whether the activations of the frozen layers are cached, with the reason in words.
 
-    ``bytes``: size of the cache; ``limit``: largest allowed size, None without a cache by request; ``rates``: as
-    measured before the choice; None if nothing is frozen. ``break_even``: number of epochs after which the cache pays
-    (None: never).
+    ``bytes``: size of the cache; ``limit``: largest allowed size, None if the user wants no cache; ``rates``: the
+    measured rates, None if nothing is frozen. ``break_even``: number of epochs after which the cache pays (None:
+    never).
     """
 
     cached: bool
@@ -87,7 +91,7 @@ def measure(live: LiveExamples, step: Step, rows: Rows, size: int) -> Rates:
     """Measure the rates on the first batches of ``rows``, with training batches of ``size``.
 
     Three measurements: reading pictures and running the frozen layers; the same with the training ``step`` after each
-    batch; and the step alone on activations in memory. A first batch of each is not counted.
+    batch; and the ``step`` alone on activations in memory. The first batch of each measurement is not counted.
     """
     some = rows[: size * (_TRIAL_BATCHES + 1)]
     making, kept = _seconds_of_live(live, some, size, None)
@@ -103,7 +107,10 @@ def measure(live: LiveExamples, step: Step, rows: Rows, size: int) -> Rates:
 def _seconds_of_live(
     live: LiveExamples, rows: Rows, size: int, step: Step | None
 ) -> tuple[float, list[tuple[Tensor, Rows]]]:
-    """Return the seconds per picture of a live epoch with ``step`` (None: without), and the activations."""
+    """Return the activations, and the seconds per picture of a live epoch.
+
+    ``step``: the training step after each batch; None measures without training.
+    """
     kept: list[tuple[Tensor, Rows]] = []
     began, done = time.perf_counter(), 0
     for activations, part in live.batches(rows, 1, size):
@@ -113,7 +120,8 @@ def _seconds_of_live(
         if kept:
             done += len(part)
         elif len(part) < len(rows):
-            # The first batch waits for threads and memory: start the clock after it.
+            # The first batch includes the time to start threads and allocate memory: start the clock after the first
+            # batch.
             began = now
         else:
             done = len(part)
@@ -124,12 +132,14 @@ def _seconds_of_live(
 
 
 def cache_limit(folder: Path, asked: int | None) -> int:
-    """Return the largest size of the cache in bytes: ``asked``, or a share of the free disk of ``folder``."""
+    """Return the largest size of the cache in bytes: ``asked``, or a share of the free disk space in ``folder``."""
     return int(shutil.disk_usage(folder).free * defaults.CACHE_SHARE) if asked is None else asked
 
 
 def cache_bytes(shape: tuple[int, ...], train: int, held_out: int, views: int, dtype: str) -> int:
-    """Return the bytes of ``views`` views of ``train`` activations, and of a float32 view of ``held_out`` ones."""
+    """Return the size of the cache in bytes: ``views`` views of ``train`` activations, and one float32 view of
+    ``held_out`` activations.
+    """
     numbers = math.prod(shape)
     return numbers * (views * train * np.dtype(dtype).itemsize + 4 * held_out)
 
@@ -137,10 +147,10 @@ def cache_bytes(shape: tuple[int, ...], train: int, held_out: int, views: int, d
 def choose(
     rates: Rates, pays: float | None, epochs: int, views: int, needed: int, limit: int, *, asked: bool
 ) -> Choice:
-    """Return whether to cache ``views`` views, of ``needed`` bytes in all, for ``epochs`` epochs.
+    """Return whether to make a cache of ``needed`` bytes with ``views`` views for ``epochs`` epochs.
 
-    ``pays``: number of epochs after which the cache pays, None for never. ``asked``: whether the user set the ``limit``;
-    then a cache that fits is made even if it does not pay.
+    ``pays``: number of epochs after which the cache pays, None for never. ``asked``: whether the user set the
+    ``limit``. In this case a cache that fits is made even if it does not pay.
     """
     shown = f"{size_text(needed)} for {counted(views, 'view')}"
     allowed = f"{size_text(limit)}" if asked else f"{defaults.CACHE_SHARE:.0%} of the free disk = {size_text(limit)}"

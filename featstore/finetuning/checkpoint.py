@@ -31,7 +31,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Origin:
-    """What a checkpoint belongs to. A run with another origin cannot go on from the checkpoint.
+    """The origin of a checkpoint. A run with another origin cannot continue from the checkpoint.
 
     ``plan``: the settings as JSON; ``classes``, ``data``: digests.
     """
@@ -49,7 +49,7 @@ class Origin:
 class Saved:
     """The description of a checkpoint: its origin, the digest of the frozen part of the network, and the history.
 
-    ``machine``: what the last bits of the weights depend on besides (version of torch, number of threads, device).
+    ``machine``: version of torch, number of threads and device, because the last bits of the weights depend on them.
     """
 
     origin: Origin
@@ -59,7 +59,7 @@ class Saved:
 
 
 def digest(arrays: Arrays) -> str:
-    """Return the XXH3-128, in hexadecimal, of names, types, shapes and values of ``arrays``, in the order of names."""
+    """Return the XXH3-128, in hexadecimal, of the names, types, shapes and values of ``arrays``, sorted by name."""
     total = xxhash.xxh3_128()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
@@ -109,7 +109,9 @@ class Checkpoint:
         self._file, self._seal = file, seal
 
     def require(self, origin: Origin, network: str) -> None:
-        """Raise UsageError, naming what differs, if the checkpoint belongs to other settings, classes, data or weights."""
+        """Raise UsageError that names the difference if the checkpoint belongs to other settings, classes, data or
+        weights.
+        """
         mine = self.saved.origin
         changed = [
             f"{name} {_short(mine.plan.get(name))} instead of {_short(value)}"
@@ -128,7 +130,7 @@ class Checkpoint:
             )
 
     def notice_of_machine(self, machine: Mapping[str, str]) -> str:
-        """Return a notice for the user if the checkpoint is of another ``machine`` (see Saved), "" otherwise."""
+        """Return a notice for the user if the checkpoint was made with another ``machine`` (see Saved), "" otherwise."""
         mine = self.saved.machine
         changed = [
             f"{name} {_short(mine[name])} instead of {machine[name]}" for name in machine if mine[name] != machine[name]
@@ -141,9 +143,9 @@ class Checkpoint:
         )
 
     def read(self, expected: Mapping[str, tuple[str, tuple[int, ...]]], optional: frozenset[str]) -> dict[str, Any]:
-        """Return the tensors by name as arrays. Raises DamagedError if they are not as ``expected``.
+        """Return the tensors by name as arrays. Raises DamagedError if they differ from ``expected``.
 
-        ``expected``: dtype (numpy's name) and shape of each tensor. Names and shapes are compared before any tensor is
+        ``expected``: dtype (NumPy's name) and shape of each tensor. Names and shapes are compared before any tensor is
         read. Tensors in ``optional`` may be missing.
         """
         names = set(self._file.keys())
@@ -183,7 +185,7 @@ def opened(path: Path) -> Iterator[Checkpoint]:
     """
     from safetensors import SafetensorError, safe_open
 
-    # safe_open would wait for a writer of a pipe.
+    # If the path were a pipe, safe_open would wait forever for a writer.
     atomic.open_regular(path, follow=False).close()
     try:
         with safe_open(path, "numpy") as file:

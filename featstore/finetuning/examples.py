@@ -1,4 +1,4 @@
-"""What a training run takes: inputs with class numbers, and the layers that are trained in each epoch."""
+"""The inputs of a training run: examples with class numbers, and the layers that are trained in each epoch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Examples(Protocol):
-    """Inputs of the network, and the class number of each. The training does not know where they come from."""
+    """Inputs of the network, and the class number of each input. The inputs may come from any place."""
 
     codes: NDArray[np.intp]
     """Class numbers (n,)."""
@@ -23,7 +23,7 @@ class Examples(Protocol):
         ...
 
     def batches(self, rows: NDArray[np.intp], epoch: int, size: int) -> Iterator[tuple[Tensor, NDArray[np.intp]]]:
-        """Yield (inputs (m, ...) float32, their rows (m,)) of ``rows``, in order, about ``size`` rows at a time.
+        """Yield (inputs (m, ...) float32, row numbers (m,)) for ``rows``, in order, in batches of about ``size`` rows.
 
         ``rows`` may name a row several times. ``epoch``, counted from 1, chooses the augmented view.
         """
@@ -31,10 +31,10 @@ class Examples(Protocol):
 
 
 class Phases(Protocol):
-    """Which layers are trained in which epoch, counted from 1."""
+    """The layers that are trained in each epoch; epochs are counted from 1."""
 
     def frozen(self, epoch: int) -> str:
-        """Return in words which layers are frozen."""
+        """Return a text that says which layers are frozen."""
         ...
 
     def start(self, epoch: int) -> list[dict[str, Any]]:
@@ -47,7 +47,7 @@ class Phases(Protocol):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Rows to train on and held-out rows that measure each epoch, with the names of the classes in the order of codes.
+    """Rows to train on, held-out rows for measuring each epoch, and the class names in the order of the class numbers.
 
     ``digest``: names the data (store, split, views); a checkpoint with another digest is refused.
     """
@@ -61,9 +61,10 @@ class TrainingData:
 def regrouped(
     batches: Iterator[tuple[Tensor, NDArray[np.intp]]], rows: NDArray[np.intp], sizes: Sequence[int]
 ) -> Generator[tuple[Tensor, NDArray[np.intp]]]:
-    """Yield ``batches`` with the numbers of rows of ``sizes``; only batches of other sizes are copied.
+    """Divide the rows of ``batches`` into batches with the numbers of rows in ``sizes``. A batch that has the right
+    size already is not copied.
 
-    Raises RuntimeError if they do not have exactly ``rows``, in order.
+    Raises RuntimeError if the batches do not have exactly ``rows``, in order.
     """
     wrong = RuntimeError("the examples did not yield the rows that were asked for, in their order")
     start = 0

@@ -1,4 +1,4 @@
-"""The figures of each epoch: measured on held-out rows, and written as a table in CSV."""
+"""The figures of each epoch: measured on held-out rows, and written to a CSV table."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ METRICS: Final = "metrics.csv"
 class EpochRecord:
     """The figures of one epoch; epoch 0 is the start, before any training.
 
-    ``frozen``: which layers are frozen, in words. ``learning_rate``: the highest of the epoch. ``loss`` and
-    ``accuracy``: of the training rows, measured while they are trained (with augmentation, dropout, label smoothing and
+    ``frozen``: which layers are frozen, in words. ``learning_rate``: the highest learning rate in the epoch. ``loss``
+    and ``accuracy``: of the training rows, measured during training (with augmentation, dropout, label smoothing and
     class weights); None in epoch 0. ``held_out_loss``: mean log loss of the held-out rows; ``held_out_macro_f1``:
     scikit-learn's macro F1. ``seconds``: of training and evaluation.
     """
@@ -46,7 +46,10 @@ class EpochRecord:
 
     @classmethod
     def from_dict(cls, value: Any) -> EpochRecord:
-        """Return the record of ``value``, JSON that ``to_dict`` made. Raises ValueError for anything else."""
+        """Return the record of an epoch from ``value``, JSON that ``to_dict`` made.
+
+        Raises ValueError for anything else.
+        """
         optional = {"learning_rate", "loss", "accuracy"}
         if not isinstance(value, dict) or set(value) != {field.name for field in fields(cls)}:
             raise ValueError("not the record of an epoch")
@@ -63,7 +66,7 @@ class EpochRecord:
 
 
 class Tally:
-    """Adds up loss, accuracy and macro F1 of rows, batch by batch; memory grows with the number of classes only."""
+    """Accumulates loss, accuracy and macro F1 batch by batch. The memory depends only on the number of classes."""
 
     def __init__(self, classes: int) -> None:
         self._loss, self._rows = 0.0, 0
@@ -85,7 +88,7 @@ class Tally:
 
     @property
     def accuracy(self) -> float:
-        """Share of the rows whose class is predicted."""
+        """Share of the rows whose class is predicted correctly."""
         return int(self._hits.sum()) / self._rows
 
     @property
@@ -110,7 +113,7 @@ def write_metrics(folder: Path, history: Sequence[EpochRecord]) -> None:
 
 
 def scalars(record: EpochRecord) -> Mapping[str, float]:
-    """Return the figures of an epoch by their names in TensorBoard, those that exist."""
+    """Return the existing figures of an epoch by their names in TensorBoard."""
     named = {
         "loss/train": record.loss,
         "loss/held_out": record.held_out_loss,

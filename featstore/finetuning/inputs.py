@@ -42,7 +42,8 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How views are made: a ``policy`` of featstore.decode.augment, the ``seed``, and the number of ``views``.
+    """How augmented views are made: a ``policy`` of featstore.decode.augment, the ``seed``, and the number of
+    ``views``.
 
     With 0 views every epoch uses the plain picture.
     """
@@ -52,16 +53,16 @@ class Augmentation:
     views: int = 0
 
     def view(self, epoch: int) -> int:
-        """Return the number of the view that ``epoch`` (counted from 1) trains on; PLAIN without augmentation."""
+        """Return the number of the view on which ``epoch`` (counted from 1) trains; PLAIN if there is no augmentation."""
         return 1 + (epoch - 1) % self.views if self.views else PLAIN
 
 
 class CachedExamples:
     """Activations of the frozen layers in memory-mapped stores, one store per view.
 
-    ``stores``: by number of the view; each has a vector of the flattened activations, float16 or float32, for each of
-    ``keys``. ``shape``: of one activation; ``codes`` (n,): class numbers. Each batch is read when it is due, so memory
-    does not grow with the stores. Raises UsageError for a key without a vector.
+    ``stores``: the stores by number of the view. For each of ``keys``, a store has a vector of the flattened
+    activations, float16 or float32. ``shape``: of one activation; ``codes`` (n,): class numbers. Batches are read one
+    at a time, so memory does not grow with the stores. Raises UsageError for a key without a vector.
     """
 
     def __init__(
@@ -80,7 +81,9 @@ class CachedExamples:
         return len(self.codes)
 
     def batches(self, rows: Rows, epoch: int, size: int) -> Iterator[tuple[Tensor, Rows]]:
-        """Yield (activations (m, *shape) float32, rows (m,)) of ``rows``, in order, in batches of ``size``."""
+        """Yield (activations (m, *shape) float32, row numbers (m,)) for ``rows``, in order, in batches of ``size``
+        rows.
+        """
         view = self.augmentation.view(epoch)
         store, places = self._stores[view], self._places[view]
         dtype = store.identity.numpy_dtype
@@ -96,10 +99,10 @@ class CachedExamples:
 class LiveExamples:
     """Activations of the frozen layers, computed from the pictures of a store while the training runs.
 
-    ``trunk``: (n, 3, crop, crop) normalised float32 -> (n, *shape), run under no_grad on ``device``. Threads read, decode
-    and augment the pictures of the next batches meanwhile. ``keys``: of the pictures; ``codes`` (n,): class numbers;
-    ``root``: where the pictures are now, if they moved. Raises FeatstoreError, naming the picture, if a picture cannot
-    be read any more or has other bytes than at its extraction.
+    ``trunk``: (n, 3, crop, crop) normalised float32 -> (n, *shape), run under no_grad on ``device``. Meanwhile threads
+    read, decode and augment the pictures of the next batches. ``keys``: of the pictures; ``codes`` (n,): class numbers;
+    ``root``: the present folder of the pictures, if they were moved. Raises FeatstoreError that names the picture if a
+    picture cannot be read any more or its bytes have changed since its extraction.
     """
 
     def __init__(
@@ -131,7 +134,7 @@ class LiveExamples:
             yield self.activations(pixels), part
 
     def pixels(self, rows: Rows, view: int, size: int) -> Iterator[tuple[NDArray[np.uint8], Rows]]:
-        """Yield (pixels (m, crop, crop, 3) uint8, rows (m,)) of ``view``, decoded ahead of their use."""
+        """Yield (pixels (m, crop, crop, 3) uint8, row numbers (m,)) of ``view``, decoded in advance by threads."""
         with ThreadPoolExecutor(self._threads, "featstore-live") as pool:
 
             def start(part: Rows) -> tuple[list[Future[NDArray[np.uint8]]], Rows]:
@@ -149,7 +152,8 @@ class LiveExamples:
         """Return the trunk's activations (m, *shape) float32 of ``pixels`` (m, crop, crop, 3)."""
         with torch.no_grad():
             inputs = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2).contiguous()
-            # The operations and their order are those of the engine that extracts: bit-identical inputs.
+            # The operations and their order are the same as in the engine for extraction, so the inputs are
+            # bit-identical.
             found: Tensor = self.trunk(inputs.to(torch.float32).div_(255).sub_(self._mean).div_(self._std))
         return found
 
@@ -171,7 +175,9 @@ class _Reader:
 
     @lru_cache(maxsize=64)  # noqa: B019 - a reader lives as long as the run
     def _made(self, view: int) -> tuple[Decoder, Fitting]:
-        """Return the decoder of whole pictures and the function for regions that make ``view``."""
+        """Return two functions that make the pixels of ``view``: the decoder for whole pictures, and the function for
+        regions.
+        """
         its, name = self._augmentation, self._store.identity.decoder
         augment = None if view == PLAIN else Augment(its.policy, view, its.seed)
         return open_decoder(name, augment), open_fitting(name, augment)
@@ -206,7 +212,7 @@ class _Reader:
 
 
 def _parts(rows: Rows, size: int) -> Iterator[Rows]:
-    """Yield ``rows`` in the batches of an epoch, see batch_sizes."""
+    """Divide ``rows`` into the batches of an epoch, see batch_sizes."""
     start = 0
     for count in batch_sizes(len(rows), size):
         yield rows[start : start + count]
@@ -216,7 +222,7 @@ def _parts(rows: Rows, size: int) -> Iterator[Rows]:
 def _ahead(
     start: Callable[[Rows], _Item], parts: Iterable[Rows], finish: Callable[[_Item], _Result]
 ) -> Iterator[_Result]:
-    """Yield ``finish(start(part))`` for each part, in order, with at most BATCHES_AHEAD parts started ahead."""
+    """Yield ``finish(start(part))`` for each part, in order. At most BATCHES_AHEAD parts are started in advance."""
     waiting: deque[_Item] = deque()
     for part in parts:
         waiting.append(start(part))

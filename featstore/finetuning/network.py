@@ -1,4 +1,4 @@
-"""A network in training: the tail of a divided backbone with a head, of which a part may be frozen."""
+"""A network in training: the tail of a divided backbone, followed by a head. Some of its layers may be frozen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from featstore.heads.models import LinearModel
 from featstore.heads.network import NetworkModel
 
 _SMALLEST_MAP: Final = 17
-"""Smallest side of the map that the auxiliary classifier of Inception v3 takes; pictures of 299 pixels give 17."""
+"""Smallest side of an input map for the auxiliary classifier of Inception v3; pictures of 299 pixels give a side of 17.
+"""
 
 
 class Standardise(nn.Module):
@@ -71,7 +72,7 @@ class TunedNetwork(nn.Module):
         return self
 
     def freeze(self, modules: tuple[nn.Module, ...]) -> None:
-        """Keep ``modules`` in eval mode from now on, instead of those of earlier calls."""
+        """Keep ``modules`` in eval mode from now on, instead of the modules of earlier calls."""
         self._frozen = modules
         self.train(self.training)
 
@@ -83,10 +84,10 @@ class TunedNetwork(nn.Module):
 def set_trainable(network: TunedNetwork, partition: Partition, frozen: frozenset[str]) -> None:
     """Freeze the parameters and buffers of the tail whose names are in ``frozen``; train all others and the head.
 
-    Names as in the backbone's module; names that are not in the tail have no effect. Frozen parameters get no gradient.
-    Modules whose parameters and buffers are all frozen stay in eval mode, so that BatchNorm statistics do not move, and
-    so do modules without parameters (dropout, stochastic depth) that belong to the frozen part. The function can be
-    called again with another set, also between epochs.
+    The names are those in the backbone's module; names that are not in the tail have no effect. Frozen parameters get
+    no gradient. Modules whose parameters and buffers are all frozen stay in eval mode, so that BatchNorm statistics do
+    not change. Modules without parameters (dropout, stochastic depth) in the frozen part stay in eval mode too. The
+    function can be called again with another set of names.
     """
     for name, parameter in network.tail.named_parameters():
         parameter.requires_grad_(name not in frozen)
@@ -103,7 +104,8 @@ def _frozen_modules(tail: nn.Module, frozen: frozenset[str]) -> Iterator[nn.Modu
     held = [_is_frozen(tail, name, frozen) for name, _ in leaves]
     last = max((number for number, is_held in enumerate(held) if is_held), default=-1)
     for number, (name, block) in enumerate(leaves):
-        # A module without parameters is frozen if a frozen module follows, or if it is part of a frozen block.
+        # A module without parameters is frozen if the next module is frozen, or if the module is part of a frozen
+        # block.
         inside = number < last or (block != "" and _is_frozen(tail, block, frozen))
         if held[number] or (inside and not _states(tail, name)):
             yield tail.get_submodule(name)
@@ -115,7 +117,8 @@ def _is_frozen(tail: nn.Module, name: str, frozen: frozenset[str]) -> bool:
 
 
 def _leaves(tail: nn.Module) -> Iterator[tuple[str, str]]:
-    """Yield each innermost module of ``tail`` in the order of computation with the name of the block around it.
+    """Yield each innermost module of ``tail``, in the order of computation, with the name of the block that contains
+    it.
 
     The name is "" for a module that is directly in the network or in a list of modules.
     """
@@ -159,7 +162,7 @@ def head_from_model(model: LinearModel | NetworkModel, dropout: float = 0.0) -> 
 
 
 def model_from_head(head: nn.Module, scale: float = 1.0) -> LinearModel | NetworkModel:
-    """Return the numpy model of a ``head`` that ``head_from_model`` made: the inverse, also after training.
+    """Convert a ``head`` that ``head_from_model`` made back to a NumPy model; the head may have been trained since.
 
     The decision values are the head's logits. ``scale`` multiplies them before the sigmoid or softmax.
     """
@@ -191,7 +194,7 @@ def auxiliary_classifier(partition: Partition, outputs: int, seed: int) -> nn.Mo
 
     None if the backbone is another network, if the classifier's input is in the trunk, or if the pictures are too small
     (the authors' classifier needs maps of at least 17 x 17, from pictures of 299 pixels). torch's random state is
-    restored. The classifier serves training only; it is never saved.
+    restored. The classifier is used only in training; it is never saved.
     """
     from torchvision.models.inception import InceptionAux
 
@@ -202,7 +205,7 @@ def auxiliary_classifier(partition: Partition, outputs: int, seed: int) -> nn.Mo
         made: nn.Module = InceptionAux(partition.auxiliary_shape[0], outputs)
         for module in made.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
-                # torchvision's Inception3 takes 0.1 where a layer names no standard deviation.
+                # torchvision's Inception3 uses 0.1 for layers that do not set a standard deviation.
                 nn.init.trunc_normal_(module.weight, 0.0, float(getattr(module, "stddev", 0.1)), -2.0, 2.0)
     return made
 
@@ -214,8 +217,9 @@ def parameter_groups(
 
     The head learns with ``rate``, the last block of the tail with ``rate * layer_decay``, the block before with
     ``rate * layer_decay ** 2`` (layer-wise decay as in BEiT, arXiv 2106.08254). Biases and the parameters of
-    normalisation layers have no weight decay. Frozen parameters are included, so that one optimiser serves while layers
-    are unfrozen: optimisers leave parameters without gradient unchanged. Each group also has ``names``.
+    normalisation layers have no weight decay. Frozen parameters are included, so that the same optimiser can be used
+    after layers are unfrozen: optimisers do not change parameters without a gradient. The entry ``names`` of each group
+    has the names of its parameters.
     """
     depths = [
         [(f"tail.{name}", network.tail.get_parameter(name)) for name in group] for group in reversed(partition.groups)

@@ -1,4 +1,4 @@
-"""AdamW, Adam and SGD of torch, with a state that is stored by the names of the parameters."""
+"""The optimisers AdamW, Adam and SGD of torch, whose state is stored by the names of the parameters."""
 
 from __future__ import annotations
 
@@ -15,26 +15,30 @@ from featstore.finetuning.plan import Plan
 
 _BETAS: Final = (0.9, 0.999)
 _EPSILON: Final = 1e-8
-"""Constants of Adam and AdamW, the defaults of torch.optim. The optimiser classes of torch would load PyTorch's
-compiler, which takes 2 s; the functions do not."""
+"""Constants of Adam and AdamW, the defaults of torch.optim.
+
+Only the functions of torch.optim are used: its classes would load PyTorch's compiler, which takes 2 s.
+"""
 STEPS: Final = "steps"
 SLOTS: Final[Mapping[str, tuple[str, ...]]] = {
     "adamw": ("means", "squares", STEPS),
     "adam": ("means", "squares", STEPS),
     "sgd": ("momentum",),
 }
-"""Optimiser -> names of the tensors that it keeps for each parameter. All have the parameter's shape, except STEPS, the
-number of steps so far, a float32 scalar on the CPU."""
+"""Map from optimiser to the names of the tensors that it keeps for each parameter.
+
+All these tensors have the parameter's shape, except STEPS, the number of steps so far, a float32 scalar on the CPU.
+"""
 
 
 class Optimiser:
-    """Updates parameters from their gradients: bit for bit as the class of torch of the same name does.
+    """Updates parameters from their gradients; the result is bit-identical to that of torch's class of the same name.
 
-    No faster variant ("fused") is used. It rounds differently, and Adam would enlarge the difference where the true
-    gradient is 0, as for the bias of a convolution before BatchNorm.
+    The faster variant ("fused") is not used, because it rounds differently. Adam would enlarge the difference where the
+    true gradient is 0, as for the bias of a convolution before BatchNorm.
 
-    ``state``: the optimiser's tensors by (name of the parameter, slot), see SLOTS. A parameter gets a state at its first
-    step, so layers may be unfrozen while the optimiser is in use.
+    ``state``: the optimiser's tensors by (name of the parameter, slot), see SLOTS. A parameter gets a state at its
+    first step, so layers may be unfrozen while the optimiser is in use.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -42,7 +46,7 @@ class Optimiser:
         self.state: dict[tuple[str, str], Tensor] = {}
 
     def step(self, groups: Sequence[Mapping[str, Any]], factor: float) -> None:
-        """Take a step and delete the gradients. A parameter without gradient is not changed.
+        """Take one optimiser step and delete the gradients. A parameter without a gradient is not changed.
 
         ``groups``: parameters ("params") with their names ("names"), learning rate ("lr") and weight decay
         ("weight_decay"); ``factor`` multiplies every learning rate.
@@ -99,7 +103,7 @@ class Optimiser:
             nesterov=False,
             maximize=False,
         )
-        # At the first step of a parameter, sgd() puts a new tensor into the list.
+        # At the first step of a parameter, torch's function sgd() puts a new tensor into the list.
         self.state |= {
             (name, "momentum"): each for (name, _), each in zip(found, moments, strict=True) if each is not None
         }

@@ -14,7 +14,7 @@ from featstore.backbones.tracing import Trace
 from featstore.errors import UsageError
 
 AUXILIARY_INPUTS: Final = {"inception_v3": "Mixed_6e"}
-"""Backbone -> layer whose output an auxiliary classifier takes during training."""
+"""Map from a backbone to the layer whose output an auxiliary classifier takes as input during training."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +43,8 @@ def split_at(backbone: Backbone, layer: str) -> Partition:
     """Return ``backbone`` divided after ``layer``.
 
     ``layer``: a name that ``list_layers`` gives or Keras' name for such a layer; "" for no trunk; the classifier's name
-    or ``backbone.layer`` ("input of fc") for no tail but the identity. Raises UsageError if the layer is unknown, if
-    another path leads around it (as around the layers inside a residual block), or if torch.fx cannot trace the network.
+    or ``backbone.layer`` ("input of fc") for no tail but the identity. Raises UsageError if the layer is unknown, if a
+    connection bypasses it (as it bypasses the layers inside a residual block), or if torch.fx cannot trace the network.
     """
     if _is_last(backbone, layer):
         return Partition(layer, (backbone.dimension,), backbone.module, nn.Identity())
@@ -63,9 +63,9 @@ def split_at(backbone: Backbone, layer: str) -> Partition:
 
 
 def frozen_names(backbone: Backbone, layer: str) -> frozenset[str]:
-    """Return the names of all parameters and buffers that are computed up to and including ``layer``.
+    """Return the names of all parameters and buffers that are used up to and including ``layer``.
 
-    ``layer``: as for ``split_at``; a layer around which another path leads is accepted too. The order is that of
+    ``layer``: as for ``split_at``; a layer that a connection bypasses is accepted too. The names are in the order of
     computation. Raises UsageError for unknown layers and networks that torch.fx cannot trace.
     """
     if not layer:
@@ -78,9 +78,9 @@ def frozen_names(backbone: Backbone, layer: str) -> frozenset[str]:
 
 
 def frozen_before(backbone: Backbone, layer: str) -> frozenset[str]:
-    """Return the names of all parameters and buffers that are computed before ``layer`` starts.
+    """Return the names of all parameters and buffers that are used before ``layer`` starts.
 
-    These stay frozen if ``layer`` is the lowest layer to be trained. Errors as for ``frozen_names``.
+    These parameters stay frozen if ``layer`` is the lowest layer to be trained. Raises the errors of ``frozen_names``.
     """
     if _is_last(backbone, layer):
         return frozenset(_states(backbone.module))
@@ -90,9 +90,9 @@ def frozen_before(backbone: Backbone, layer: str) -> frozenset[str]:
 
 
 def cut_at_or_before(backbone: Backbone, layer: str) -> str:
-    """Return the last layer, up to and including ``layer``, after which the backbone can be divided; "" if none can.
+    """Return the last layer, at ``layer`` or before it, after which the backbone can be divided; "" if there is none.
 
-    Errors as for ``frozen_names``.
+    Raises the errors of ``frozen_names``.
     """
     if not layer or _is_last(backbone, layer):
         return layer
@@ -102,9 +102,10 @@ def cut_at_or_before(backbone: Backbone, layer: str) -> str:
 
 
 def cut_before(backbone: Backbone, layer: str) -> str:
-    """Return the last layer before ``layer`` starts after which the backbone can be divided; "" if none can.
+    """Return the last layer that ends before ``layer`` starts and after which the backbone can be divided; "" if there
+    is none.
 
-    Errors as for ``frozen_names``.
+    Raises the errors of ``frozen_names``.
     """
     if _is_last(backbone, layer):
         return layer
@@ -144,7 +145,7 @@ class _Chart:
         self.backbone, self.network = backbone, backbone.module
         try:
             self.trace = Trace(backbone.module)
-        except Exception:  # The type of the error depends on the network.
+        except Exception:  # The type of the error that torch.fx raises depends on the network.
             raise UsageError(
                 f"layer: torch.fx cannot trace {backbone.name}, so no part of the network can be frozen; leave the layer "
                 "out to train the whole network, or take another backbone"
@@ -153,7 +154,7 @@ class _Chart:
         self.layers = {name: found[name] for name in self.trace.outputs if name in found}
 
     def find(self, layer: str) -> str:
-        """Return the name in the network of ``layer``. Raises UsageError for an unknown layer."""
+        """Return the network's own name for ``layer``. Raises UsageError for an unknown layer."""
         names = [name for name, _ in self.network.named_modules() if name]
         alias = torchvision_name(self.backbone.name, layer)
         for name in (layer, alias, f"module.{alias}"):
@@ -164,11 +165,11 @@ class _Chart:
         raise UsageError(unknown_layer(self.backbone.name, layer, [*self.layers, *table(self.backbone.name)]))
 
     def place(self, name: str) -> int:
-        """Return the place of the output of the layer ``name``."""
+        """Return the position of the output of the layer ``name`` in the order of computation."""
         return self.trace.places[self.trace.outputs[name]]
 
     def start(self, name: str) -> int:
-        """Return the place of the first computation inside the layer ``name`` that uses parameters or buffers."""
+        """Return the position of the first computation inside the layer ``name`` that uses parameters or buffers."""
         inside = [
             first for state, (first, _) in self.trace.states.items() if state == name or state.startswith(name + ".")
         ]
@@ -179,7 +180,9 @@ class _Chart:
         return self.trace.outputs[name] in self.trace.clean
 
     def last_cut(self, before: int) -> str:
-        """Return the outermost layer whose output has the last clean place smaller than ``before``; "" if none has."""
+        """Return the outermost layer whose output is the last point before ``before`` where the network can be divided;
+        "" if there is none.
+        """
         fitting = [name for name in self.layers if self.place(name) < before and self.is_clean(name)]
         return fitting[-1] if fitting else ""
 
@@ -196,7 +199,7 @@ class _Chart:
         )
 
     def partition(self, name: str, layer: Layer | None) -> Partition:
-        """Return the network divided after the layer ``name``; without ``layer``, before the first computation."""
+        """Return the network divided after the layer ``name``; if ``name`` is empty, before the first computation."""
         trace, side = self.trace, self.backbone.preprocessing.crop
         start, at = (trace.outputs[name], self.place(name)) if layer else (None, -1)
         turned = layer is not None and layer.channels_last
@@ -213,24 +216,26 @@ class _Chart:
         )
 
     def _auxiliary(self, at: int) -> tuple[tuple[int, ...], fx.Node] | None:
-        """Return shape and node of the input of the auxiliary classifier, if it is computed after the place ``at``."""
+        """Return shape and node of the auxiliary classifier's input, if it is computed after the position ``at``."""
         name = AUXILIARY_INPUTS.get(self.backbone.name, "")
         if name not in self.layers or self.place(name) <= at:
             return None
         return self.layers[name].shape, self.trace.outputs[name]
 
     def _blocks(self, at: int) -> tuple[str, ...]:
-        """Return the clean layers that are blocks, or lists of blocks, with parameters used after the place ``at``."""
+        """Return the layers that can be frozen: blocks, or lists of blocks, with parameters used after the position
+        ``at``.
+        """
         later = [name for name, (first, _) in self.trace.states.items() if first > at]
         units = [unit for unit in _units(self.network) if any(name.startswith(unit + ".") for name in later)]
         inside = {name: any(unit == name or unit.startswith(name + ".") for unit in units) for name in self.layers}
         return tuple(name for name in self.layers if inside[name] and self.place(name) > at and self.is_clean(name))
 
     def _groups(self, at: int) -> tuple[tuple[str, ...], ...]:
-        """Return the names of the parameters used after the place ``at``, one group for each block of the network.
+        """Return the names of the parameters used after the position ``at``, one group for each block of the network.
 
-        A parameter outside all blocks (such as a position embedding), and a normalisation layer that is a block of its
-        own, join the block before them.
+        A parameter outside all blocks (such as a position embedding) joins the block before it. So does a normalisation
+        layer that is a block of its own.
         """
         parameters = dict(self.network.named_parameters())
         units = _units(self.network)

@@ -1,4 +1,4 @@
-"""Which layers of a backbone are trained in which epoch: frozen up to a layer, and unfrozen gradually."""
+"""The layers of a backbone that are trained in each epoch: all layers above a frozen one, or layers unfrozen gradually."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from featstore.text import printable
 
 
 class LayerPhases:
-    """The phases of a plan: ``freeze_to`` at the start, then gradual unfreezing (Howard and Ruder 2018, ULMFiT).
+    """The phases of a training plan: layers up to ``freeze_to`` are frozen at the start, then layers are gradually
+    unfrozen (Howard and Ruder 2018, ULMFiT).
 
     With ``plan.unfreeze`` but without ``plan.freeze_to`` the head is trained alone at the start. Raises UsageError for
-    an unknown layer, one in the frozen trunk of ``partition``, and one that is trained already when it is unfrozen.
+    an unknown layer, a layer in the frozen trunk of ``partition``, or a layer that is already trained when it is to be
+    unfrozen.
     """
 
     def __init__(self, backbone: Backbone, network: TunedNetwork, partition: Partition, plan: Plan) -> None:
@@ -46,7 +48,7 @@ class LayerPhases:
             self._phases.append((epoch, printable(text), frozen))
 
     def frozen(self, epoch: int) -> str:
-        """Return in words which layers are frozen in ``epoch``, such as "up to layer3" or "all but the head"."""
+        """Return a text that says which layers are frozen in ``epoch``, such as "up to layer3" or "all but the head"."""
         return self._phase(epoch)[0]
 
     def start(self, epoch: int) -> list[dict[str, Any]]:

@@ -19,8 +19,9 @@ BALANCES: Final = ("none", "weights", "sampler")
 MOST_EPOCHS: Final = 1000
 WARM_UP: Final = 0.1
 """Share of the optimiser steps in which the learning rate rises linearly, as in the fine-tuning code of BERT (Devlin et
-al. 2019). The first steps of Adam have full length although its averages rest on few gradients (Liu et al. 2020,
-arXiv 1908.03265)."""
+al. 2019). Without the rise, the first steps of Adam would be large although Adam's averages are computed from few
+gradients (Liu et al. 2020, arXiv 1908.03265).
+"""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def _require_whole(name: str, value: Any, least: int, most: int) -> None:
 
 
 def rate_factor(step: int, steps: int) -> float:
-    """Return the factor of the learning rate at ``step`` (counted from 0) of ``steps`` optimiser steps of the run.
+    """Return the factor of the learning rate at ``step`` (counted from 0), one of the ``steps`` optimiser steps of the
+    run.
 
     The factor rises linearly to 1 during the first WARM_UP of the steps and then falls to 0 by a half cosine
     (Loshchilov and Hutter 2017, arXiv 1608.03983, without restarts).
@@ -107,8 +109,8 @@ def rate_factor(step: int, steps: int) -> float:
 def batch_sizes(rows: int, size: int) -> list[int]:
     """Return the number of rows of each batch of an epoch of ``rows`` rows.
 
-    All batches have ``size`` rows, only the last may have fewer. A last batch of one row is added to the batch before,
-    because BatchNorm has no variance in a batch of one row.
+    All batches have ``size`` rows, except that the last may have fewer. A last batch of one row is added to the batch
+    before, because BatchNorm has no variance in a batch of one row.
     """
     sizes = [size] * (rows // size) + ([rows % size] if rows % size else [])
     if len(sizes) > 1 and sizes[-1] == 1:
@@ -132,14 +134,16 @@ def order_of(codes: NDArray[np.intp], plan: Plan, epoch: int) -> NDArray[np.intp
 
 
 def torch_seed(plan: Plan, epoch: int) -> int:
-    """Return the seed of torch's generator (dropout, stochastic depth) for ``epoch``; it depends on seed and epoch."""
+    """Return the seed of torch's generator (dropout, stochastic depth) for ``epoch``; it depends on the plan's seed and
+    ``epoch``.
+    """
     return int(np.random.SeedSequence([plan.seed, epoch, 1]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def loss_weights(codes: NDArray[np.intp], classes: int, balance: str) -> NDArray[np.float32]:
-    """Return the factor (n,) of each row's loss; the mean over all rows is 1. ``codes`` (n,): class numbers.
+    """Return the factor (n,) of each row's loss; the mean of all factors is 1. ``codes`` (n,): class numbers.
 
-    Raises DataError if fewer than two classes, or not all of the ``classes``, have a row.
+    Raises DataError if fewer than two classes have a row, or if one of the ``classes`` has no row.
     """
     counts = np.bincount(codes, minlength=classes)
     if classes < 2 or np.count_nonzero(counts) < 2:

@@ -1,4 +1,4 @@
-"""The parts of a training step: losses, checks of batches, random generators, and modes of torch."""
+"""Helpers for a training step: losses, checks of batches, random generators, and torch's modes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def trains_batch_norm(network: nn.Module) -> bool:
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
     """Seed torch's generators of the CPU and of ``device``, and restore their state at the end."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        # torch.manual_seed would also seed the devices that are not restored.
+        # torch.manual_seed would also seed other devices, whose state is not restored at the end.
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
             with torch.cuda.device(device):
@@ -55,6 +55,6 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def plain_mode() -> Iterator[None]:
-    """Compute with gradients and without autocast, whatever the caller's mode is."""
+    """Compute with gradients and without autocast, even if the caller has set other modes."""
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
         yield

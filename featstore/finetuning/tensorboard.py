@@ -1,4 +1,4 @@
-"""Files for TensorBoard with the figures of each epoch."""
+"""Write the figures of each epoch to files for TensorBoard."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ def require_log(folder: Path) -> None:
 
 
 class Log:
-    """Writes one event file into ``folder``; a file of an earlier part of the same run is replaced, others are kept.
+    """Writes one event file into ``folder``. An earlier event file of the same run is replaced; files of other runs are
+    kept.
 
-    ``run``: letters and digits that name the run. ``history``: the epochs so far, which are written at once, so that
-    the file has every epoch exactly once after a run was killed and resumed.
+    ``run``: letters and digits that name the run. ``history``: the epochs so far, which are written at the start. So
+    the file has every epoch exactly once, even after the run was killed and resumed.
     """
 
     def __init__(self, folder: Path, run: str, history: Sequence[EpochRecord]) -> None:
@@ -38,7 +39,7 @@ class Log:
         suffix = f".{run}.{_SUFFIX}"
         for old in folder.glob(f"events.out.tfevents.*{suffix}"):
             old.unlink()
-        # A TensorBoard that is already running drops what it read from the replaced file.
+        # A running TensorBoard then discards the data that it read from the replaced file.
         purge = {"purge_step": 0} if history else {}
         self._writer = _writer_class()(str(folder), filename_suffix=suffix, **purge)
         for record in history:

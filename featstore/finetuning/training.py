@@ -1,7 +1,7 @@
-"""Train a network of which a part may be frozen, with a checkpoint after every epoch.
+"""Train a network, some of whose layers may be frozen, and write a checkpoint after every epoch.
 
-All random numbers depend on the plan's seed and the epoch only, so a run that was killed and goes on from its checkpoint
-gives the same weights bit for bit as an unbroken run, on CPUs with the same number of threads.
+All random numbers depend only on the plan's seed and the epoch. So a run that was killed and continues from its
+checkpoint gives bit-identical weights, on CPUs with the same number of threads.
 """
 
 from __future__ import annotations
@@ -50,18 +50,20 @@ def train(
 ) -> list[EpochRecord]:
     """Train ``network`` in place and return the figures of each epoch; epoch 0 measures the network as given.
 
-    ``network``: inputs -> logits (n, c), c = 1 for two classes (sigmoid); with an auxiliary classifier a tuple in train
-    mode. It is trained on the device of its parameters; on CUDA in channels_last, with bfloat16 if the plan says so.
-    ``folder`` gets the checkpoint and ``metrics.csv``, ``log`` the files for TensorBoard. ``resume``: go on after the
-    last epoch of the checkpoint, if there is one. ``on_step``: called with epoch, step, steps of an epoch, and loss.
+    ``network``: inputs -> logits (n, c), c = 1 for two classes (sigmoid). In train mode, a network with an auxiliary
+    classifier returns the tuple (logits, auxiliary logits). It is trained on the device of its parameters; on CUDA in
+    channels_last, with bfloat16 if the plan says so. ``folder`` gets the checkpoint and ``metrics.csv``, ``log`` the
+    files for TensorBoard. ``resume``: go on after the last epoch of the checkpoint, if there is one. ``on_step``:
+    called with epoch, step, steps of an epoch, and loss.
     ``stop``: asked after every batch; True ends the run, and the network is that of the last finished epoch.
 
     The last epoch is kept, not the best: choosing by the held-out rows would make their figures too good. The network
-    is in eval mode at the end. Raises UsageError: a checkpoint is there and ``resume`` is False, the checkpoint belongs
-    to another run, ``log`` is a file, a batch of one with BatchNorm, bf16 without CUDA; DamagedError: the checkpoint;
-    DataError: one class, a class without training rows, no held-out rows, or a loss that is not finite, in which case
-    the network is that of the last finished epoch, as is the checkpoint; OSError, FeatstoreError: a full disk. Warns
-    (Notice) if the checkpoint was made with another version of torch, number of threads or device.
+    is in eval mode at the end. Raises UsageError if a checkpoint exists and ``resume`` is False, if the checkpoint
+    belongs to another run, if ``log`` is a file, for a batch of one row with BatchNorm, or for bf16 without CUDA.
+    Raises DamagedError if the checkpoint is damaged. Raises DataError for a single class, a class without training
+    rows, or no held-out rows. Raises DataError also if a loss is not finite; network and checkpoint are then those of
+    the last finished epoch. Raises OSError or FeatstoreError if the disk is full. Warns (Notice) if the checkpoint was
+    made with another version of torch, number of threads or device.
     """
     if log is not None:
         require_log(log)
@@ -126,7 +128,7 @@ class _Run:
         require_batches(network, phases, len(data.training), plan)
 
     def epoch(self) -> bool:
-        """Run the next epoch and save it; return False if it was stopped, and then go back to the epoch before."""
+        """Run the next epoch and save it. If the epoch is stopped, restore the previous epoch and return False."""
         epoch, started = len(self.history), time.perf_counter()
         rate, learnt, held_out = None, Tally(len(self.data.classes)), Tally(len(self.data.classes))
         self._start(epoch)
@@ -150,7 +152,7 @@ class _Run:
         )
         if not math.isfinite(record.held_out_loss):
             raise DataError(f"the loss of the held-out rows is not finite after epoch {epoch}; {self._remedy(epoch)}")
-        # What the next epoch will train is saved too, so that an unfinished epoch can be undone.
+        # The layers that the next epoch will train are saved too, so that an unfinished epoch can be undone.
         self._start(epoch + 1)
         arrays = self._arrays()
         for name, array in arrays.items():
@@ -164,12 +166,15 @@ class _Run:
         return True
 
     def back(self) -> None:
-        """Return to the last finished epoch, if there is one; epoch 0 has not changed the network."""
+        """Restore the last finished epoch, if there is one; epoch 0 has not changed the network."""
         if self.history:
             self.restore()
 
     def restore(self) -> None:
-        """Load network, optimiser and history from the checkpoint. Raises UsageError, DamagedError."""
+        """Load network, optimiser and history from the checkpoint.
+
+        Raises UsageError if it belongs to another run, DamagedError if it is damaged.
+        """
         with checkpoint.opened(self.path) as file:
             epochs = len(file.saved.history) - 1
             self._start(epochs + 1)
@@ -201,13 +206,17 @@ class _Run:
             self.history = list(file.saved.history)
 
     def _start(self, epoch: int) -> None:
-        """Freeze and unfreeze layers for ``epoch``; the epochs before the first and after the last are as these."""
+        """Freeze and unfreeze layers for ``epoch``. An ``epoch`` below the first or above the last counts as the first
+        or the last.
+        """
         epoch = min(max(epoch, 1), self.plan.epochs)
         self._groups = self.phases.start(epoch)
         self.network.train()
 
     def _learn(self, epoch: int, tally: Tally) -> float | None:
-        """Train one epoch and return the mean loss; None if it was stopped. Raises DataError if a loss is not finite."""
+        """Train one epoch and return the mean loss; None if the run was stopped. Raises DataError if a loss is not
+        finite.
+        """
         plan, order = self.plan, order_of(self.data.training.codes, self.plan, epoch)
         sizes = batch_sizes(len(order), plan.batch_size)
         steps, total = steps_of(len(order), plan), 0.0
@@ -232,7 +241,7 @@ class _Run:
         return total / len(order)
 
     def _loss(self, inputs: Tensor, rows: NDArray[np.intp], tally: Tally) -> tuple[Tensor, Tensor]:
-        """Return the sums, over ``rows``, of the loss and of the loss including the auxiliary classifier's."""
+        """Return two sums over ``rows``: of the loss, and of the loss including that of the auxiliary classifier."""
         codes = self.data.training.codes[rows]
         weights = torch.from_numpy(self._weights[rows]).to(self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.plan.bf16):
@@ -247,7 +256,7 @@ class _Run:
         return loss, loss + AUXILIARY_WEIGHT * (losses(auxiliary, codes, self.plan.label_smoothing) * weights).sum()
 
     def _measure(self, tally: Tally) -> bool:
-        """Add the held-out rows to ``tally``, in float32; return False if it was stopped."""
+        """Add the held-out rows to ``tally``, in float32; return False if the run was stopped."""
         held_out = self.data.held_out
         rows = np.arange(len(held_out))
         sizes = batch_sizes(len(rows), self.plan.batch_size)
@@ -268,7 +277,7 @@ class _Run:
         if self._device.type == "cuda":
             moved = inputs.to(self._device, non_blocking=True)
             return moved.contiguous(memory_format=torch.channels_last) if moved.ndim == 4 else moved
-        # Always torch's own aligned memory: the last bits of a product may depend on the alignment.
+        # Copy into memory that torch allocates: the last bits of a product may depend on the alignment of the memory.
         return inputs.to(self._device).clone(memory_format=torch.contiguous_format)
 
     def _require_outputs(self, logits: Tensor) -> None:
@@ -299,7 +308,9 @@ class _Run:
         return found
 
     def _frozen_digest(self) -> str:
-        """Return the digest of names and shapes of all tensors of the network, and of the values of the frozen ones."""
+        """Return the digest of the names and shapes of all tensors of the network, and of the values of the frozen
+        tensors.
+        """
         trained = {name for name, _ in self._named()}
         arrays: dict[str, NDArray[Any]] = {}
         for name, each in [*self.network.named_parameters(), *self.network.named_buffers()]:

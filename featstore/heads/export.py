@@ -26,10 +26,10 @@ _IR_VERSION: Final = 8
 def export_onnx(head: TrainedHead, path: Path) -> None:
     """Write ``head`` as an ONNX model, which computes in float32.
 
-    Input: ``features`` (n, d) float32. Outputs: ``label`` (n,) text, and ``probabilities`` (n, k); of a head that
-    predicts label sets ``chosen`` (n, k) bool instead of ``label``, with the labels in the metadata; of a head
-    that predicts numbers only ``number`` (n, 1). Raises UsageError if
-    the package ``onnx`` is missing, OSError if writing fails.
+    Input: ``features`` (n, d) float32. Outputs: ``label`` (n,) text, and ``probabilities`` (n, k). A head that predicts
+    label sets has the output ``chosen`` (n, k) bool instead of ``label``, and its labels are in the metadata. A head
+    that predicts numbers has only the output ``number`` (n, 1). Raises UsageError if the package ``onnx`` is missing,
+    OSError if writing fails.
     """
     atomic.write_bytes(path, to_onnx(head))
 

@@ -6,8 +6,8 @@ models.py), ``numbers`` (the model's scalars), ``classes`` (strings in the order
 ``identity`` of the features, ``about`` (free JSON: parameters, cross-validation, seed, split, label version, report,
 library versions).
 
-If the classifier is of another package, the only array is ``skops``: the classifier as saved by the package skops (see
-skops_bytes.py).
+If the classifier comes from another package, the only array is ``skops``: the classifier as saved by the package skops
+(see skops_bytes.py).
 """
 
 from __future__ import annotations
@@ -66,22 +66,26 @@ class TrainedHead:
         return f"<TrainedHead {self.kind}: {len(self.classes):,} classes, features of {self.dimension:,} values{of}>"
 
     def decision_function(self, X: Features) -> NDArray[Any]:
-        """Return decision values: (n,) for two classes (positive: second class), (n, k) for more. Raises DataError."""
+        """Return decision values: (n,) for two classes (positive: second class), (n, k) for more classes.
+
+        Raises DataError for NaN, infinity, or a wrong width."""
         decisions = models.decide(self.model, self._fitting(X))
         return decisions[:, 0] if decisions.shape[1] == 1 else decisions
 
     def predict_proba(self, X: Features) -> NDArray[np.float64]:
-        """Return probabilities (n, k) in the order of ``classes``. Raises DataError: NaN, infinity, wrong width."""
+        """Return probabilities (n, k) in the order of ``classes``. Raises DataError for NaN, infinity, or a wrong
+        width.
+        """
         return self.model.probabilities(models.decide(self.model, self._fitting(X)))
 
     def predict(self, X: Features) -> NDArray[Any]:
-        """Return the predicted labels (n,). Raises DataError: NaN, infinity, wrong width."""
+        """Return the predicted labels (n,). Raises DataError for NaN, infinity, or a wrong width."""
         return np.array(self.classes)[predict_codes(models.decide(self.model, self._fitting(X)))]
 
     def predict_blocks(self, X: Features) -> Iterator[tuple[NDArray[Any], NDArray[np.float64]]]:
         """Yield (predicted class numbers (m,), probabilities (m, k)) block by block, in constant memory.
 
-        Raises DataError: NaN, infinity, wrong width.
+        Raises DataError for NaN, infinity, or a wrong width.
         """
         for decisions in models.decide_blocks(self.model, self._fitting(X)):
             yield predict_codes(decisions), self.model.probabilities(decisions)
@@ -94,7 +98,8 @@ class TrainedHead:
         """Return the head with its classifier unpacked; a head of featstore's own kinds is returned unchanged.
 
         ``types``: names of the types that the user trusts, in addition to those that skops trusts. Raises UsageError if
-        the classifier needs further types (with a list), or if skops is not installed; DamagedError.
+        skops is not installed, or if the classifier needs further types, which the message lists; DamagedError if the
+        head is damaged.
         """
         if not isinstance(self.model, EstimatorModel):
             return self
@@ -103,7 +108,7 @@ class TrainedHead:
         return replace(self, model=model)
 
     def check_identity(self, fingerprint: str, identity: Mapping[str, Any]) -> None:
-        """Raise IdentityError, listing the differences, if ``identity`` is not that of the training features."""
+        """Raise IdentityError that lists the differences if ``identity`` is not the identity of the training features."""
         if fingerprint == self.fingerprint:
             return
         what = "; ".join(differences(self.identity, identity)) or f"fingerprint {self.fingerprint}, not {fingerprint}"
@@ -133,7 +138,7 @@ class LabelSetsHead(TrainedHead):
 
     @property
     def thresholds(self) -> NDArray[np.float64]:
-        """Probability from which on each label is predicted, (k,)."""
+        """The thresholds (k,): a label is predicted if its probability reaches its threshold."""
         assert isinstance(self.model, LabelSetsModel)
         return self.model.thresholds
 
@@ -148,7 +153,9 @@ class LabelSetsHead(TrainedHead):
         return super().__repr__().replace(" classes, ", " labels, ")
 
     def decision_function(self, X: Features) -> NDArray[Any]:
-        """Return decision values (n, k), positive where the probability is above 0.5. Raises DataError."""
+        """Return decision values (n, k), positive where the probability is above 0.5.
+
+        Raises DataError for NaN, infinity, or a wrong width."""
         return models.decide(self.model, self._fitting(X))
 
     def choose(self, probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -156,7 +163,7 @@ class LabelSetsHead(TrainedHead):
         return np.asarray(probabilities >= self.thresholds)
 
     def predict(self, X: Features) -> NDArray[np.object_]:
-        """Return the predicted label sets (n,), tuples of labels. Raises DataError: NaN, infinity, wrong width."""
+        """Return the predicted label sets (n,), tuples of labels. Raises DataError for NaN, infinity, or a wrong width."""
         chosen = self.choose(self.predict_proba(X))
         sets = (tuple(self.classes[code] for code in np.flatnonzero(row)) for row in chosen)
         return np.fromiter(sets, object, len(chosen))
@@ -177,7 +184,7 @@ class NumbersHead(TrainedHead):
         return super().__repr__().replace("0 classes, ", "")
 
     def predict(self, X: Features) -> NDArray[np.float64]:
-        """Return the predicted numbers (n,). Raises DataError: NaN, infinity, wrong width."""
+        """Return the predicted numbers (n,). Raises DataError for NaN, infinity, or a wrong width."""
         return np.asarray(models.decide(self.model, self._fitting(X))[:, 0], np.float64)
 
     def predict_proba(self, X: Features) -> NDArray[np.float64]:
@@ -185,11 +192,11 @@ class NumbersHead(TrainedHead):
         raise UsageError("this head predicts numbers, which have no probabilities; call predict")
 
     def choose(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the numbers (...) of predictions (..., 1)."""
+        """Return the predicted numbers (...) from an array of predictions (..., 1)."""
         return probabilities[..., 0]
 
     def predict_blocks(self, X: Features) -> Iterator[tuple[NDArray[Any], NDArray[np.float64]]]:
-        """Yield the predicted numbers as (m,) and as (m, 1), block by block, in constant memory."""
+        """Yield the predicted numbers in two shapes, (m,) and (m, 1), block by block, in constant memory."""
         for numbers in models.decide_blocks(self.model, self._fitting(X)):
             yield numbers[:, 0], np.asarray(numbers, np.float64)
 
@@ -217,7 +224,7 @@ def load_head(path: Path, trust: Sequence[str] = (), *, follow: bool = True) -> 
     No code in the file is executed. A classifier of another package is unpacked at the first prediction, and only if
     each of its types is trusted by skops or named in ``trust``; otherwise the prediction raises UsageError with a list
     of the untrusted types. ``follow``: whether ``path`` may be a symbolic link.
-    Raises DamagedError if the file is not a head, damaged, contradictory, or of a newer format.
+    Raises DamagedError if the file is not a head, if it is damaged or contradictory, or if its format is newer.
     """
     file = sealed.SealedFile(path, KIND, follow=follow)
     damages = file.verify()

@@ -71,7 +71,9 @@ class LabelSetsModel:
 
     @classmethod
     def restore(cls, check: Checker, labels: int) -> LabelSetsModel:
-        """Return the model from the arrays of a file, for ``labels`` labels. Raises DamagedError."""
+        """Return the model for ``labels`` labels from the arrays of a file. Raises DamagedError if the arrays do not
+        fit.
+        """
         coef = check.matrix("coef", np.float64, labels, None)
         thresholds = check.vector("thresholds", np.float64, labels, positive=True)
         if not (thresholds < 1).all():
@@ -87,11 +89,11 @@ def sigmoid(decisions: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def best_threshold(decisions: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> float:
-    """Return the probability from which on a label is predicted, such that F1 on the given rows is greatest.
+    """Return the threshold of a label's probability that maximises F1 on the given rows.
 
     ``decisions``: (n,) decision values of rows that the model was not trained on; ``positive``: (n,) whether a row has
-    the label. Candidates are the middles between neighbouring decision values; among equally good ones, the one nearest
-    to 0.5 is chosen. Without a positive row the threshold is 0.5.
+    the label. Candidates lie in the middle between neighbouring decision values; among equally good candidates, the one
+    nearest to 0.5 is chosen. Without a positive row the threshold is 0.5.
     """
     if not positive.any():
         return 0.5

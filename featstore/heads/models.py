@@ -51,7 +51,7 @@ class Model(Protocol):
         ...
 
     def decide_block(self, block: NDArray[Any]) -> NDArray[Any]:
-        """Return decision values (m, c) of a block (m, d) without NaN or infinity; c is 1 for two classes, else k."""
+        """Return decision values (m, c) of a block (m, d) of finite values; c is 1 for two classes, else k."""
         ...
 
     def probabilities(self, decisions: NDArray[Any]) -> NDArray[np.float64]:
@@ -169,7 +169,7 @@ class KernelModel:
         return max(2, len(self.coef))
 
     def decide_block(self, block: NDArray[Any]) -> NDArray[np.float64]:
-        """Return decision values (m, c). In another batch, a row may get other rounding errors, but the same class."""
+        """Return decision values (m, c). The rounding errors of a row depend on the batch, but its class does not."""
         values = Scaler(self.mean, self.spread).apply(block).astype(np.float64, copy=False)
         decisions = self._decide(values, values @ self._landmarks.T)
         require_finite(decisions)

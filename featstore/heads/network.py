@@ -60,7 +60,8 @@ class NetworkModel:
         return max(2, len(self.biases[-1]))
 
     def decide_block(self, block: NDArray[Any]) -> NDArray[np.float64]:
-        """Return decision values (m, c) in float64; a row whose best classes differ by rounding is computed alone.
+        """Return decision values (m, c) in float64. If the two best classes of a row differ only by rounding, the row
+        is computed again alone.
 
         Raises DataError if a value is not finite.
         """
@@ -81,8 +82,8 @@ class NetworkModel:
     def _rounding(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return a bound (m,) of the rounding error of each row's decision values.
 
-        A product of n terms is off by at most n units in the last place of the sum of absolute products (Higham 2002,
-        section 3.1), which Cauchy's inequality bounds by the norms; ReLU does not enlarge an error.
+        The error of an inner product of n terms is at most n units in the last place of the sum of absolute products
+        (Higham 2002, section 3.1). Cauchy's inequality bounds this sum by the norms. ReLU does not enlarge an error.
         """
         size = np.sqrt(row_dots(values, values))
         error = np.zeros_like(size)
@@ -109,7 +110,9 @@ class NetworkModel:
 
     @classmethod
     def restore(cls, check: Checker, columns: int) -> NetworkModel:
-        """Return the model from its checked arrays; ``columns``: outputs of the last layer. Raises DamagedError."""
+        """Return the model from its checked arrays; ``columns``: outputs of the last layer. Raises DamagedError if they
+        do not fit together.
+        """
         layers = check.number("layers")
         if layers not in range(2, MOST_LAYERS + 1):
             raise DamagedError(f"{check.origin}: its number layers is not between 2 and {MOST_LAYERS}")

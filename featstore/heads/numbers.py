@@ -14,7 +14,7 @@ from featstore.heads.rowwise import row_products
 
 @dataclass(frozen=True)
 class NumbersModel:
-    """Linear regression: the number of row ``x`` is ``x @ coef[0] + intercept[0]``.
+    """Linear regression: the predicted number for row ``x`` is ``x @ coef[0] + intercept[0]``.
 
     ``coef``: (1, d) float64, for raw (not standardised) features; ``intercept``: (1,) float64.
     """
@@ -53,5 +53,5 @@ class NumbersModel:
 
     @classmethod
     def restore(cls, check: Checker) -> NumbersModel:
-        """Return the model from the arrays of a file. Raises DamagedError."""
+        """Return the model from the arrays of a file. Raises DamagedError if the arrays do not fit."""
         return cls(check.matrix("coef", np.float64, 1, None), check.vector("intercept", np.float64, 1))

@@ -17,7 +17,7 @@ from featstore.errors import DataError
 from featstore.heads.solvers.blocks import BLOCK_ELEMENTS, block_rows
 
 _SPARE: Final = 8
-"""Number of neighbours to fetch in addition to those wanted: the first search uses float32, whose rounding may change
+"""Number of extra neighbours to fetch: the first search uses float32, whose rounding may change
 the order of neighbours."""
 
 
@@ -45,7 +45,9 @@ def require_finite(decisions: NDArray[np.float64]) -> None:
 
 
 def margins(decisions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the margin (m,) of each row's class: the value's distance from 0, or from the second greatest value."""
+    """Return the margin (m,) of each row's class: the largest decision value minus the second largest, or the distance
+    from 0 if there is only one value.
+    """
     if decisions.shape[1] == 1:
         return np.abs(decisions[:, 0])
     first_two = np.partition(decisions, -2, axis=1)[:, -2:]

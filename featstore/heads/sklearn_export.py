@@ -25,7 +25,7 @@ def export_sklearn(head: TrainedHead, path: Path) -> list[str]:
     """Write ``head`` as a plain scikit-learn estimator with joblib. The file is a pickle: load only files you trust.
 
     Returns notes for the user on how the estimator differs from the head. featstore itself never loads such a file.
-    Raises UsageError for nearest neighbours, DamagedError, OSError.
+    Raises UsageError for a nearest-neighbour head, DamagedError if the head is damaged, OSError if writing fails.
     """
     import joblib
 
@@ -79,12 +79,13 @@ def _named(head: TrainedHead, model: EstimatorModel) -> Any:
 def to_sklearn(head: TrainedHead) -> Any:
     """Return a scikit-learn estimator with the predictions and probabilities of ``head``, usable without featstore.
 
-    A linear head becomes a LogisticRegression whose coefficients include the factor of temperature scaling. This is so
-    for a linear SVM too, because scikit-learn's LinearSVC has no ``predict_proba``. An RBF head becomes a pipeline of
-    StandardScaler, Nystroem and LogisticRegression. A multilayer perceptron becomes a pipeline of StandardScaler and
-    MLPClassifier. A head that predicts label sets becomes a OneVsRestClassifier, without its thresholds, one that predicts numbers a Ridge. For a head that is a classifier of another package, the classifier
-    itself is returned, without temperature scaling; it predicts class numbers if its labels cannot be replaced. Raises
-    UsageError for nearest neighbours, because scikit-learn does not have the weighted vote.
+    A linear head becomes a LogisticRegression whose coefficients include the factor of temperature scaling. A linear
+    SVM becomes a LogisticRegression too, because scikit-learn's LinearSVC has no ``predict_proba``. An RBF head becomes
+    a pipeline of StandardScaler, Nystroem and LogisticRegression. A multilayer perceptron becomes a pipeline of
+    StandardScaler and MLPClassifier. A head that predicts label sets becomes a OneVsRestClassifier without the
+    thresholds. A head that predicts numbers becomes a Ridge. For a head that is a classifier of another package, the
+    classifier itself is returned, without temperature scaling; it predicts class numbers if its labels cannot be
+    replaced. Raises UsageError for a nearest-neighbour head, because scikit-learn does not have the weighted vote.
     """
     model = head.model
     if isinstance(model, LinearModel):
@@ -125,7 +126,7 @@ def _perceptron(classes: list[str], model: NetworkModel) -> Any:
     estimator = MLPClassifier([len(bias) for bias in model.biases[:-1]], activation="relu")
     estimator.classes_ = np.array(classes)
     estimator._label_binarizer = LabelBinarizer().fit(estimator.classes_)
-    # Fitting sorts the classes as text; the columns are in natural order.
+    # Fitting sorts the classes as text, but the columns of the head are in natural order.
     estimator._label_binarizer.classes_ = estimator.classes_
     estimator.coefs_ = [weight.T.astype(np.float64) for weight in model.weights]
     estimator.intercepts_ = [bias.astype(np.float64) for bias in model.biases]
@@ -152,7 +153,7 @@ def _one_vs_rest(model: LabelSetsModel) -> Any:
     from sklearn.preprocessing import LabelBinarizer
 
     estimator = OneVsRestClassifier(LogisticRegression())
-    # Fitting on an indicator matrix makes the binarizer one of label sets.
+    # Fit the binarizer on an indicator matrix, so that it accepts label sets.
     estimator.label_binarizer_ = LabelBinarizer(sparse_output=True).fit(np.eye(model.columns, dtype=int)[:, ::-1])
     estimator.classes_ = estimator.label_binarizer_.classes_
     estimator.estimators_ = [

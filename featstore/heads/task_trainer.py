@@ -1,4 +1,4 @@
-"""Train heads of other tasks than one class per picture: label sets and numbers."""
+"""Train heads that predict something other than one class per picture: label sets or numbers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ TASK_HEADS: Final[dict[str, dict[str, HeadKind]]] = {
 
 
 def kind_for(task: str, name: str) -> HeadKind:
-    """Return the kind of head called ``name`` for a task (see headfile.ALL_TASKS). Raises UsageError for other names."""
+    """Return the kind of head called ``name`` for a task (see headfile.ALL_TASKS). Raises UsageError for an unknown
+    name.
+    """
     if task == CLASSES and name in TASK_HEADS[NUMBERS]:
         raise UsageError(f"{name} predicts numbers: name their column with target (--target COLUMN)")
     if task == CLASSES:
@@ -56,9 +58,9 @@ def settable_for(task: str, name: str) -> set[str]:
 def train_targets(
     X: Features, targets: Targets, rows: Any, *, kind: str, class_weight: Any, **options: Any
 ) -> TrainedHead:
-    """Train a head on the targets of the store's ``rows``, whose features are ``X``; ``options``: of train_label_sets.
+    """Train a head on the targets of the store's ``rows``; ``X``: features of these rows.
 
-    Raises UsageError as train_label_sets and train_numbers do.
+    ``options``, and the errors raised: see train_label_sets and train_numbers.
     """
     kind_for(targets.task.kind, kind)
     if class_weight is not None:
@@ -85,7 +87,8 @@ def train_label_sets(
     """Train logistic regression on ``X`` (n, d), an array or block source, and a set of labels for each row.
 
     Labels are text, stored in natural order. The parameters are those of train_head; ``options`` go to OneVsRestHead.
-    Raises UsageError: a label that fewer than two rows have or lack, fewer than two labels, NaN, invalid options.
+    Raises UsageError for a label that fewer than two rows have or fewer than two rows lack, for fewer than two labels,
+    NaN, or invalid options.
     """
     if len(sets) != X.shape[0]:
         raise DataError(f"{X.shape[0]:,} rows of features and {len(sets):,} label sets; there must be one a row")
@@ -128,8 +131,8 @@ def train_numbers(
 ) -> NumbersHead:
     """Train ridge regression on ``X`` (n, d), an array or block source, and numbers ``y`` (n,).
 
-    The parameters are those of train_head, where ``C`` must be "auto"; ``options`` go to RidgeHead. Raises UsageError:
-    a target that is the same for all rows, NaN, invalid options.
+    The parameters are those of train_head, where ``C`` must be "auto"; ``options`` go to RidgeHead. Raises UsageError
+    for a constant target, NaN, or invalid options.
     """
     if C != "auto":
         raise UsageError("ridge has no C; leave it out, and set alpha instead (--set alpha=10)")
@@ -142,7 +145,7 @@ def train_numbers(
 
 
 def _require_two(names: Sequence[str], counts: Sequence[int], rows: int) -> None:
-    """Raise UsageError if a label is on fewer than two training rows, or lacks on fewer than two."""
+    """Raise UsageError if fewer than two training rows have a label, or if fewer than two lack it."""
     few = [name for name, count in zip(names, counts, strict=True) if count < 2]
     everywhere = [name for name, count in zip(names, counts, strict=True) if rows - count < 2]
     for found, text in (

@@ -102,8 +102,8 @@ def train_head(
     same group share a fold. ``folds``: a number of folds, or a fraction to hold out once. ``options`` are passed to the
     estimator. ``fingerprint`` and ``identity`` of the features: by default those of ``X``. ``meta``: further JSON to
     store in the head (split, label version).
-    Raises UsageError: unknown kind, a missing label, one class, a class with one picture, NaN, mismatched shapes,
-    invalid options.
+    Raises UsageError for an unknown kind, a missing label, a single class, a class with a single picture, NaN,
+    mismatched shapes, or invalid options.
     """
     chosen = head_kind(kind)
     labels = texts(y)
@@ -168,7 +168,9 @@ def identified(X: Features, fingerprint: str, identity: Mapping[str, Any] | None
 def _own(
     kind: HeadKind, C: float | str, weights: Mapping[int, float] | str | None, folds: int | float
 ) -> dict[str, Any]:
-    """Return the parameters of the estimator that ``train`` has options for. Raises UsageError: the head lacks one."""
+    """Return those parameters of the estimator that are options of ``train``. Raises UsageError if the head lacks one
+    of them.
+    """
     if not (kind.regularised or kind.weighted) and (weights is not None or C != "auto"):
         raise UsageError(f"{kind.name} has neither C nor class weights; leave these options out")
     if not kind.regularised and C != "auto":
@@ -214,7 +216,7 @@ def texts(y: ArrayLike) -> NDArray[np.str_]:
 
 
 def versions(*more: str) -> dict[str, str]:
-    """Return the versions of the libraries that affect a trained head, and of the packages ``more``."""
+    """Return the versions of the libraries that affect a trained head, and the versions of the packages ``more``."""
     found = {"featstore": __version__}
     for name in ("numpy", "scipy", "scikit-learn", *more):
         try:

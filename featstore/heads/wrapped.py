@@ -45,7 +45,9 @@ class EstimatorModel:
 
     @cached_property
     def estimator(self) -> Any:
-        """The classifier, unpacked. Raises UsageError (untrusted type, skops not installed), DamagedError."""
+        """The classifier, unpacked. Raises UsageError for an untrusted type or if skops is not installed; DamagedError
+        if the file is damaged.
+        """
         made = skops_bytes.unpack(self.payload.tobytes(), self.trust, self.origin)
         try:
             fits = np.array_equal(made.classes_, np.arange(self.classes))
@@ -94,7 +96,7 @@ class EstimatorModel:
     ) -> EstimatorModel:
         """Return the model from its saved ``payload`` and ``numbers()``; the classifier is not unpacked yet.
 
-        Raises DamagedError.
+        Raises DamagedError if a value has a wrong type or size.
         """
         output, dimension = numbers.get("output"), numbers.get("dimension")
         if output not in OUTPUTS or type(dimension) is not int or not 0 < dimension < 1 << 24:

@@ -1,8 +1,8 @@
 """Read and write files of ann-benchmarks (M. Aumueller, E. Bernhardsson & A. Faithfull, Information Systems 2020).
 
 A file is HDF5 with ``train`` (n, d) and ``test`` (q, d) float32. For each test row it has ``neighbors`` (q, k) int32,
-rows of train, and ``distances`` (q, k) float32. The attribute ``distance`` is "angular" (1 - cosine) or "euclidean".
-libhdf5 parses these files, as they are not featstore's own format; links to other files are refused.
+the row numbers in ``train``, and ``distances`` (q, k) float32. The attribute ``distance`` is "angular" (1 - cosine) or
+"euclidean". libhdf5 parses these files, as they are not featstore's own format; links to other files are refused.
 """
 
 from __future__ import annotations

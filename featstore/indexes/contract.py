@@ -173,7 +173,9 @@ def _try(
 
 
 def _whole(job: _Job, candidate: Candidate, kept: NDArray[np.int64]) -> _Chosen:
-    """Build ``candidate`` from the rows ``kept`` (m,), with as many inverted lists as suit the total number of rows."""
+    """Build ``candidate`` from the rows ``kept`` (m,). The number of inverted lists is chosen for the total number of
+    rows.
+    """
     rows, dimension = shape_of(job.vectors)
     candidate = next((one for one in ladder(rows, dimension, job.metric) if one.name == candidate.name), candidate)
     index = create(candidate.factory, dimension, job.metric, job.seed)

@@ -26,7 +26,7 @@ _EDGES_AT_ONCE = 1 << 20
 
 @dataclass(frozen=True)
 class Leak:
-    """The row ``row`` has a near-duplicate, the row ``other``, in another split. ``score``: their cosine."""
+    """A leak: the row ``row`` has a near-duplicate, the row ``other``, in another split. ``score``: their cosine."""
 
     row: int
     other: int
@@ -69,7 +69,7 @@ def across_splits(groups: Sequence[NDArray[np.int64]], splits: Sequence[Hashable
 
 
 class Centred:
-    """Block source of ``vectors`` minus their mean row, so that what all pictures have in common raises no cosine."""
+    """Block source of ``vectors`` minus their mean row, because a common part of all vectors would raise every cosine."""
 
     def __init__(self, vectors: Features) -> None:
         self._vectors = vectors
@@ -103,7 +103,7 @@ def near_duplicates(
     parallel. ``index``: compare each row only with the ten neighbours that this index finds. Row i of ``vectors`` must
     be the row with the i-th smallest of ``index.ids``; cosines are not centred, and pairs that the index does not find
     are not linked. Links are transitive: a chain of near-duplicates is one group. ``progress(done, total)`` counts
-    rows. Raises UsageError: NaN, invalid threshold.
+    rows. Raises UsageError for NaN or an invalid threshold.
     """
     rows, _ = shape_of(vectors)
     _check_threshold(threshold)
@@ -202,7 +202,7 @@ def _pairs_by_index(vectors: Features, threshold: float, index: FeatureIndex) ->
 
 
 class _Nearest:
-    """For each row, the most similar other row; among equally similar rows, the one with the lowest row number."""
+    """The most similar other row of each row; among equally similar rows, the one with the lowest row number."""
 
     def __init__(self, rows: int) -> None:
         self.rows = np.full(rows, -1, np.int64)

@@ -61,8 +61,8 @@ def exact_search(
 
     Scores are cosines or inner products, descending, or for "l2" squared Euclidean distances, ascending.
     If fewer than ``k`` rows are ``allowed`` (n,), missing rows are -1 with score -inf (l2: +inf).
-    Raises UsageError: wrong shapes, NaN or infinity, ``k`` below 1; IdentityError: vectors and queries of different
-    identities.
+    Raises UsageError for wrong shapes, NaN or infinity, or ``k`` below 1; IdentityError if vectors and queries have
+    different identities.
     """
     check_metric(metric)
     require_same(identity_of(vectors), queries, "the searched features")

@@ -87,7 +87,7 @@ class FeatureIndex:
 
     @property
     def identity(self) -> Identity | None:
-        """Identity (backbone, weights, preprocessing) of the features; None if it is unknown. Raises DamagedError."""
+        """Identity (backbone, weights, preprocessing) of the features, None if unknown. Raises DamagedError."""
         known = {name: value for name, value in self._record.identity.items() if name != KEY}
         return Identity.from_dict(known) if known else None
 
@@ -135,7 +135,7 @@ class FeatureIndex:
         few results, the query is compared with every row instead. A zero query under cosine has scores 0.
         ``allowed_ids``: search only these rows; unknown ids are ignored. If few rows are allowed, the query is compared
         with each of them, which is exact up to the quantisation of the index. ``threads``: None means OpenMP's default.
-        Raises UsageError: wrong dimension, NaN or infinity, ``k`` below 1.
+        Raises UsageError for a wrong dimension, NaN or infinity, or ``k`` below 1.
         """
         if isinstance(vectors, FeatureArray):
             require_same(self._record.identity, vectors, "the index", self.fingerprint)
@@ -163,7 +163,7 @@ class FeatureIndex:
         return scores, ids
 
     def _scans(self, allowed: int) -> bool:
-        """Return whether so few rows are ``allowed`` that comparing each of them is better than a filtered search."""
+        """Return whether so few rows are ``allowed`` that comparing all of them is better than a filtered search."""
         few = allowed * 4 * self.dimension <= defaults.EXACT_SCAN_BYTES // 4
         return few or allowed * 10 <= len(self._tables.ids)
 
@@ -252,8 +252,8 @@ class FeatureIndex:
 
         Quantizers and clusters are not trained again: if the new vectors are distributed differently than the old ones,
         measure recall again (contract.check_contract). ``vectors`` is read twice; the first pass checks it, so that
-        invalid vectors change nothing. ``generation``: current generation of the store. Raises UsageError: an id that
-        is or was in the index, wrong shapes, NaN.
+        invalid vectors change nothing. ``generation``: current generation of the store. Raises UsageError for an id
+        that is or was in the index, wrong shapes, or NaN.
         """
         require_same(self._record.identity, vectors, "the index", self.fingerprint)
         rows, dimension = shape_of(vectors)
@@ -275,7 +275,7 @@ class FeatureIndex:
             self._record = dataclasses.replace(self._record, generation=generation)
 
     def remove(self, ids: NDArray[np.integer] | Sequence[int], *, generation: int | None = None) -> int:
-        """Exclude ``ids`` from searches; return how many were searchable before. Unknown ids are ignored.
+        """Exclude ``ids`` from searches; return how many of them were searchable. Unknown ids are ignored.
 
         ``faiss.read_index`` of the file still finds removed rows, until ``purge`` or the next build.
         """

@@ -79,8 +79,7 @@ def mean_interval(shares: NDArray[np.float64], parts: int) -> tuple[float, float
 def reaches(recall: Recall, goal: float, fresh: float = 1.0) -> bool:
     """Return whether the lower 95 % bound of ``recall`` is at least ``goal``.
 
-    ``fresh``: by which factor the number of queries would be larger. The bound is computed for that number of queries
-    and the same recall.
+    The bound is computed for ``fresh`` times as many queries with the same recall.
     """
     if recall.value is None or recall.low is None:
         return False

@@ -17,7 +17,7 @@ from featstore.store.origin import KEY
 
 @dataclass(frozen=True)
 class About:
-    """What an index records about the store of its rows.
+    """The record in an index about the store from which its rows come.
 
     ``labels``: one text or None per row. ``identity``: identity of the features (backbone, weights, preprocessing).
     ``origin``: the store and its state, as JSON. ``generation``: generation of the store when it was read.

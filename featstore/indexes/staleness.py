@@ -51,7 +51,8 @@ def compare(
     *,
     older: bool,
 ) -> Staleness:
-    """Compare an index, whose searchable rows have the ids ``own`` (n,), with its store, which has ``live_ids`` (m,).
+    """Compare an index with its store. ``own`` (n,): ids of the index's searchable rows; ``live_ids`` (m,): ids in the
+    store.
 
     ``known`` (m): labels of ``live_ids`` in the index; ``labels`` (m): in the store. Labels are not compared if either
     is None.

@@ -86,7 +86,7 @@ def selection_curve(table: Mapping[str, Any] | None, chosen: Mapping[str, float]
 
 
 def _trials(table: Mapping[str, Any], name: str) -> dict[float, dict[float, tuple[float, float]]]:
-    """Return the mean and standard deviation of the accuracy for each setting that was tried.
+    """Return the mean and standard deviation of the accuracy for each tried setting.
 
     The result is {gamma: {value of the parameter ``name``: (mean, deviation)}}; gamma is 0 if the head has no gamma.
     """
@@ -227,7 +227,9 @@ def heat_map(confusion: Sequence[Sequence[int]], side: int = 800) -> str:
 
 
 def predicted_against_true(truth: NDArray[np.float64], predicted: NDArray[np.float64]) -> Drawing:
-    """Draw the predicted numbers (n,) against the true ones (n,); of many rows, 1,000 evenly chosen ones."""
+    """Draw the predicted numbers (n,) against the true numbers (n,); if there are many rows, 1,000 of them at even
+    intervals.
+    """
     shown_rows = np.unique(np.linspace(0, len(truth) - 1, _DOTS).astype(np.intp))
     low, high = float(min(truth.min(), predicted.min())), float(max(truth.max(), predicted.max()))
     axes = Axes(low, high, low, high)

@@ -23,7 +23,7 @@ SAMPLES, ERRORS, QUERIES, NEIGHBOURS = 14, 14, 5, 7
 
 
 def write_demo_page(report: DemoReport) -> None:
-    """Write the page of a finished demo to ``report.page``. Raises OSError."""
+    """Write the page of a finished demo to ``report.page``. Raises OSError if writing fails."""
     from featstore.heads.evaluation.report import worst_errors
     from featstore.heads.trainer import HEADS
 

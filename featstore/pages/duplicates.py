@@ -32,8 +32,8 @@ def write_duplicates_page(
 ) -> list[str]:
     """Write the page of ``report``: pairs of copies in different splits, then groups of copies.
 
-    ``root``: where the pictures are now, if they moved. Returns the warnings of Pictures.notes() on pictures that were
-    not found. Raises OSError.
+    ``root``: the present folder of the pictures, if they were moved. Returns the warnings of Pictures.notes() on
+    pictures that were not found. Raises OSError if writing fails.
     """
     pictures = Pictures(report.store, root)
     leaks = [

@@ -9,7 +9,7 @@ from featstore.pages.charts import Axes, legend, sheet
 from featstore.pages.drawing import Drawing
 
 _TICKS = 6
-"""Largest number of epochs that are written below the axis, about."""
+"""Approximate maximum number of epoch labels below the axis."""
 
 
 def epoch_curves(

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 def charts_of(trained: TrainReport) -> dict[str, Drawing]:
     """Return the charts of ``trained`` by name.
 
-    "selection": accuracy against the tried parameters; "calibration" and "calibration-before": after and before the
-    probabilities were calibrated; "precision-recall". A chart that does not apply to the head is left out.
+    "selection": accuracy against the tried parameters; "calibration": with calibrated probabilities;
+    "calibration-before": with probabilities before calibration; "precision-recall". A chart that does not apply to the
+    head is left out.
     """
     from featstore.heads.calibration import rescale
     from featstore.heads.evaluation.report import calibration_bins, codes_of
@@ -49,7 +50,7 @@ def write_figures(trained: TrainReport, page: str | os.PathLike[str]) -> list[Pa
     """Write the charts of ``trained`` and its confusion matrix as PNG files, and its report as JSON, beside ``page``.
 
     Returns the paths of these files: PAGE.selection.png, PAGE.confusion.png, ..., PAGE.json, where PAGE is the path of
-    the page without its extension. Raises OSError.
+    the page without its extension. Raises OSError if writing fails.
     """
     if trained.head.task != "classes":
         return _write_json(trained, page)
@@ -72,7 +73,9 @@ def write_figures(trained: TrainReport, page: str | os.PathLike[str]) -> list[Pa
 
 
 def _write_json(trained: TrainReport, page: str | os.PathLike[str]) -> list[Path]:
-    """Write the report of ``trained`` as JSON beside ``page``, which is also where a head of no classes has figures."""
+    """Write the report of ``trained`` as JSON beside ``page``. This works also for a head that does not predict
+    classes.
+    """
     base = Path(page).with_suffix("")
     path = base.with_name(f"{base.name}.json")
     atomic.write_bytes(path, json.dumps(trained.to_dict(), indent=2, allow_nan=False).encode() + b"\n")

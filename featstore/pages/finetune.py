@@ -27,8 +27,8 @@ def write_finetune_page(
 ) -> list[str]:
     """Write ``report`` as a page to ``path``.
 
-    ``root``: where the pictures are now, if they moved. Returns the warnings on missing pictures. Raises UsageError if
-    the run was interrupted before its end; OSError.
+    ``root``: the present folder of the pictures, if they were moved. Returns the warnings on missing pictures. Raises
+    UsageError if the run was interrupted before its end; OSError if writing fails.
     """
     from featstore.heads.evaluation.report import codes_of, worst_errors
 
@@ -112,7 +112,7 @@ def _figures(tuned: Tuned) -> list[tuple[str, str, str, str]]:
 
 
 def _made_of(report: FinetuneReport, tuned: Tuned, store: FeatureStore) -> list[tuple[str, str]]:
-    """Return (name, value) texts on how the model was made."""
+    """Return (name, value) texts that say how the model was made."""
     split, options = tuned.split, report.options
     told = [
         ("store", f"{report.store}, label version {store._tables.version}"),

@@ -31,7 +31,7 @@ CELLS = 24
 """Largest number of classes for which the confusion matrix is a table; with more classes it is an image."""
 PAIRS = 8
 CELLS_SHOWN, PICTURES_OF_CELL = 40, 6
-"""How many cells of the confusion matrix show example pictures, and how many pictures each of them shows at most."""
+"""Number of cells of the confusion matrix that show example pictures, and maximum number of pictures in such a cell."""
 CLASSES_SHOWN = 200
 DEEP = 0.8
 """Shade of a cell (0 to 1) above which white text is easier to read than black text."""
@@ -61,7 +61,7 @@ class Judged(Protocol):
 def footer(stores: Sequence[FeatureStore] = (), files: Sequence[str | os.PathLike[str]] = ()) -> dict[str, str]:
     """Return the values of a page's footer, and the page's description in JSON, which ``featstore info FOLDER`` reads.
 
-    ``stores`` and ``files`` (indexes, heads): what the page was made from.
+    ``stores`` and ``files`` (indexes, heads): the stores and files from which the page was made.
     """
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     command = ["featstore", *sys.argv[1:]] if os.path.basename(sys.argv[0]) in ("featstore", "__main__.py") else []
@@ -104,9 +104,9 @@ def cells(
 ) -> dict[tuple[int, int], dict[str, Any]]:
     """Return example pictures for cells of the confusion matrix, by (true, predicted) class number.
 
-    ``codes``: (n,) true class numbers of the held-out pictures. Cells of wrong predictions come first, those with most
-    pictures first, and show their most confident predictions. Cells of correct predictions follow and show their least
-    confident predictions.
+    ``codes``: (n,) true class numbers of the held-out pictures. Cells of wrong predictions come first, the cell with
+    most pictures first; they show their most confident predictions. Cells of correct predictions follow; they show
+    their least confident predictions.
     """
     predicted = trained.probabilities.argmax(axis=1)
     confidence = trained.probabilities.max(axis=1)
@@ -185,7 +185,9 @@ def confusion_matrix(
 
 
 def class_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of the per-class table; with more than CLASSES_SHOWN classes, only those with the lowest F1."""
+    """Return the rows of the per-class table; if there are more than CLASSES_SHOWN classes, only the rows of the
+    classes with the lowest F1.
+    """
     rows: list[dict[str, Any]] = report["classes"]
     if len(rows) <= CLASSES_SHOWN:
         return rows
@@ -217,7 +219,7 @@ def chosen_text(chosen: dict[str, float]) -> str:
 
 
 def features_text(origins: Sequence[Origin]) -> str:
-    """Return a text on the features of each store: dimension, type, backbone, layer and weights."""
+    """Return a text that describes the features of each store: dimension, type, backbone, layer and weights."""
     return " + ".join(
         f"{origin.identity.dimension}-d {origin.identity.dtype} of {origin.identity.backbone} "
         f"({origin.identity.layer}), weights {origin.weights_name}"

@@ -24,7 +24,7 @@ _UNBROKEN = 12
 
 
 def write_page(path: str | os.PathLike[str], template: str, values: Mapping[str, Any]) -> None:
-    """Render ``template`` with ``values`` to the file ``path``, atomically. Raises OSError."""
+    """Render ``template`` with ``values`` to the file ``path``, atomically. Raises OSError if writing fails."""
     text = _environment().get_template(template).render(values)
     target = Path(path)
     atomic.make_directory(Path(os.path.abspath(target.parent)))

@@ -25,8 +25,8 @@ def write_search_page(
 ) -> list[str]:
     """Write a page with each query of ``report`` and its neighbours to ``path``.
 
-    ``root``: where the index's pictures are now, if they moved or the store is missing. Returns the warnings of
-    Pictures.notes() on pictures that were not found. Raises OSError.
+    ``root``: the present folder of the index's pictures, if they were moved or the store is missing. Returns the
+    warnings of Pictures.notes() on pictures that were not found. Raises OSError if writing fails.
     """
     pictures = Pictures(report.store, root)
     shown = report.queries[:QUERIES]

@@ -1,4 +1,4 @@
-"""The page that reports on a trained head whose task is not one class per picture, such as label sets."""
+"""The page that reports on a trained head that predicts something other than one class per picture, such as label sets."""
 
 from __future__ import annotations
 

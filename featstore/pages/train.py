@@ -26,8 +26,8 @@ def write_training_page(
 ) -> list[str]:
     """Write the report of ``trained`` as a page to ``path``.
 
-    ``root``: where the pictures are now, if they moved. The page shows a note in place of a missing picture. Returns
-    the warnings of Pictures.notes() on missing pictures. Raises OSError.
+    ``root``: the present folder of the pictures, if they were moved. The page shows a note in place of a missing
+    picture. Returns the warnings of Pictures.notes() on missing pictures. Raises OSError if writing fails.
     """
     if trained.head.task != "classes":
         return write_targets_page(trained, path, root=root)

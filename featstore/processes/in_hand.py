@@ -23,14 +23,14 @@ _SLOTS_AT: Final = 64
 
 
 _RUN_BITS: Final = 8
-"""Number of bits for the stage (reading or decoding) in a slot; the higher bits are the number of the extraction."""
+"""Number of bits for the stage (reading or decoding) in a slot; the higher bits hold the number of the extraction."""
 
 
 @dataclass(frozen=True)
 class Held:
     """A row whose picture is being read or decoded.
 
-    ``stage``: READING or DECODING. ``run``: number of the extraction, if the worker does several.
+    ``stage``: READING or DECODING. ``run``: number of the extraction, if the worker runs several extractions.
     """
 
     unit: int
@@ -68,7 +68,7 @@ class InHand:
         self._map.close()
         os.close(self.handle)
 
-    # The worker calls the following methods.
+    # The worker process calls the following methods.
 
     def of_run(self, run: int) -> InHand:
         """Return a view of this record for extraction number ``run`` of the worker."""
@@ -105,7 +105,7 @@ class InHand:
         """Send a heartbeat: increment a counter, which shows that this process is running."""
         _ALIVE.pack_into(self._map, _HEADER.size, self.alive() + 1)
 
-    # The supervisor calls the following methods.
+    # The supervisor process calls the following methods.
 
     def alive(self) -> int:
         """Return the heartbeat counter (see ``live``); the counter stays constant while the worker is stopped or hangs."""

@@ -1,6 +1,6 @@
 """Run a featstore function in a child process with limits.
 
-This is for files that may crash their parser, make it hang, or make it use up the memory.
+The limits protect against files that make their parser crash, hang, or use up the memory.
 
 The child is a fresh interpreter, not a fork, because this process may have threads and a GPU. Before the function runs,
 the child's address space, CPU time and file writes are limited; it is killed after ``seconds`` of wall-clock time. The
@@ -42,7 +42,7 @@ class Died(DamagedError):
 
 
 def check_name(name: str) -> None:
-    """Raise FeatstoreError unless ``name`` has the form "package.module:function"."""
+    """Raise FeatstoreError if ``name`` does not have the form "package.module:function"."""
     if not _FUNCTION.fullmatch(name):
         raise FeatstoreError(f"{name!r} is not of the form package.module:function")
 

@@ -45,10 +45,10 @@ def open_source(
     "list", a list of paths. "-" is a list on standard input. ``root``: base of relative paths, for pictures that moved.
     ``layout`` and ``all_files``: see FolderSource and TarSource. ``path_column``, ``label_column``, ``split_column``,
     ``id_column``: see TableSource; for "tar" they are names of fields in its .json files. ``cut``: which parts of the
-    pictures to take (see Cut); "coco" needs it.
+    pictures to take (see Cut); the kind "coco" needs it.
 
-    Raises UsageError if the source does not exist, has no known kind, or does not take a given option; FeatstoreError
-    if it cannot be read.
+    Raises UsageError if the source does not exist, if its kind is unknown, or if its kind has no such option;
+    FeatstoreError if it cannot be read.
     """
     name = os.fspath(source)
     if kind is not None and kind not in KINDS:

@@ -67,8 +67,8 @@ def decompress_command(start: bytes) -> str | None:
 def members(file: io.FileIO) -> Iterator[Member]:
     """Yield all members of an archive except directories, in archive order, in constant memory.
 
-    Raises tarfile.ReadError unless all headers are valid, all members are inside the file, and nothing follows the
-    end-of-archive marker.
+    Raises tarfile.ReadError if a header is invalid, if a member extends beyond the end of the file, or if anything
+    follows the end-of-archive marker.
     """
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
         at = -1
@@ -110,9 +110,9 @@ def _require_end(handle: int, end: int) -> None:
 class _Group:
     """Adjacent members of one WebDataset sample: their paths are equal up to the first dot of the file name.
 
-    ``sidecars``: members with labels and texts. ``used``: the sidecars that belong to a picture. A sample with very
-    many pictures is divided into several groups. ``streamed``: this group is not the first of its sample. ``whole``:
-    this group is the last of its sample.
+    ``sidecars``: members with labels and texts. ``used``: those members of ``sidecars`` that belong to a picture. A
+    sample with very many pictures is divided into several groups. ``streamed``: this group is not the first of its
+    sample. ``whole``: this group is the last of its sample.
     """
 
     name: bytes
@@ -135,7 +135,7 @@ class TarSource:
     split, in the fields ``label_column`` and ``split_column``, by default in fields with the usual names of table
     columns. The texts of ``.json`` and ``.txt`` are the metadata ``json`` and ``txt``. If names have several dots, a
     picture takes the file with the longest common name: v1.0.jpg takes v1.0.cls and not v1.cls. The members of a sample
-    may be apart in the archive, as ``tar cf`` may write them; then the positions of all label files are kept in memory.
+    need not be adjacent in the archive; if they are not, the positions of all label files are kept in memory.
     ``layout``: meaning of the members' folders, for pictures without a label or split in these files; see FolderSource.
 
     Inputs are members with the extension of a picture (``all_files``: all members except .cls, .json and .txt). Links,
@@ -179,7 +179,7 @@ class TarSource:
         return {"kind": self.kind, "location": self.location, "root": str(self.root)}
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
-        """Yield all pictures; see Source.chunks. Raises UsageError for no picture or an invalid label."""
+        """Yield all pictures; see Source.chunks. Raises UsageError if there is no picture or a label is invalid."""
         tally = Tally()
         yield from tally.watch(chunked(self._rows(), rows, METADATA))
         if not tally.rows:
@@ -245,7 +245,7 @@ class TarSource:
                     raise FeatstoreError(message) from None
 
     def _count_unused(self, sidecars: Sidecars, used: set[Member]) -> None:
-        """Count the members in ``sidecars`` that are not in ``used``, so belong to no picture, as ignored."""
+        """Count as ignored the members in ``sidecars`` that are not in ``used``, because they belong to no picture."""
         left = [member for member in sidecars.values() if member not in used]
         self.ignored += len(left)
         self._unused += sum(ending_of(member.name)[1] == b"cls" for member in left)
@@ -279,7 +279,7 @@ class TarSource:
         yield group
 
     def _scattered_sidecars(self, path: bytes, file: io.FileIO) -> Sidecars | None:
-        """Return all label files of an archive if some label file is not next to its pictures, otherwise None."""
+        """Return all label files of an archive if one of them is not next to its pictures, otherwise None."""
         bare = alone = late = False
         known = 0
         for group in self._groups(path, file, count=False):

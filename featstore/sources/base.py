@@ -95,8 +95,8 @@ class Source(Protocol):
     layout: str | None
     """Name of the rule that takes labels and splits from folder names; None if the source uses no such rule."""
     notes: list[str]
-    """Notes on how the source was read, if that may surprise the user, with the option that changes it. The list is
-    complete after ``chunks`` has yielded all inputs."""
+    """Notes that explain how the source was read if the user may not expect it, with the option that changes it. The
+    list is complete after ``chunks`` has yielded all inputs."""
     ignored: int
     """Number of files that the last complete run of ``chunks`` skipped because of their names."""
     read_as: str

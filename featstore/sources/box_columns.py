@@ -14,7 +14,7 @@ from featstore.text import counted, did_you_mean, shown
 
 
 class BoxColumns:
-    """Read boxes, and names of regions, from the columns of a table. Raises UsageError if the table lacks a column.
+    """Read boxes and names of regions from the columns of a table. Raises UsageError if the table lacks a column.
 
     A row whose four box values are missing is the whole picture. The name of a region is in ``cut.region_column``, by
     default in a column of REGION_NAMES; without such a column the four values are the name. If ``cut.unit`` is "auto",
@@ -87,7 +87,9 @@ class BoxColumns:
 
     @property
     def read_as(self) -> str:
-        """One line that tells the user the unit of the boxes, and where the names of the regions come from."""
+        """One line for the user that states the unit of the boxes, and the column from which the names of the regions
+        come.
+        """
         assert self._boxes is not None
         unit = "shares of the picture" if self._boxes.shares else "pixels"
         how = ", as --box-unit says" if self._cut.unit != "auto" else " (--box-unit changes it)"

@@ -46,7 +46,9 @@ class CocoSource:
         return {"kind": self.kind, "location": self.location, "root": str(self.root), "cut": {"boxes": True}}
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
-        """Yield all annotations; see Source.chunks. Raises UsageError, naming the annotation, for a malformed one."""
+        """Yield all annotations; see Source.chunks. Raises UsageError that names the annotation if an annotation is
+        malformed.
+        """
         data = self._load()
         names = {each.get("id"): label_text(each.get("name")) for each in self._listed(data, "categories", ())}
         boxes: dict[Any, list[dict[str, Any]]] = {each.get("id"): [] for each in self._listed(data, "images")}

@@ -56,10 +56,11 @@ class ParquetSource:
     paths.
 
     ``path_column``: the column of pictures, by default the first one found. Keys are ``<file>/<row>``, with the file
-    relative to ``root`` (default: its folder) and rows from 0; or keys are the values of ``id_column``. Labels, splits
-    and metadata are as in a table, with two additions: a class number (Hugging Face's ClassLabel) becomes the class's
-    name, and without a split column the file name gives the split (train-00000-of-00002.parquet). Other columns of
-    bytes are left out. Sizes and times are those of the files. Raises UsageError if the columns differ between files.
+    relative to ``root`` (default: its folder) and rows from 0; if ``id_column`` is given, keys are its values. Labels,
+    splits and metadata are as in a table, with two additions: a class number (Hugging Face's ClassLabel) becomes the
+    class's name, and without a split column the file name gives the split (train-00000-of-00002.parquet). Other columns
+    of bytes are left out. Sizes and times are those of the files. Raises UsageError if the columns differ between
+    files.
     """
 
     kind: str = "parquet"
@@ -124,7 +125,7 @@ class ParquetSource:
         }
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
-        """Yield all rows; see Source.chunks. Raises UsageError, naming file and row, for an invalid label."""
+        """Yield all rows; see Source.chunks. Raises UsageError that names file and row for an invalid label."""
         tally = Tally()
         yield from tally.watch(chunked(self._rows(), rows, [*self._metadata, f"{self.column}.path"]))
         if not tally.rows:
@@ -206,9 +207,9 @@ def _bytes_field(kind: Any) -> bool:
 
 
 def _first(path: Path, column: str) -> bool:
-    """Return whether the first value in a column of bytes is taken for a picture, because it cannot be a path.
+    """Return whether the first value in a column of bytes looks like a picture, not like a path.
 
-    It cannot be a path if it is too long or contains a NUL byte.
+    A value cannot be a path if it is too long or contains a NUL byte.
     """
     from pyarrow import parquet
 

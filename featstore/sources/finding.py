@@ -29,7 +29,7 @@ _WRITTEN: Final = {
 
 
 def spellings(path: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield (name of the difference, path) for other ways to write ``path``.
+    """Yield (name of the difference, path) for each other spelling of ``path``.
 
     Each path has the changes of the paths before it too: a path with backslashes may also have surrounding blanks.
     """

@@ -108,7 +108,7 @@ def _is_input(name: bytes, all_files: bool) -> bool:
 
 
 def is_input(found: Found, all_files: bool) -> bool:
-    """Return whether a file is an input: not hidden, and (unless ``all_files``) with a picture's extension."""
+    """Return whether a file is an input: it is not hidden, and it has a picture's extension or ``all_files`` is true."""
     return found.picture or (all_files and not found.hidden)
 
 
@@ -179,11 +179,12 @@ def detect_layout(folder: Path, all_files: bool) -> tuple[Layout, list[str]]:
 
 
 class _Listing(NamedTuple):
-    """What a folder contains, as far as its layout depends on it.
+    """The contents of a folder that decide its layout.
 
     ``picture``: a picture directly in the folder, or None. ``folders``: its sub-folders that contain pictures at any
-    depth. ``folders`` may be incomplete, because the layout depends only on a few of them: one folder if there is a
-    picture; all folders if there is none and a folder's name looks like a split; otherwise two folders.
+    depth. ``folders`` may be incomplete, because the layout depends only on a few sub-folders. If there is a picture,
+    one folder is listed. If there is no picture and a folder's name looks like a split, all are listed. Otherwise two
+    are listed.
     """
 
     picture: bytes | None
@@ -243,8 +244,8 @@ class FolderSource:
     of pictures or folders named like splits. (Unpacking an archive often makes such a sub-folder.) A given layout
     always starts at the first part of a path. Labels and splits are normalised to NFC.
 
-    ``layout`` may also be "split" (the first part is the split, no classes) or "none" (same as "flat"). ``root``: path
-    where the folder is now, if it moved; ``folder`` remains the location that is recorded. Raises UsageError for an
+    ``layout`` may also be "split" (the first part is the split, no classes) or "none" (same as "flat"). ``root``:
+    present path of the folder, if it was moved; ``folder`` remains the recorded location. Raises UsageError for an
     unknown layout, or a directory whose listing is not permitted.
     """
 
@@ -320,7 +321,7 @@ class FolderSource:
 
 
 def ignored_files_message(count: int) -> str:
-    """Return the last part of the message about an empty source: ``count`` files have other extensions."""
+    """Return the end of the message about an empty source: it says that ``count`` files have other extensions."""
     if not count:
         return ""
     return f"; {counted(count, 'file of another name was', 'files of other names were')} ignored (--all-files takes such files)"

@@ -34,8 +34,9 @@ def split_word(name: str, common: frozenset[str] = frozenset()) -> str | None:
 
 
 def split_words(names: Sequence[str]) -> dict[str, str | None]:
-    """Return for each name what split_word returns, without words that occur in all ``names`` (seg in seg_train,
-    seg_test)."""
+    """Return the result of split_word for each of ``names``. Words that occur in all names are ignored (seg in
+    seg_train, seg_test).
+    """
     every = [frozenset(_words(name)) for name in names]
     common: frozenset[str] = frozenset.intersection(*every) if len(every) > 1 else frozenset()
     return {name: split_word(name, common) for name in names}
@@ -53,7 +54,7 @@ def _without_set(word: str) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """Rule that takes labels and splits from the folders in a path.
+    """Rule for taking labels and splits from the folders in a path.
 
     ``name``: one of LAYOUTS. ``split``, ``label``: number of the folder in the path that is the split or label, from 0;
     None if there is no such folder. A path with fewer folders has no split or label.
@@ -65,7 +66,7 @@ class Layout:
 
     @classmethod
     def of(cls, name: str) -> Layout:
-        """Return the layout called ``name``; its first folder (split or label) is the first folder of a path."""
+        """Return the layout called ``name``. Its first folder (split or label) is the first folder of a path."""
         places = {"split/class": (0, 1), "class": (None, 0), "split": (0, None)}
         return cls(name, *places.get(name, (None, None)))
 

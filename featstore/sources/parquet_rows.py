@@ -72,7 +72,7 @@ _opening = threading.Lock()
 
 
 def read_row(path: bytes, column: bytes, row: int, status: os.stat_result, *, limit: int) -> Picture:
-    """Read the picture in ``row`` of ``column`` of the Parquet file ``path``. Raises ReadFailure."""
+    """Read the picture in ``row`` of ``column`` of the Parquet file ``path``. Raises ReadFailure if that is impossible."""
     import pyarrow
 
     # The process id is part of the cache key: after a fork, parent and child share the position of an open file.

@@ -40,7 +40,7 @@ def resolve(root: bytes, location: bytes) -> bytes:
     """Return the path of ``location``: an absolute path unchanged, a relative path below ``root``.
 
     ``..`` is resolved by name, not through links. Raises ReadFailure("outside-root") if a relative location leaves
-    ``root``, so that an untrusted table or list cannot make the user read other files.
+    ``root``. Otherwise an untrusted table or list could make the user read other files.
     """
     if location.startswith(b"/"):
         return location
@@ -137,7 +137,7 @@ def encoded(root: Path) -> bytes:
     try:
         return os.fsencode(root)
     except UnicodeEncodeError:
-        # The path comes from a store and has characters that the locale cannot encode.
+        # The locale cannot encode a character of this path, which comes from a store.
         return to_bytes(os.fspath(root))
 
 

@@ -93,8 +93,8 @@ class Boxes:
     def row(self, row: Row, values: Sequence[float] | None, name: bytes | None, location: bytes) -> Row:
         """Return the row of a region of the picture in ``row``.
 
-        ``values``: x, y, width, height; None: the whole picture, so ``row`` is returned. ``name``: name of the region;
-        None: box_name(values).
+        ``values``: x, y, width, height; None means the whole picture, so ``row`` is returned. ``name``: name of the
+        region; None means box_name(values).
         """
         if values is None:
             self.whole += 1
@@ -167,7 +167,7 @@ def box_name(values: Sequence[float]) -> bytes:
 
 
 def _whole(value: float) -> int:
-    """Return ``value`` rounded to whole pixels, at most +-(2^31 - 1); NO_NUMBER for NaN and infinity."""
+    """Return ``value`` rounded to whole pixels, limited to +-(2^31 - 1); return NO_NUMBER for NaN and infinity."""
     return max(-_LARGEST, min(_LARGEST, math.floor(value + 0.5))) if math.isfinite(value) else NO_NUMBER
 
 
@@ -202,7 +202,7 @@ class TiledSource:
         self.ignored, self.read_as, self.unfound = 0, "", ""
 
     def describe(self) -> dict[str, Any]:
-        """Return the description of the inner source, with the size and overlap of the tiles, as JSON."""
+        """Return the description of the inner source as JSON, with the size and overlap of the tiles added."""
         return {**self._inner.describe(), "cut": {"tiles": self._cut.tiles, "overlap": self._cut.overlap}}
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
@@ -264,7 +264,7 @@ def rows_of(chunk: Chunk) -> Iterator[Row]:
 
 
 def region_name(value: Any, where: str) -> bytes:
-    """Return the name of a region as bytes. Raises UsageError, which names the place ``where``, for a missing name."""
+    """Return the name of a region as bytes. Raises UsageError that names the place ``where`` if the name is missing."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = "" if value is None or value != value else str(value).strip()

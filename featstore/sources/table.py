@@ -98,8 +98,9 @@ def settle_columns(
     split_column: str | None,
     taken: Collection[str] = (),
 ) -> tuple[Columns, list[str], list[str]]:
-    """Return the columns that ``find_columns`` chooses, the names of all other columns, and the notes of ``doubts`` on
-    them."""
+    """Return the columns that ``find_columns`` chooses, the names of all other columns, and notes on these (see
+    ``doubts``).
+    """
     columns = find_columns(
         table,
         path_column=path_column,
@@ -180,9 +181,9 @@ class TableSource:
     Files are found with Finder, also if a path has backslashes or another Unicode form. Columns are found with
     find_columns. The key is the id if there is an id column, otherwise the path as written without a leading ``./``.
     Relative paths are resolved against ``root`` (default: the table's folder) and may not leave it; absolute paths are
-    used unchanged. With ``cut.boxes`` each row is a region (see BoxColumns). Empty labels and splits are None. All
-    other columns are metadata (text from CSV; from Parquet see tabular.scalar). Raises UsageError if there is no path
-    column, or if a metadata column contains binary data.
+    used unchanged. If ``cut.boxes`` is given, each row is a region (see BoxColumns). Empty labels and splits are None.
+    All other columns are metadata (text from CSV; from Parquet see tabular.scalar). Raises UsageError if there is no
+    path column, or if a metadata column contains binary data.
     """
 
     kind: str = "table"
@@ -239,7 +240,7 @@ class TableSource:
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
         """Yield all rows; see Source.chunks.
 
-        Raises UsageError, naming the line, for a row without a path or id, or with an invalid label.
+        Raises UsageError that names the line for a row without a path or id, or with an invalid label.
         """
         tally, find = Tally(), Finder(os.fsencode(self.root))
         yield from tally.watch(chunked(self._rows(find), rows, self._metadata))

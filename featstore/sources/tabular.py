@@ -47,7 +47,7 @@ class Table(Protocol):
     def records(self) -> Iterator[tuple[str, Sequence[Any]]]:
         """Yield (place, values): the place such as "line 7" or "row 7", for messages, and one value per column.
 
-        Raises UsageError, naming the place, for a malformed record.
+        Raises UsageError that names the place for a malformed record.
         """
         ...
 

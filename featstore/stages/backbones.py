@@ -1,4 +1,4 @@
-"""List backbones, with the offline availability of their weights, and list the layers of a backbone."""
+"""List backbones and whether their weights are available offline; list the layers of a backbone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["BackboneInfo", "Layer", "describe_backbone", "list_backbones", "list
 
 
 def list_layers(name: str) -> list[Layer]:
-    """Return the layers of the backbone ``name``, also of a model folder, in the order of computation.
+    """Return the layers of the backbone or model folder ``name``, in the order of computation.
 
     The shapes are those for the picture size of the default weights or of the model. Nothing is downloaded. Raises
     UsageError for an unknown backbone; DamagedError for a damaged model.

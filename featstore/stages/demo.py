@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 SAMPLE, BACKBONE = "digits", "efficientnet_lite0"
 HEADS = ("logreg", "linear-svm", "rbf-svm", "knn")
 TIMES = "demo.json"
-"""Name of the file that has the seconds which each step took. A later run keeps the results of the steps and shows
-these times."""
+"""Name of the file with the duration of each step in seconds. A later run keeps the results of the steps and shows
+these durations.
+"""
 EXTRACT_BATCH = 8
 """Batch size of the extraction: small batches keep every engine busy on few cores and fit into the processor's cache.
 """
@@ -103,7 +104,7 @@ def demo(
     weights, four heads and an index. Finished results of an earlier run are kept. ``limit``: use only about this many
     digits, at even intervals. ``progress``: as in extract. ``on_step``: called after each step. ``write_page``: called
     with the report at the end, such as featstore.pages.demo.write_demo_page, which writes demo.html. Raises UsageError
-    if the folder has other content, FeatstoreError, OSError.
+    if the folder has other content, FeatstoreError if a step fails, OSError if writing fails.
     """
     from featstore.sources import open_source
     from featstore.stages.extract import extract
@@ -162,7 +163,7 @@ def demo(
 
 
 def _earlier_seconds(base: Path) -> dict[str, float]:
-    """Return the seconds that each step took in earlier runs, by name of the step."""
+    """Return a dict from the name of each step to the seconds that it took in earlier runs."""
     try:
         seconds = atomic.read_json(base / TIMES)["seconds"]
         return {str(name): float(value) for name, value in seconds.items()}

@@ -179,7 +179,7 @@ def find_duplicates(
     c, all three are in one group. Pictures with equal bytes are always in one group. ``within``: also compare regions
     of the same picture with each other. Vectors are compared block by block (featstore.indexes.near_duplicates); memory
     grows only by a few numbers per picture and by the groups found. ``progress(done, total)`` counts pictures. Raises
-    UsageError (no store, an invalid threshold), DamagedError.
+    UsageError if there is no store or the threshold is invalid, DamagedError if the store is damaged.
     """
     from featstore.indexes import equal_groups, near_duplicates
 

@@ -1,4 +1,6 @@
-"""Import features that other programs made into a store. The name has an underscore because ``import`` is a keyword."""
+"""Import vectors from files of other programs into a store. The module's name has an underscore because ``import`` is a
+keyword.
+"""
 
 from __future__ import annotations
 
@@ -84,9 +86,9 @@ def import_vectors(
     name of the array of vectors in the files.
 
     All vectors are read and checked before anything is written. Importing the same files again writes what is new or
-    changed, and removes rows that are no longer in the files. Raises UsageError: NaN or infinity, different dimensions,
-    duplicate keys, different numbers of keys and vectors; IdentityError if the store has other features;
-    FeatstoreError, OSError.
+    changed, and removes rows that are no longer in the files. Raises UsageError for NaN or infinity, different
+    dimensions, duplicate keys, or different numbers of keys and vectors. Raises IdentityError if the store has other
+    features; FeatstoreError or OSError if reading or writing fails.
     """
     paths, beside, named = _listed(vectors), _listed(keys), _listed(labels)
     opened = open_vectors(paths, array)

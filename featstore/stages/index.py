@@ -74,9 +74,9 @@ def index(
 ) -> IndexReport:
     """Build the FAISS index of a store at ``out`` (default: index_path(store)), or update it with ``update``.
 
-    ``recall`` (0..1), ``at`` (neighbours), ``memory`` (bytes of the FAISS file) and ``latency`` (seconds per query): if
-    any is given, they are a contract: several kinds of index are tried, and the fastest that meets the contract is
-    built, see featstore.indexes.build_contract. Without a contract, or if ``kind`` is "flat" or "hnsw",
+    ``recall`` (0..1), ``at`` (neighbours), ``memory`` (bytes of the FAISS file) and ``latency`` (seconds per query)
+    form a contract if any of them is given. Several kinds of index are then tried, and the fastest that meets the
+    contract is built, see featstore.indexes.build_contract. Without a contract, or if ``kind`` is "flat" or "hnsw",
     featstore.indexes.build_index builds that kind; a graph is tuned to the ``recall`` of ``at`` neighbours. Pictures
     with equal bytes are held out together when recall is measured. Ids in the index are the store's row ids, which are
     never reused.
@@ -87,8 +87,9 @@ def index(
     nprobe) scaled by the growth of the index. The latency of a contract is measured at the build and at each update.
     ``standing`` in the report says whether the contract is met.
 
-    Raises UsageError (empty store; ``out`` is not an index, or the index of another store; no index meets the contract;
-    another process is writing this index), IdentityError, DamagedError.
+    Raises UsageError if the store is empty, if ``out`` is not an index or the index of another store, if no index meets
+    the contract, or if another process is writing this index. Raises IdentityError if an updated index has features of
+    another identity, DamagedError for a damaged file.
     """
     from featstore.indexes.files.pair import NEXT_SUFFIX
 
@@ -269,8 +270,8 @@ def export_store(
     """Write a store's vectors as an ann-benchmarks file at ``path``, on which other index libraries can be measured.
 
     Up to ``defaults.CHECK_QUERIES`` pictures, at most a tenth, become test rows (queries); pictures with the same bytes
-    are left out of the train rows. Returns the number of test rows. Raises UsageError (too few pictures, unknown
-    metric), DamagedError, OSError.
+    are left out of the train rows. Returns the number of test rows. Raises UsageError for too few pictures or an
+    unknown metric, DamagedError if the store is damaged, OSError if writing fails.
     """
     from featstore.indexes import write_ann_benchmark
     from featstore.indexes.tuning.truth import hold_out

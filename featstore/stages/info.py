@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def info(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the description of the store, head, index or model at ``path`` as JSON; ``kind`` says which of them it is.
 
-    For any other folder, return featstore's files in it and below it, what each was made from, and which are stale (see
-    describe_folder). Raises UsageError if ``path`` is none of these, DamagedError.
+    For any other folder, return featstore's files in it and below it, the artifacts from which each was made, and which
+    are stale (see describe_folder). Raises UsageError if ``path`` is none of these, DamagedError if it is damaged.
     """
     if os.path.isdir(path) and not os.path.lexists(os.path.join(path, folders.MANIFEST)) and not is_model(path):
         return describe_folder(path)
@@ -35,9 +35,10 @@ def info(path: str | os.PathLike[str]) -> dict[str, Any]:
 def describe_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the stores, heads, indexes, models and pages in a folder and below it as JSON, stores first.
 
-    Each entry has what it was made from, why it is stale (older than what it was made from), and the commands that
-    refresh it. After all of ``commands`` are run in this order, nothing is stale. ``unread``: what could not be read.
-    Only headers, ids and labels are read, and symbolic links are not followed. Raises UsageError if there is nothing.
+    Each entry names the artifacts from which it was made, says why it is stale (older than those artifacts), and lists
+    the commands that refresh it. After all of ``commands`` are run in this order, nothing is stale. ``unread``: the
+    artifacts that could not be read. Only headers, ids and labels are read, and symbolic links are not followed. Raises
+    UsageError if the folder has no artifact.
     """
     from featstore.artifacts.freshness import all_commands, states_of
     from featstore.artifacts.lineage import find_artifacts
@@ -60,7 +61,9 @@ def describe_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def describe_head(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return classes, parameters, figures and origin of a head as JSON. Raises UsageError, DamagedError."""
+    """Return classes, parameters, figures and origin of a head as JSON. Raises UsageError if there is no head,
+    DamagedError if it is damaged.
+    """
     from featstore.artifacts import open_head
 
     head = open_head(path, tasks=ALL_TASKS)
@@ -99,7 +102,8 @@ def describe_head(path: str | os.PathLike[str]) -> dict[str, Any]:
 def describe_model(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return architecture, cut, preprocessing, classes and training record of a model folder as JSON.
 
-    Size and SHA-256 of every file are checked; the network is not loaded. Raises UsageError, DamagedError.
+    Size and SHA-256 of every file are checked; the network is not loaded. Raises UsageError if there is no model,
+    DamagedError if it is damaged.
     """
     from featstore.artifacts.model import head_of
 
@@ -142,7 +146,7 @@ def _to_trust(head: TrainedHead) -> list[str] | None:
 def describe_index(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return size, measured recall and origin of an index as JSON, and how the index's store has changed since.
 
-    Raises UsageError, DamagedError.
+    Raises UsageError if there is no index, DamagedError if it is damaged.
     """
     from featstore.artifacts import open_index, staleness
     from featstore.indexes.growth import standing

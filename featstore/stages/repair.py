@@ -37,10 +37,10 @@ def repair(
     """Restore the damaged files of a store; see featstore.store.repair.repairing for what can be restored.
 
     A damaged vector is extracted again if its picture exists with the same bytes; otherwise the picture becomes a
-    failure with the reason "damaged". ``root``: where the pictures are now, if they moved. ``weights``: file of the
-    backbone's weights, if the weights' name in the store is not enough to find them. ``backbone``: a loaded backbone,
-    or the name of your own backbone function. ``set_aside``: extract nothing; pictures with damaged vectors become
-    failures.
+    failure with the reason "damaged". ``root``: the present folder of the pictures, if they were moved. ``weights``:
+    file of the backbone's weights, if the name of the weights in the store is not enough to find this file.
+    ``backbone``: a loaded backbone, or the name of your own backbone function. ``set_aside``: extract nothing; pictures
+    with damaged vectors become failures.
 
     Raises UsageError if there is no store or its backbone is not available, FeatstoreError while another process writes
     to it, DamagedError for what cannot be restored.

@@ -26,7 +26,8 @@ def write_sample(name: str, folder: str | os.PathLike[str], *, progress: FetchPr
     UCI Machine Learning Repository, 1998. All names in featstore.datasets.registry() are downloaded; ``progress`` is
     passed to featstore.datasets.fetch.
 
-    Raises UsageError for an unknown name, or if ``folder`` has other files; also what featstore.datasets.fetch raises.
+    Raises UsageError for an unknown name, or if ``folder`` has other files; also the errors of
+    featstore.datasets.fetch.
     """
     if name in OFFLINE:
         return _write_digits(folder)

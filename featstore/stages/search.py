@@ -152,7 +152,8 @@ def search(
     Pictures go through the backbone, weights and preprocessing that the index was made with; without pictures no
     network is loaded. ``embedding``: the fields of EmbedOptions. An unreadable query gives a QueryResult with a reason.
     If the store is found, the notes say whether the store has changed since the index was made; keys, classes and
-    ``where`` need the store. Raises UsageError, IdentityError, DamagedError.
+    ``where`` need the store. Raises UsageError for invalid options, IdentityError if the pictures' features do not
+    match the index, DamagedError for a damaged file.
     """
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(column(inputs, "pictures"))
     more = like or Query()
@@ -248,7 +249,7 @@ class Finder:
         found: Iterator[list[Neighbour]] = iter(())
         if good:
             vectors = np.stack([np.asarray(one.vector) for one in good])
-            # Fetch k plus the number of the query's own ids, which are left out below.
+            # Fetch k neighbours plus the number of the query's own ids, because these ids are left out below.
             depth, most = k + max(len(one.own) for one in good), len(self._index)
             while True:
                 scores, ids = self._search(vectors, depth)

@@ -44,8 +44,8 @@ def is_store(path: str | os.PathLike[str]) -> bool:
 class StoreSource:
     """The pictures of a store, as a Source (see featstore.sources.base).
 
-    ``root``: where the pictures are now, if the store's only source moved. Raises UsageError if there is no store, or
-    if ``root`` is given and the store has several sources.
+    ``root``: the present folder of the pictures, if the store's only source was moved. Raises UsageError if there is no
+    store, or if ``root`` is given and the store has several sources.
     """
 
     kind = KIND
@@ -153,9 +153,9 @@ def _absolute(root: str, location: bytes) -> bytes:
 def take_tables(store: Path, manifest: Manifest, source: StoreSource) -> int:
     """Copy the label versions of the source store that ``store`` lacks; return how many versions were copied.
 
-    A version holds labels, splits and metadata. Each copy keeps its date and origin, and records which version it is a
-    copy of; therefore the next run copies only newer versions. As in a compaction, values are left out for pictures
-    that are retired in the source or were removed from ``store``.
+    A version holds labels, splits and metadata. Each copy keeps its date and origin, and records the number of the
+    copied version; therefore the next run copies only newer versions. As in a compaction, values are left out for
+    pictures that are retired in the source or were removed from ``store``.
     """
     theirs = settled(source.path, lambda other: Tables(source.path, other.epoch))[1]
     owner, taken = theirs.store_id or source.store_id, 0

@@ -41,7 +41,7 @@ _SETTLE_SECONDS = 5.0
 """Longest time in seconds that a writer waits until an announced compaction has checked for other writers."""
 
 Work = int | str
-"""The work that a claim reserves: the number of a unit, or a name such as "compaction"."""
+"""A piece of work that a claim reserves: the number of a unit, or a name such as "compaction"."""
 COMPACTION = "compaction"
 
 

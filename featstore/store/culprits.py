@@ -22,7 +22,7 @@ _PREFIX = "culprit."
 def write_culprit(store: Path, unit: int, row: int, reason: str, message: str) -> None:
     """Record durably why the picture of ``row`` fails: it killed or stalled a decoder, or exhausted its memory.
 
-    Nothing is recorded if the unit is already finished. Raises OSError.
+    Nothing is recorded if the unit is already finished. Raises OSError if writing fails.
     """
     with contextlib.suppress(FileNotFoundError):
         atomic.write_json(work_folder(store, unit) / f"{_PREFIX}{row}", {"reason": reason, "message": message})

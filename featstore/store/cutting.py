@@ -41,20 +41,26 @@ class CutPicture:
         self._failure: ReadFailure | DecodeFailure | None = None
 
     def read(self) -> bytes:
-        """Read the picture; return the SHA-256 of its bytes. Raises ReadFailure, OSError."""
+        """Read the picture; return the SHA-256 of its bytes. Raises ReadFailure if the picture is unreadable, OSError
+        if this process lacks memory or handles.
+        """
         with self._lock:
             if not self._digest:
                 self._once(self._read)
             return self._digest
 
     def decode(self) -> None:
-        """Decode the picture; if its parts can be read separately, only open it. Raises ReadFailure, DecodeFailure."""
+        """Decode the picture; if its parts can be read separately, only open it. Raises ReadFailure or DecodeFailure if
+        the picture is unreadable.
+        """
         with self._lock:
             if self._decoded is None:
                 self._once(self._decode)
 
     def region(self, region: Region | None) -> Image.Image:
-        """Return ``region``, or the whole picture if None, as an RGB image. Raises ReadFailure, DecodeFailure."""
+        """Return ``region``, or the whole picture if None, as an RGB image. Raises ReadFailure or DecodeFailure if the
+        picture is unreadable.
+        """
         self.read()
         self.decode()
         picture = self._decoded

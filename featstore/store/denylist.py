@@ -73,7 +73,7 @@ class Denylist:
 
     @classmethod
     def of(cls, plan: Plan) -> Denylist:
-        """Return the denylist of a plan. Raises DamagedError."""
+        """Return the denylist of a plan. Raises DamagedError if it is damaged."""
         found = cls.empty()
         for segment in plan.segments:
             file = segment.file
@@ -142,7 +142,7 @@ class Denylist:
         return Denylist(self.salt, self.key[rows], self.parent[rows], self.content[rows], np.ones(len(rows), bool))
 
     def matching(self, keys: Sequence[bytes]) -> tuple[NDArray[np.bool_], Digests, Digests]:
-        """Return a mask (m,) of the keys that are on the denylist themselves or with one of their regions.
+        """Return a mask (m,) of the keys that are on the denylist, or that have a region on the denylist.
 
         Also return the key digests and the content digests of the matching entries.
         """

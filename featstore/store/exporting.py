@@ -84,7 +84,8 @@ def export_store(
     """Write the rows of ``store`` to the folder ``out`` in the format ``form``, and return what was written.
 
     ``on_rows`` is called with the number of rows written so far and the number of all rows. Raises UsageError if
-    ``out`` exists and is not an export of this store in this format, or if another process is writing to it; OSError.
+    ``out`` exists and is not an export of this store in this format, or if another process is writing to it; OSError if
+    writing fails.
     """
     if form not in FORMATS:
         raise UsageError(f"there is no format {form!r}; choose one of {', '.join(FORMATS)}")

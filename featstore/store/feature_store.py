@@ -76,13 +76,13 @@ class FeatureStore(Converted, Regional):
         ``partial``: also show the rows of unfinished units that an extraction has written so far; the extraction may
         still be running. These rows are copied into memory when the store is opened, at most 512 MiB per unit.
 
-        ``at``: show rows, labels and splits of a past state, given as the file of a head or an index that was made from
-        this store (the state that it used), a generation (as ``generation`` returns it), an int (label version; 0
-        before the first), or a date (a datetime, or an ISO text; local time without an offset; a day without a time
-        means its end). A generation or a label version selects the last state that had it; pictures planned by then and
-        extracted later are included. A compaction keeps past states, but purges the vectors of retired rows. If a state
-        lacks vectors, ``missing="raise"`` raises UsageError, and ``missing="skip"`` shows the other rows; the attribute
-        ``missing`` lists the purged pictures.
+        ``at``: show rows, labels and splits of a past state, given in one of four ways. The file of a head or an index
+        that was made from this store: the state that it used. A generation, as ``generation`` returns it. An int: a
+        label version; 0 is before the first. A date: a datetime or an ISO text, in local time without an offset; a day
+        without a time means its end. A generation or a label version selects the last state that had it; pictures
+        planned by then and extracted later are included. A compaction keeps past states, but purges the vectors of
+        retired rows. If a state lacks vectors, ``missing="raise"`` raises UsageError, and ``missing="skip"`` shows the
+        other rows; the attribute ``missing`` lists the purged pictures.
 
         Raises UsageError if there is no store or no such state, DamagedError if it is damaged.
         """
@@ -246,8 +246,8 @@ class FeatureStore(Converted, Regional):
     def path_of(self, key: str | bytes, *, root: str | Path | None = None) -> Path:
         """Return the path of the picture of ``key``: its file, or the archive or table that contains it.
 
-        ``root``: where the pictures are now, if they were moved since the store was made. The file may no longer exist.
-        Raises UsageError for a key that the store does not know.
+        ``root``: the present folder of the pictures, if they were moved since the store was made. The file may no
+        longer exist. Raises UsageError for a key that the store does not know.
         """
         name = key if isinstance(key, bytes) else key.encode("utf-8", "surrogateescape")
         place = place_of(self._plan, name)
@@ -280,7 +280,7 @@ class FeatureStore(Converted, Regional):
         return self._columns[name]
 
     def _rows_of_digests(self, index: KeyIndex) -> NDArray[np.int64]:
-        """Return the store's row of each key in the lookup ``index`` of a table; -1 for a key without a vector."""
+        """Return the store's row of each key in ``index``, a table's lookup of keys; -1 for a key without a vector."""
         rows = np.full(len(index.hi), -1, np.int64)
         places = index.places()
         # Look up in the order of the digests: neighbouring digests share memory pages of the plan's lookup.
@@ -306,7 +306,7 @@ class FeatureStore(Converted, Regional):
         return self.column(tables.SPLIT)
 
     def split_rows(self, split: str) -> NDArray[np.int64]:
-        """Return the rows of ``split``. Raises UsageError, listing the existing splits, if no row has this split."""
+        """Return the rows of ``split``. Raises UsageError that lists the existing splits if no row has this split."""
         rows = np.flatnonzero(self.splits == split)
         if not rows.size:
             there = sorted({str(value) for value in self.splits if value is not None}, key=natural)

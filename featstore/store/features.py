@@ -37,7 +37,7 @@ class FeatureArray(np.ndarray[Any, np.dtype[Any]]):
     Attributes
     ----------
     identity : Identity or None
-        What made the features; None if unknown.
+        Identity of the features; None if unknown.
     """
 
     identity: Identity | None
@@ -54,7 +54,7 @@ class FeatureArray(np.ndarray[Any, np.dtype[Any]]):
 
     def __array_finalize__(self, other: Any) -> None:
         # NumPy calls this for every new array of this class. The identity starts as None; only the methods below set
-        # it.
+        # the identity.
         self.identity = None
 
     def _same(self, result: Any) -> Any:
@@ -128,8 +128,9 @@ class FeatureArray(np.ndarray[Any, np.dtype[Any]]):
         return out[0] if len(out) == 1 else out
 
     def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
-        """Call a NumPy function such as np.take; selecting rows, and concatenating rows of one identity, keep the
-        identity."""
+        """Call a NumPy function such as np.take; functions that select rows, or concatenate rows of one identity, keep
+        the identity.
+        """
         result = super().__array_function__(function, types, arguments, options)
         if function in _BELOW and not options and len(arguments) == 1:
             first, *others = [part.identity if isinstance(part, FeatureArray) else None for part in arguments[0]]

@@ -104,14 +104,15 @@ def check(store: Path) -> None:
 def names(store: Path, *parts: str, pattern: re.Pattern[str]) -> list[str]:
     """Return the sorted names that match ``pattern`` in the folder ``parts``.
 
-    Raises FileNotFoundError, DamagedError, OSError.
+    Raises FileNotFoundError if the folder does not exist, DamagedError if it is a link or a file, OSError if it cannot
+    be read.
     """
     with opened(store, *parts) as handle:
         return sorted(name for name in os.listdir(handle) if pattern.fullmatch(name))
 
 
 def regular(store: Path, *parts: str, pattern: re.Pattern[str]) -> list[str]:
-    """Return what ``names`` returns, but only the names of regular files."""
+    """Return the same as ``names``, but only the names of regular files."""
     with opened(store, *parts) as handle, os.scandir(handle) as entries:
         return sorted(
             entry.name for entry in entries if pattern.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
@@ -148,7 +149,7 @@ def remove_folder(store: Path, *parts: str) -> bool:
 
 
 def strangers(store: Path) -> list[str]:
-    """Return the sorted paths of foreign files, relative to the store."""
+    """Return the sorted paths of files that featstore did not write, relative to the store."""
     found: list[str] = []
     for name in _listed(store):
         if name in (PLAN, TABLES, WORK):
@@ -181,7 +182,10 @@ def _is_folder(store: Path, *parts: str) -> bool:
 
 
 def size(store: Path) -> int:
-    """Return the total bytes of all regular files in the store, also foreign ones; files that vanish count 0."""
+    """Return the total bytes of all regular files in the store, also of those that featstore did not write.
+
+    A file that vanishes meanwhile counts 0.
+    """
     total = 0
     for _, _, found, handle in os.fwalk(store):
         for name in found:

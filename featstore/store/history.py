@@ -1,10 +1,10 @@
 """The history that compactions keep: the states of each former epoch, and the keys of purged rows.
 
-An epoch is the plan between two compactions. history/<epoch>.h5 is a sealed (checksummed) HDF5 file, written by the
-compaction that ended the epoch. The file is small: it has four values for each plan segment of the epoch and, for each
-purged row, its id, its key, and the segment that retired the row with the reason. Ids never change and grow with time.
-So the live rows of a former generation are the ids below its ``next_id``, without the ids that were retired by then.
-Those of its live rows that were retired later and purged have no vector any more.
+An epoch is a plan that grows until the next compaction begins a new one. history/<epoch>.h5 is a sealed (checksummed)
+HDF5 file, written by the compaction that ended the epoch. The file is small: it has four values for each plan segment
+of the epoch and, for each purged row, its id, its key, and the segment that retired the row with the reason. Ids never
+change and grow with time. So the live rows of a former generation are the ids below the ``next_id`` of this generation,
+without the ids that were retired by then. Rows that were retired later and purged have no vector any more.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class State:
 
 
 class Former:
-    """A former epoch (the plan between two compactions), read from a file in the folder ``history``.
+    """A former epoch (state of the plan that a compaction ended), read from a file in the folder ``history``.
 
     Attributes
     ----------
@@ -114,7 +114,7 @@ def _state(epoch: int, segments: int, last: Segment) -> State:
 
 
 def time_of(text: str) -> datetime.datetime:
-    """Parse a date and time in ISO format (without an offset: UTC). Raises TypeError, ValueError."""
+    """Parse a date and time in ISO format (without an offset: UTC). Raises TypeError or ValueError for anything else."""
     moment = datetime.datetime.fromisoformat(text)
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=datetime.UTC)
 
@@ -144,7 +144,9 @@ def write_history(store: Path, plan: Plan, versions: int, had_vector: HadVector,
 
 
 def _retirements(plan: Plan) -> tuple[Ids, NDArray[np.uint32], NDArray[np.uint8]]:
-    """Return the retired ids (ascending), the number of the first segment that retired each id, and why it did so."""
+    """Return three arrays: the retired ids (ascending), the number of the first segment that retired each id, and the
+    reason.
+    """
     retired = plan.retired
     segment, why = np.zeros(len(retired), np.uint32), np.zeros(len(retired), np.uint8)
     for number in range(len(plan.segments) - 1, -1, -1):

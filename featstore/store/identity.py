@@ -78,7 +78,9 @@ class Identity:
         return self.layer == "imported" and not self.preprocessing
 
     def require_plain(self, what: str) -> None:
-        """Raise UsageError, naming ``what``, if the features are of augmented pictures: queries are plain pictures."""
+        """Raise UsageError that names ``what`` if the features come from augmented pictures: queries are plain
+        pictures.
+        """
         if self.augment:
             raise UsageError(
                 f"{what}: has features of augmented pictures ({self.augment['policy']}, view {self.augment['view']}), and "
@@ -86,7 +88,7 @@ class Identity:
             )
 
     def require_pictures(self, what: str) -> None:
-        """Raise UsageError, naming ``what``, if the features were imported: featstore cannot make such features."""
+        """Raise UsageError that names ``what`` if the features were imported: featstore cannot make such features."""
         if self.is_imported:
             raise UsageError(
                 f"{what}: its features were imported as {printable(self.backbone)!r}, and featstore cannot make such features of "
@@ -146,7 +148,7 @@ class Identity:
         return cls(**{**value, "shape": shape})
 
     def check(self, other: Identity, what: str) -> None:
-        """Raise IdentityError, listing each difference, unless ``other`` equals this identity.
+        """Raise IdentityError that lists each difference if ``other`` differs from this identity.
 
         ``what`` names the owner of this identity in the message.
         """

@@ -47,7 +47,7 @@ class Imported:
 def check_vectors(vectors: Vectors, rows: ImportedRows, on_rows: Callable[[int], None]) -> None:
     """Read all vectors once before anything is written, and store a hash of each vector in ``rows``.
 
-    Raises UsageError for duplicate keys, NaN and infinity.
+    Raises UsageError for duplicate keys, NaN or infinity.
     """
     n = vectors.shape[0]
     doubled = KeyIndex.build(digests(rows.keys)).doubled()
@@ -81,7 +81,7 @@ def write_rows(
 
     Unchanged rows are kept, changed rows replaced, vanished rows removed. An import that was killed continues at the
     first unit that is not written. Raises IdentityError if the store has other features, UsageError if a key belongs to
-    another source, FeatstoreError if the vectors changed since they were checked; OSError.
+    another source, FeatstoreError if the vectors changed since they were checked; OSError if writing fails.
     """
     open_for_writing(store, identity, weights_name, unit_rows)
     typed = {name: Column.of_text(rows.metadata[name]).objects().tolist() for name in rows.from_text}
@@ -163,7 +163,7 @@ class _Writer:
 
 
 class _Cursor:
-    """Reader of single rows from a stream of vectors; to go back to an earlier row, it starts the stream again."""
+    """Reads single rows from a stream of vectors. To go back to an earlier row, the reader starts the stream again."""
 
     def __init__(self, vectors: Vectors) -> None:
         self._vectors = vectors

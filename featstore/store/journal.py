@@ -1,7 +1,7 @@
 """The journal of an unfinished unit: finished rows in checksummed blocks, appended and synced.
 
 Each owner of the unit appends to its own file work/<unit>/journal.<n> and reads the files of all owners, so an owner
-that was wrongly considered dead cannot damage its successor's blocks. A record is
+that was wrongly considered dead cannot damage the blocks of the next owner. A record is
 
     magic "FSJ1" | JSON length u32 | payload length u64 | XXH3-64 of JSON and payload u64 | JSON | payload
 
@@ -157,7 +157,7 @@ def _block(
             f"{path}: a journal of other features; remove the folder {path.parent} to extract this unit anew"
         )
     at = start + json_bytes
-    # Records of a journal are unaligned: take views of bytes, and copy only where numpy needs aligned data.
+    # Records of a journal are unaligned in memory: use views of bytes, and copy only where NumPy needs aligned data.
     vectors = (
         np.frombuffer(mapped, np.uint8, vectors_bytes, at).view(dtype).reshape(n, dimension)
         if n

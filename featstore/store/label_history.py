@@ -49,7 +49,9 @@ class Version:
 
 
 def label_history(store: str | os.PathLike[str]) -> list[Version]:
-    """Return the versions of a store's labels, the oldest first. Raises UsageError, DamagedError."""
+    """Return the versions of a store's labels, the oldest first. Raises UsageError if there is no store, DamagedError
+    if it is damaged.
+    """
     path = Path(store)
     found = settled(path, lambda manifest: Tables(path, manifest.epoch))[1]
     undone = {table.reverts: version for version, table in enumerate(found.versions, 1) if table.reverts is not None}
@@ -73,7 +75,7 @@ def label_history(store: str | os.PathLike[str]) -> list[Version]:
 
 
 def _changed(table: Table, before: Sequence[Table], after: Sequence[Table]) -> int:
-    """Return for how many keys of ``table`` the values of its columns differ between two lists of tables."""
+    """Return the number of keys in ``table`` whose values differ between two lists of tables."""
     changed = 0
     digest = table.index.digest()
     for start in range(0, len(digest), _BLOCK_ROWS):
@@ -97,7 +99,7 @@ def _values(name: str, digest: NDArray[np.uint64], layers: Sequence[Table]) -> N
 
 
 def undo_label(store: str | os.PathLike[str]) -> Version:
-    """Undo the last labelling by adding a version: labels, splits and metadata are as before that labelling.
+    """Undo the last labelling by adding a version with the labels, splits and metadata from before that labelling.
 
     The newest version of ``featstore label`` that is not undone yet is undone; another call undoes the one before it.
     Values that were read with the pictures (``featstore extract``) are not undone. Raises UsageError if there is

@@ -127,7 +127,9 @@ def set_columns(
 
 
 def _pictures_of_regions(plan: Plan, unknown: Collection[bytes]) -> list[str]:
-    """Return a list with a note if some unknown keys are keys of pictures of which the store has only regions."""
+    """Return a list with a note if some unknown keys are pictures of which the store has only regions, else an empty
+    list.
+    """
     cut = regions_of(plan, unknown) if plan.has_regions else {}
     if not cut:
         return []

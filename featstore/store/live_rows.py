@@ -96,7 +96,7 @@ class LiveRows:
         found = read_unfinished(self.store, self.plan, unit, self.shards.identity)
         if found is None:
             try:
-                # The shard may have been written, and the journals removed, since the check for the shard.
+                # Since the check for the shard, another process may have written the shard and removed the journals.
                 return self._count_finished(unit)
             except FileNotFoundError:
                 return None
@@ -141,7 +141,8 @@ class LiveRows:
             yield from keys
 
     def parts(self, rows: NDArray[np.int64] | None) -> Iterator[tuple[Shard | Unfinished, Places, Places]]:
-        """For each shard, yield the shard, the indices in ``rows`` of its rows, and the offsets of these rows in it.
+        """For each shard, yield the shard, the indices of its rows in ``rows``, and the offsets of these rows in the
+        shard.
 
         ``rows`` None means all rows.
         """
@@ -156,7 +157,9 @@ class LiveRows:
             yield self.shards[unit.number], places, offsets if live is None else live[offsets]
 
     def ranges(self) -> Iterator[tuple[Unit, int, int]]:
-        """Yield (unit, its first row, row after its last) for each unit with live rows, in the order of the rows."""
+        """Yield (unit, its first row, end of its rows (exclusive)) for each unit with live rows, in the order of the
+        rows.
+        """
         for index, unit in enumerate(self.finished):
             start, stop = int(self._starts[index]), int(self._starts[index + 1])
             if stop > start:
@@ -172,7 +175,7 @@ class LiveRows:
             if isinstance(offsets, slice) or not (isinstance(places, slice) or len(places) == len(result)):
                 result[places] = column[offsets]
             else:
-                # Write directly to the destination: indexing would copy the rows twice.
+                # Copy the rows directly to the destination array: indexing would copy them twice.
                 np.take(
                     column, offsets, axis=0, out=result[places] if isinstance(places, slice) else result, mode="clip"
                 )
@@ -193,7 +196,7 @@ class LiveRows:
             yield self.gather("features", rows[start : start + block_rows], (dimension,), dtype)
 
     def of_ids(self, ids: Ids) -> NDArray[np.int64]:
-        """Return the row of each id, or -1 if it has no live vector."""
+        """Return the row of each id, or -1 for an id without a live vector."""
         rows = np.full(len(ids), -1, np.int64)
         for index, places in self._owners(ids):
             unit = self.finished[index]

@@ -159,7 +159,7 @@ def require_no_purge(store: Path) -> None:
 def settled(store: Path, read: Callable[[Manifest], _T]) -> tuple[Manifest, _T]:
     """Return the manifest and the result of ``read(manifest)``, both of the same epoch, even during a compaction.
 
-    An epoch is the time between two compactions. A compaction switches to the next epoch before it removes files. So
+    Each compaction begins a new epoch. It switches to the new epoch before it removes files. So
     the manifest is read again after ``read``: if the manifest is unchanged, no file was removed while ``read`` used it.
     If the epoch changed, the result may mix two epochs, and manifest and result are read again.
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     pass
 
 KEY = "origin"
-"""Key of the origin, in a head's ``meta`` and among the fields of an index's ``identity`` JSON."""
+"""Key under which a head's ``meta`` and an index's ``identity`` JSON store the origin."""
 STACKED = "stacked"
 """Key of the lists of identities and of origins in the file of a head that was trained on several stores."""
 
@@ -42,7 +42,9 @@ class Origin:
 
     @classmethod
     def of(cls, identity: Mapping[str, Any], origin: Any, what: str) -> Origin:
-        """Rebuild an origin from an identity and ``to_dict``'s result. Raises DamagedError, naming ``what``."""
+        """Rebuild an origin from an identity and ``to_dict``'s result. Raises DamagedError that names ``what`` if a
+        value is missing or has a wrong type.
+        """
         names = ("weights_name", "store", "store_id")
         if not isinstance(origin, dict) or not all(isinstance(origin.get(name), str) for name in names):
             raise DamagedError(f"{what}: does not say which store it came from; make it again with featstore")
@@ -70,7 +72,7 @@ def origins_in(origin: Any) -> list[dict[str, Any]]:
 
 
 def origin_of_store(store: FeatureStore) -> Origin:
-    """Return the origin for a head or an index that is made from ``store`` now."""
+    """Return the origin to record in a head or an index that is now made from ``store``."""
     return Origin(store.identity, store.weights_name, os.path.abspath(store.path), store.store_id)
 
 

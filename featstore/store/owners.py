@@ -35,7 +35,7 @@ def _start_time(pid: int) -> str | None:
 
 
 def this_process() -> dict[str, Any]:
-    """Return what identifies this process in a claim: host, boot id, namespace, process and its start time."""
+    """Return the values that identify this process in a claim: host, boot id, namespace, process and its start time."""
     try:
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:

@@ -1,4 +1,5 @@
-"""The past of a store: rows, labels and splits at a generation, label version or date, or as a head used them.
+"""Past states of a store: rows, labels and splits at a generation, a label version or a date, or those that a head
+used.
 
 Plan segments and tables never change after they were written, so a past state consists of the first segments of the
 plan and the first versions of the tables. After a compaction, history.py says which of the rows existed at that time.
@@ -57,8 +58,8 @@ class Moment:
 class Missing:
     """Pictures that had a vector in a past state and were purged later.
 
-    ``count``: number of pictures; ``keys``: keys of the first few; ``erased``: number of pictures whose key was erased
-    too.
+    ``count``: number of pictures; ``keys``: keys of the first few pictures; ``erased``: number of pictures whose key
+    was erased too.
     """
 
     count: int = 0
@@ -66,7 +67,7 @@ class Missing:
     erased: int = 0
 
     def check(self, store: Path, missing: str) -> None:
-        """Raise UsageError if pictures are missing, unless ``missing`` is "skip"."""
+        """Raise UsageError if pictures are missing and ``missing`` is not "skip"."""
         if self.count and missing != "skip":
             raise UsageError(
                 f"{store}: {self}: featstore compact purged them after they were removed or changed; "
@@ -142,7 +143,7 @@ def records_in(past: Any) -> list[dict[str, Any]]:
 def open_past(store: Path, manifest: Manifest, plan: Plan, tables: Tables, at: At) -> tuple[PastPlan, Tables, Missing]:
     """Return the plan and the tables in the state ``at`` (see FeatureStore.open), and the pictures purged since then.
 
-    Raises UsageError if there was no such state or its history is lost, DamagedError.
+    Raises UsageError if there was no such state or its history is lost, DamagedError if a file is damaged.
     """
     timeline = _Timeline(store, plan, tables)
     moment = timeline.find(at, manifest.store_id)
@@ -160,7 +161,9 @@ class _Timeline:
         self.states = [state for former in self.former for state in former.states] + states_of(plan)
 
     def find(self, at: At, store_id: str) -> Moment:
-        """Return the state that ``at`` selects (see FeatureStore.open). Raises UsageError, DamagedError."""
+        """Return the state that ``at`` selects (see FeatureStore.open). Raises UsageError if there is no such state,
+        DamagedError if a file is damaged.
+        """
         if isinstance(at, Mapping):
             return self._recorded(at, store_id, "this record")
         if isinstance(at, int | np.integer):
@@ -192,8 +195,9 @@ class _Timeline:
         )
 
     def _versions_at_end(self, at: int) -> int:
-        """Return how many label versions existed when the state after ``states[at]`` began; for the last state, how
-        many exist."""
+        """Return the number of label versions that existed when the state after ``states[at]`` began; for the last
+        state, the present number.
+        """
         if at == len(self.states) - 1:
             return self.tables.version
         state, following = self.states[at], self.states[at + 1]
@@ -214,15 +218,15 @@ class _Timeline:
         following = self.tables.versions[version]
         generation = following.about.get("generation")
         if self.tables.follows is None and isinstance(generation, list) and len(generation) == 2:
-            # A store made from another store copies the label history of that store. A label version may then be
-            # older than all pictures of this store: take the rows of this store's first state.
+            # A store made from another store copies the label history of that store. A label version may therefore be
+            # older than all pictures of this store: use the rows of this store's first state.
             first = self.states[0] if generation[1] == 0 else None
             state = next((s for s in self.states if [s.epoch, s.segments] == generation), first)
         else:
             state = self._last(_created(following))
             if state is None and self.tables.follows is not None:
-                # This store uses the labels of another store, and this label version is older than all pictures of
-                # this store: take the rows of this store's first state.
+                # This store uses the labels of another store, and this label version is older than all pictures of this
+                # store: use the rows of this store's first state.
                 state = self.states[0]
         if state is None:
             raise UsageError(f"{self.store}: the rows at label version {version} are not known" + self._compacted())

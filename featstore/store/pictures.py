@@ -1,7 +1,7 @@
 """Find the picture of a key through the plan of the store, read it and decode it.
 
-An untrusted store may name any file as a picture. So a file that only the store names is shown only if its bytes have
-the SHA-256 recorded in the store: a store cannot reveal a file whose content the maker of the store did not have. Every
+An untrusted store may name any file as a picture. So a file that is named only by the store is shown only if its bytes
+have the SHA-256 recorded in the store. Otherwise a store could reveal files whose content its maker did not know. Every
 file below a root folder that the user names may be shown.
 """
 
@@ -43,7 +43,7 @@ class NoPicture(Exception):
 class Pictures:
     """The pictures of a store or, without a store, the files below ``root``.
 
-    ``root``: where the pictures are now, if they moved since extraction.
+    ``root``: the present folder of the pictures, if they were moved since the extraction.
     """
 
     def __init__(self, store: FeatureStore | None, root: str | os.PathLike[str] | None = None) -> None:
@@ -51,7 +51,9 @@ class Pictures:
         self._gone = 0
 
     def __call__(self, key: str) -> Image.Image:
-        """Return the picture or region of ``key`` as a PIL image (RGB, upright). Raises NoPicture."""
+        """Return the picture or region of ``key`` as a PIL image (RGB, upright). Raises NoPicture if it is not
+        available.
+        """
         try:
             return open_picture(*self._place(key))
         except NoPicture as failure:
@@ -109,7 +111,8 @@ def open_picture(
 ) -> Image.Image:
     """Read a picture file or an archive member, and return it, or its ``region``, as a PIL image (RGB, upright).
 
-    ``content``: the SHA-256 that the picture's bytes must have; None accepts any bytes. Raises NoPicture.
+    ``content``: the SHA-256 that the picture's bytes must have; None accepts any bytes. Raises NoPicture if it is not
+    available.
     """
     if content is not None and not any(content):
         raise NoPicture(

@@ -17,7 +17,7 @@ from featstore.text import quoted
 
 
 class Place(NamedTuple):
-    """Where a picture or region is stored: a file ``location`` below ``root``, or a member of an archive there."""
+    """Place of a picture or region: a file ``location`` below ``root``, or a member of an archive ``location``."""
 
     id: int
     root: Path
@@ -41,7 +41,7 @@ class Place(NamedTuple):
 
 
 def place_of(plan: Plan, key: bytes) -> Place | None:
-    """Return where the picture of ``key`` is, None if the plan has no such picture."""
+    """Return the place of the picture of ``key``; None if the plan has no such picture."""
     (number,) = plan.find_keys([key]).tolist()
     for segment in plan.segments:
         if len(segment.ids) and segment.ids[0] <= number <= segment.ids[-1]:

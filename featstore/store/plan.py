@@ -123,7 +123,8 @@ def segment_path(store: Path, epoch: int, number: int) -> Path:
 
 
 class Plan:
-    """The plan of a store in one epoch (the time between two compactions): its segments when the plan was opened.
+    """The plan of a store in one epoch (a state of the store that lasts until the next compaction): its segments at the
+    time of opening.
 
     Attributes: ``segments``, ``next_id``, ``next_unit``, ``retired`` (sorted ids).
     """
@@ -149,7 +150,7 @@ class Plan:
         self._first_rows = np.cumsum([0, *(len(segment.ids) for segment in self._filled)])
 
     def _check_numbers(self) -> None:
-        """Raise DamagedError if an id or a unit has a number that this plan cannot have assigned."""
+        """Raise DamagedError if an id or a unit of the segment has a number that this plan cannot have assigned."""
         fits = 0 <= self.next_id <= LARGEST_ID and self.epoch == self.next_unit // UNITS_OF_EPOCH
         for segment in self._filled:
             fits = fits and 0 <= int(segment.ids[0]) <= int(segment.ids[-1]) < self.next_id
@@ -167,7 +168,7 @@ class Plan:
         return sum(len(segment.ids) for segment in self.segments) - len(self.retired)
 
     def is_retired(self, ids: Ids) -> NDArray[np.bool_]:
-        """Return a mask (m,) of the ``ids`` that are retired."""
+        """Return a mask (m,) of those of ``ids`` that are retired."""
         return member(ids, self.retired)
 
     def find(self, digest: NDArray[np.uint64]) -> Ids:
@@ -196,8 +197,9 @@ class Plan:
         return self.find(digests(keys, [view] * len(keys) if view else None))
 
     def _by_segment(self, ids: Ids) -> Iterator[tuple[Segment, NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield, for each segment that contains some of ``ids``: the segment, the indices of these ids, and their rows
-        in it."""
+        """Yield (segment, indices of its ids in ``ids``, their rows in the segment) for each segment that contains some
+        of ``ids``.
+        """
         owner = np.searchsorted(self._first_ids, ids, side="right") - 1
         for number in np.unique(owner):
             places = np.flatnonzero(owner == number)

@@ -82,7 +82,7 @@ Known = Callable[[Ids], NDArray[np.uint8]]
 class Planner:
     """Update a store's plan from one source.
 
-    With ``hasher`` and ``known``, changes are detected by content instead of size and time (``--rehash``).
+    If ``hasher`` and ``known`` are given, changes are detected by content instead of size and time (``--rehash``).
     ``retry``: failed ids to try again.
     """
 

@@ -43,9 +43,10 @@ class Regional:
         return key if ids[0] < 0 else to_text(parents([name], plan.regions(ids))[0])
 
     def by_parent(self, how: By = "mean") -> tuple[list[str], FeatureArray]:
-        """Return the keys of the p pictures, in the order of their first rows, and a pooled vector of each, (p, d).
+        """Return the keys of the p pictures, in the order of their first rows, and one pooled vector for each picture,
+        (p, d).
 
-        ``how``: elementwise "mean" or "max" over the vectors of a picture's rows. Memory: p x d float64.
+        ``how``: elementwise "mean" or "max" over the vectors of a picture's rows. Memory holds p x d float64 numbers.
         """
         store = cast("FeatureStore", self)
         check_how(how)
@@ -72,7 +73,7 @@ class Regional:
 
 
 def check_how(how: str) -> None:
-    """Raise UsageError unless ``how`` is "mean" or "max"."""
+    """Raise UsageError if ``how`` is neither "mean" nor "max"."""
     if how not in ("mean", "max"):
         raise UsageError(f"rows of one picture are joined by mean or max, not by {how!r}")
 

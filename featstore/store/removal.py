@@ -35,7 +35,7 @@ Select = Callable[[FeatureStore], NDArray[np.int64]]
 class Removal:
     """Result of a removal.
 
-    ``removed``: number of pictures removed; ``vectors``: how many of these had a vector; ``keys``: keys of the first
+    ``removed``: number of pictures removed; ``vectors``: number of these that had a vector; ``keys``: keys of the first
     few, quoted. ``before``: number of requested pictures that were removed earlier. ``gone``: number of requested rows
     that were already retired, but whose keys were still in the store's files. ``copies``: number of other pictures that
     have the same bytes as a removed picture and stay in the store; ``copied``: keys of the first few. ``denied``: new
@@ -72,7 +72,7 @@ class Chosen:
 
 
 def chosen(store: FeatureStore, keys: Sequence[bytes], rows: NDArray[np.int64]) -> Chosen:
-    """Return which pictures to remove: those of ``keys``, and those of the rows ``rows`` (m,).
+    """Return the pictures to remove: those with the keys ``keys``, and those of the rows ``rows`` (m,).
 
     The key of a picture also selects all its regions. Keys are matched as in KeyMatches. Raises UsageError for a key
     that is neither in the store nor on its denylist.

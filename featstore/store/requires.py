@@ -18,7 +18,7 @@ _WORK: Final = "requires"
 def require(store: Path, *features: str) -> None:
     """Add the format ``features`` to the manifest's ``requires``, one process after the other.
 
-    The caller has called Claims.join, so that no compaction replaces the manifest meanwhile.
+    The caller must have called Claims.join, so that no compaction can replace the manifest at the same time.
     """
     if set(features) <= set(Manifest.read(store).requires):
         return

@@ -96,7 +96,7 @@ def write_shard(
 ) -> None:
     """Write a unit's shard from its vectors, ``blocks`` of (b, d) each.
 
-    Raises FileExistsError if the shard exists, unless ``exclusive`` is False, which replaces a damaged shard.
+    Raises FileExistsError if the shard exists. With ``exclusive`` False, an existing, damaged shard is replaced.
     """
     n = len(finished.ids)
     checksums: list[NDArray[np.uint64]] = []
@@ -275,7 +275,9 @@ class OpenShards:
         self._most = defaults.HELD_SHARDS if descriptors < 0 else min(defaults.HELD_SHARDS, descriptors // 8)
 
     def hold(self, unit: int) -> dict[str, Any]:
-        """Map a unit's shard for later reads; return its header. Raises FileNotFoundError, DamagedError, OSError."""
+        """Map a unit's shard for later reads; return its header. Raises FileNotFoundError if there is no shard,
+        DamagedError if it is damaged, OSError if it cannot be read.
+        """
         path = shard_path(self.store, unit)
         if len(self._held) < self._most:
             try:

@@ -1,4 +1,4 @@
-"""Choose the labelled pictures of a store to train a head on, and those to evaluate it on."""
+"""Choose the labelled pictures of a store for training a head, and those for evaluating it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ TEST_NAMES = ("test", "testing", "val", "valid", "validation", "eval", "dev", "h
 """Names of the default evaluation split, in order of preference; names that split_words recognises are tried next."""
 
 _FEW = 30
-"""If fewer pictures are held out, users are warned: the interval of an accuracy of 0.9 is then 15 or more points wide."""
+"""Users are warned if fewer pictures are held out: the 95 % interval of an accuracy of 0.9 is then at least 15 points
+wide.
+"""
 
 Rows = NDArray[np.int64]
 
@@ -38,8 +40,9 @@ class Split:
     splits. ``unlabelled``: number of pictures without a label, which are not used. ``shared``: number of held-out
     pictures whose bytes are also in the training split. ``missing``: classes without a held-out picture. ``unsplit``:
     number of labelled pictures that are not used because they have no split; ``unknown``: classes that
-    only these pictures have. ``targets``: what is learnt instead of one class per picture; then ``unlabelled`` is the
-    number of pictures without a target, and ``missing`` are labels without a held-out picture.
+    only these pictures have. ``targets``: the values to learn instead of one class per picture. If given,
+    ``unlabelled`` is the number of pictures without a target, and ``missing`` has the labels without a held-out
+    picture.
     """
 
     train: Rows
@@ -114,7 +117,8 @@ def split_store(
     apart: bool = False,
     task: Task | None = None,
 ) -> Split:
-    """Choose the rows to train on and the rows to hold out; ``task``: what is learnt, None for one class per picture.
+    """Choose the rows to train on and the rows to hold out. ``task``: the task of the head, None for one class per
+    picture.
 
     Uses the named splits, if any. If none is named and the store has a split called train and one called test (or val),
     uses these two. Otherwise holds out a stratified part ``held_out``; pictures with equal bytes are put in the same
@@ -165,7 +169,7 @@ def split_store(
 
 
 def _with_label(store: FeatureStore) -> NDArray[np.bool_]:
-    """Return whether each row has a label (n,). Raises UsageError if none has."""
+    """Return whether each row has a label (n,). Raises UsageError if no row has a label."""
     labelled = np.array([label is not None for label in store.labels.tolist()], bool)
     if not labelled.any():
         flat = any(source.get("layout") in ("flat", "none") for source in store._plan.sources().values())
@@ -229,7 +233,8 @@ def groups_of(store: FeatureStore, rows: Rows, *, apart: bool = False) -> Rows:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    # If a file changed during extraction, the regions of one picture have different bytes: join such groups.
+    # If a file changed during extraction, the regions of one picture have different bytes: join the groups of these
+    # regions.
     equal, parents = groups_of_equal_bytes(store.sha256[rows]), numbered(store.parents[rows])[1]
     n = int(equal.max(initial=-1)) + 1
     edges = coo_array((np.ones(len(rows), bool), (equal, n + parents)), shape=(n + len(rows),) * 2)

@@ -59,7 +59,9 @@ class StackedStores:
 
     @classmethod
     def open(cls, paths: Iterable[str | os.PathLike[str]]) -> StackedStores:
-        """Open the stores at ``paths``. Raises UsageError (also for a store that is named twice) and DamagedError."""
+        """Open the stores at ``paths``. Raises UsageError if there is no store or one is named twice, DamagedError if
+        one is damaged.
+        """
         stores = [FeatureStore.open(Path(path)) for path in paths]
         if not stores:
             raise UsageError("there is no store to read; name one")

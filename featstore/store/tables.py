@@ -131,8 +131,9 @@ class Table:
     def about(self) -> dict[str, Any]:
         """Properties that are kept when the table is copied.
 
-        ``created`` (UTC); ``generation``: [epoch, number of segments] of the plan then; ``reverts``: label version that
-        it undoes; ``of``: store and version it was copied from; ``follows``: another store, whose tables are used instead.
+        ``created`` (UTC). ``generation``: [epoch, number of segments] of the plan at that time. ``reverts``: label
+        version that the table undoes. ``of``: the copied store and version. ``follows``: another store, whose tables
+        are used.
         """
         return {name: self.meta[name] for name in ABOUT if name in self.meta}
 
@@ -211,7 +212,7 @@ def write_table(
     about: Mapping[str, Any] | None = None,
     exclusive: bool = True,
 ) -> None:
-    """Write a table; raise FileExistsError if another process took its version. Keys must differ.
+    """Write a table; raise FileExistsError if another process took its version. The keys must be distinct.
 
     ``about``: further properties of the table (see Table.about). ``exclusive`` False replaces a damaged table.
     """
@@ -255,7 +256,7 @@ def copy_rows(path: Path, table: Table, rows: NDArray[np.int64], about: Mapping[
 
 
 class Tables:
-    """The tables of one epoch (the time between two compactions), as they were when they were opened.
+    """The tables of one epoch (a state of the store that lasts until the next compaction), at the time of opening.
 
     Attributes
     ----------
@@ -268,7 +269,7 @@ class Tables:
     followed : Path or None
         Path at which the followed store was found.
     lost : str
-        The reason and the remedy if the followed store was not found, without the path of this store; "" if it was.
+        Reason and remedy, without the path of this store, if the followed store was not found; otherwise "".
     """
 
     def __init__(self, store: Path, epoch: int, *, follow: bool = True) -> None:
@@ -282,7 +283,7 @@ class Tables:
         self._versions = self.own if self.follows is None or not follow else self._followed(store, self.follows)
 
     def _followed(self, store: Path, reference: dict[str, Any]) -> list[Table]:
-        """Return the tables of the followed store, found at its recorded path or by its path relative to this store."""
+        """Return the tables of the followed store, from its recorded path or from its path relative to this store."""
         places = [Path(str(reference.get("store"))), Path(os.path.abspath(store), str(reference.get("relative")))]
         for place in places:
             with contextlib.suppress(UsageError, OSError):
@@ -321,7 +322,7 @@ class Tables:
         return [t for t in tables if t.origin != "user"] + [t for t in tables if t.origin == "user"]
 
     def until(self, version: int) -> Tables:
-        """Return the tables as they were after ``version`` versions."""
+        """Return the tables in their state after ``version`` label versions."""
         earlier = copy.copy(self)
         earlier._versions = self.versions[:version]
         return earlier
@@ -335,7 +336,9 @@ class Tables:
         return list(names)
 
     def source_rows(self, digest: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
-        """Return which key digests (m, 2) occur in tables of origin "source", and the newest row hash of each; (m,)."""
+        """Return two arrays (m,) for key digests: whether tables of origin "source" have the key, and its newest row
+        hash.
+        """
         known, value = np.zeros(len(digest), bool), np.zeros(len(digest), np.uint64)
         for table in reversed([t for t in self.versions if t.origin == "source"]):
             missing = np.flatnonzero(~known)

@@ -1,4 +1,4 @@
-"""Read what a head learns from a column of a store: label sets, which a separator divides, or numbers."""
+"""Read the targets of a head from a column of a store: label sets, which a separator divides, or numbers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from featstore.text import counted, natural
 
 CLASSES, LABEL_SETS, NUMBERS = "classes", "label sets", "numbers"
 ALL_TASKS: Final = (CLASSES, LABEL_SETS, NUMBERS)
-"""What heads predict: one class of a picture, a set of labels, or a number."""
+"""The kinds of prediction: one class per picture, a set of labels, or a number."""
 TASK_OPTIONS: Final = ("labels", "separator", "target")
 """Options of ``train`` that choose the task."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a head learns other than one class per picture: ``kind``, the ``column`` of the store, and the ``separator``.
+    """A task other than one class per picture: its ``kind``, the ``column`` of the store, and the ``separator`` of
+    labels.
 
     A text of the column is a label set: "cat; dog" with the separator ";" has the labels cat and dog.
     """
@@ -58,7 +59,9 @@ class Task:
 
     @classmethod
     def recorded(cls, value: Any) -> Task | None:
-        """Return the task that ``to_dict`` wrote, which may come from an untrusted file. Raises ValueError."""
+        """Return the task from a dict that ``to_dict`` wrote; the dict may come from an untrusted file. Raises
+        ValueError if it is invalid.
+        """
         if value is None:
             return None
         if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
@@ -102,7 +105,7 @@ class Targets:
 
     A target is a sorted tuple of labels, or a number.
 
-    ``left_out``: for each reason, a text on the rows without a target.
+    ``left_out``: for each reason, a text that gives the number of rows left out for it.
     """
 
     task: Task
@@ -115,9 +118,9 @@ class Targets:
         return np.array([value is not None for value in self.values.tolist()], bool)
 
     def strata(self, rows: NDArray[np.int64]) -> NDArray[np.intp]:
-        """Return a stratum (m,) for each of ``rows``, which a split distributes evenly: the rarest label of the row.
+        """Return a stratum (m,) for each of ``rows``: its rarest label. A split distributes each stratum evenly.
 
-        All numbers are one stratum.
+        If the targets are numbers, all rows are one stratum.
         """
         if self.task.kind == NUMBERS:
             return np.zeros(len(rows), np.intp)
@@ -132,9 +135,9 @@ class Targets:
         return [self.task.separator.join(value) for value in self.values[rows].tolist()]
 
     def missing(self, train: NDArray[np.int64], test: NDArray[np.int64]) -> list[str]:
-        """Return the labels of the rows ``train`` that none of the rows ``test`` has.
+        """Return the labels that rows in ``train`` have and no row in ``test`` has.
 
-        Raises UsageError if a row of ``test`` has a label that no row of ``train`` has.
+        Raises UsageError if a row in ``test`` has a label that no row in ``train`` has.
         """
         known, there = self.names(train), self.names(test)
         unknown = [name for name in there if name not in set(known)]
@@ -147,14 +150,14 @@ class Targets:
         return [name for name in known if name not in set(there)]
 
     def names(self, rows: NDArray[np.int64]) -> list[str]:
-        """Return the labels of ``rows`` in natural order; an empty list for numbers."""
+        """Return the labels of ``rows`` in natural order; an empty list if the targets are numbers."""
         if self.task.kind == NUMBERS:
             return []
         return sorted({name for value in self.values[rows].tolist() for name in value}, key=natural)
 
 
 def _label_sets(task: Task, column: NDArray[np.object_]) -> tuple[list[Any], list[str]]:
-    """Return the label set of each row, and texts on rows without one.
+    """Return the label set of each row, and texts that report the rows without a label set.
 
     A text of separators alone is the empty set; a missing or empty text is no label set, so the row is not used.
     """
@@ -185,7 +188,7 @@ def _example(texts: Iterable[str]) -> str:
 
 
 def _numbers(task: Task, column: NDArray[np.object_]) -> tuple[list[Any], list[str]]:
-    """Return the number of each row, and texts on rows without one."""
+    """Return the number of each row, and texts that report the rows without a number."""
     values = [None if isinstance(value, str) and not value.strip() else value for value in column.tolist()]
     numbers = [_number(value) for value in values]
     odd = [str(value) for value, one in zip(values, numbers, strict=True) if one is None and value is not None]
@@ -199,7 +202,7 @@ def _numbers(task: Task, column: NDArray[np.object_]) -> tuple[list[Any], list[s
 
 
 def _number(value: Any) -> float | None:
-    """Return a value of a column as a finite number, None if it is none."""
+    """Return a value of a column as a finite number, None if it is not a finite number."""
     if value is None or isinstance(value, bool):
         return None
     try:

@@ -40,7 +40,7 @@ def thumbnail_of(pictures: Pictures, key: str) -> Thumbnail:
 
 
 def thumbnail(picture: Callable[[], Image.Image], address: str = "") -> Thumbnail:
-    """Return the image that ``picture()`` gives as a thumbnail; if the picture is missing, ``note`` has the reason."""
+    """Return the image that ``picture()`` returns as a thumbnail; if the picture is missing, ``note`` has the reason."""
     try:
         image = picture()
     except NoPicture as failure:

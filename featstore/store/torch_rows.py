@@ -40,7 +40,9 @@ class FeatureDataset(Dataset[Any]):
     """
 
     def __init__(self, store: FeatureStore, rows: NDArray[np.int64], dtype: str | None = None) -> None:
-        """Set the ``dtype`` of the vectors: "float32", "float16", or None (as stored). Raises UsageError for others."""
+        """Set the ``dtype`` of the vectors: "float32", "float16", or None (as stored). Raises UsageError for any other
+        type.
+        """
         if dtype not in (None, "float32", "float16"):
             raise UsageError(f"dtype: {dtype!r} is not float32 or float16")
         labels = store.labels

@@ -1,4 +1,4 @@
-"""The augmented views of a store: stores of their own, in a folder beside it, that take their rows from it.
+"""The augmented views of a store: separate stores in a folder beside the store, with the same rows.
 
 View 0 is the store itself, with features of the plain pictures. View k is the store ``STORE.views/k``.
 """
@@ -24,7 +24,7 @@ _NUMBER: Final = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)
 
 
 def view_path(store: str | os.PathLike[str], view: int) -> Path:
-    """Return where view number ``view`` (1, 2, ...) of ``store`` is, or would be."""
+    """Return the path of view number ``view`` (1, 2, ...) of ``store``; the view need not exist."""
     path = Path(store)
     named = path if path.name not in ("", "..") else Path(os.path.abspath(path))
     return named.with_name(named.name + SUFFIX) / str(view)
@@ -70,7 +70,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 class ViewRows:
     """The same rows of a store in several views, one view below the other, in constant memory; a RowBlocks.
 
-    A row that a view has no vector for is left out of this view.
+    If a view has no vector for a row, the row is left out of this view.
 
     Parameters
     ----------
@@ -83,7 +83,8 @@ class ViewRows:
     ----------
     shape : (n, d), with n up to m times the number of views.
     order : ndarray of shape (n,)
-        For each row of the result, its place in ``rows``: labels and groups are ``labels[order]``, ``groups[order]``.
+        For each row of the result, its place in ``rows``: the labels of the result are ``labels[order]``, its groups
+        ``groups[order]``.
     absent : int
         Number of rows that were left out of a view.
     """

@@ -36,7 +36,8 @@ class Keys(Sequence[str]):
     """The keys of a store's vectors, read on access.
 
     An int gives one key; a slice, an array of rows or a mask (n,) of bools gives a list, as NumPy would select them.
-    Bytes that are not UTF-8 become surrogates (os.fsencode restores them). Raises IndexError.
+    Bytes that are not UTF-8 become surrogates (os.fsencode restores them). Raises IndexError for a row that does not
+    exist.
     """
 
     def __init__(self, store: FeatureStore) -> None:

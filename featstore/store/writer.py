@@ -74,7 +74,7 @@ def _reset_identity(store: Path, new: Manifest) -> Manifest:
 
 
 def has_rows(store: Path) -> bool:
-    """Return whether a picture was ever planned or extracted in ``store``; until then any identity is accepted.
+    """Return whether a picture was ever planned or extracted in ``store``. If not, the store accepts any identity.
 
     Raises DamagedError if a part of the store is not a real folder.
     """
@@ -114,9 +114,9 @@ class UnitWriter:
     """Write one unit under a claim: blocks to the journal, then the shard.
 
     Attributes: ``unit``; ``rows`` (of the plan); ``next_row`` (first row that is in no journal yet); ``superseded``
-    (bool per row: the row was retired meanwhile, so its picture is not read); ``culprits`` (reason and message by row:
-    the picture crashed a decoder before, and is not decoded again); ``denied`` (function that tells by SHA-256 whether
-    a picture was removed from the store).
+    (bool per row: the row was retired since it was planned, so its picture is not read); ``culprits`` (reason and
+    message by row: the picture crashed a decoder before, and is not decoded again); ``denied`` (function that tells by
+    SHA-256 whether a picture was removed from the store).
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """Marks of completed files: they distinguish a lost file from one that was never written.
 
 ``written/<folder>-<epoch>-<number>`` is an empty file. It says that the plan segment, table or shard of that name was
-complete once. The mark is made after its file is written, and removed before its file is removed, so a mark without its
-file means a lost file. Marks also detect the loss of the last segment, the last table, or the shard of a finished unit,
-which leaves no gap in the numbers. Stores of earlier versions have no marks and are read as before.
+complete once. A mark is made after the file is written, and removed before the file is removed. So a mark without a
+file means that the file is lost. Marks also detect the loss of the last segment, the last table, or the shard of a
+finished unit, which leaves no gap in the numbers. Stores of earlier versions have no marks and are read as before.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def unmark(store: Path, *marks: str) -> None:
 
 
 def marks(store: Path) -> frozenset[str]:
-    """Return all marks. Read them before listing the files, so that a file written meanwhile does not look lost."""
+    """Return all marks. Read the marks before listing the files: a file written in between then does not look lost."""
     try:
         return frozenset(folders.names(store, folders.WRITTEN, pattern=folders.MARK))
     except FileNotFoundError:
@@ -57,8 +57,8 @@ def unplanned_shards(store: Path, epoch: int, names: Iterable[str], planned: Ite
     """Return the shards of ``names`` that are not in ``planned``, except leftovers of a compaction.
 
     Any such shard means that a part of the plan is lost. Leftovers of a killed compaction are shards of the next epoch
-    and, if the marks show that the current plan is complete, shards of earlier epochs. List ``names`` before reading
-    the plan, so that ``names`` contain no shard planned meanwhile.
+    and, if the marks show that the current plan is complete, shards of earlier epochs. The caller must list ``names``
+    before reading the plan, so that ``names`` contains no shard that was planned in between.
     """
     whole = any(name.startswith(f"{folders.PLAN}-{epoch:06d}-") for name in marks(store))
     strays = sorted(set(names) - set(planned))
@@ -69,7 +69,7 @@ def numbered(store: Path, folder: str, epoch: int, what: str) -> list[Path]:
     """Return the files of one epoch of the plan or the tables, in order; [] if no file was written yet.
 
     Raises DamagedError for a gap in the numbers, a mark without its file, or a missing folder of an epoch that a
-    compaction wrote. ``what``: what the message calls such a file.
+    compaction wrote. ``what``: name of this kind of file in messages.
     """
     known = [name for name in marks(store) if name.startswith(f"{folder}-{epoch:06d}-")]
     path = store / folder / f"{epoch:06d}"

@@ -26,8 +26,8 @@ def rows_where(store: FeatureStore, where: str) -> NDArray[np.bool_]:
     """Return a mask (n,) of the rows of ``store`` that satisfy the condition ``where`` (see featstore.where).
 
     Columns are those of ``store.to_pandas()``: key, id, label, split and the metadata. A metadata column named key or
-    id is renamed to key_ or id_. Keys are read block by block. Raises UsageError: a syntax error, an unknown column, or
-    a literal whose type occurs nowhere in its column, such as a number compared with text labels.
+    id is renamed to key_ or id_. Keys are read block by block. Raises UsageError for a syntax error, an unknown column,
+    or a literal whose type occurs nowhere in its column, such as a number compared with text labels.
     """
     condition = parse(where)
     tests = list(tests_of(condition))
@@ -46,9 +46,10 @@ def rows_where(store: FeatureStore, where: str) -> NDArray[np.bool_]:
 
 
 def absent_values(store: FeatureStore, where: str) -> list[str]:
-    """Return a note, with suggestions, for each text in ``where`` that no value of its column equals (``==``, ``in``).
+    """Return a note, with suggestions, for each text in ``where`` (after ``==`` or ``in``) that no value of its column
+    equals.
 
-    The notes explain an empty selection. Keys and ids are not looked up. Raises UsageError as rows_where does.
+    The notes explain an empty selection. Keys and ids are not looked up. Raises the errors of rows_where.
     """
     notes = []
     for test in tests_of(parse(where)):
@@ -113,8 +114,9 @@ class _Coded:
         self.kinds = {kind_of(value) for value in self.distinct if value is not None}
 
     def truth(self, holds: Callable[[Value], bool | None]) -> _Truth:
-        """Apply the test ``holds`` to the value of each row; return two masks: where the test is True, and where it is
-        False."""
+        """Apply the test ``holds`` to the value of each row; return two masks: rows where the test is True, and rows
+        where it is False.
+        """
         verdicts = [holds(value) for value in self.distinct]
         is_so = np.array([verdict is True for verdict in verdicts], np.bool_)
         is_not = np.array([verdict is False for verdict in verdicts], np.bool_)

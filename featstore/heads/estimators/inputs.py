@@ -26,7 +26,7 @@ def check_training(estimator: Any, X: Any, y: Any) -> tuple[Features, NDArray[np
 
     Arrays and sparse matrices are checked as in scikit-learn, except that NaN and infinity are detected later, in the
     first pass over the rows. ``feature_identity_`` is set to the identity that ``X`` carries (backbone, weights,
-    preprocessing), or None. Raises DataError (a ValueError), TypeError for complex data.
+    preprocessing), or None. Raises DataError (a ValueError) for invalid data, TypeError for complex data.
     """
     estimator.feature_identity_ = identity_of(X)
     require_bytes(getattr(estimator, "memory_limit", 0))

@@ -129,7 +129,9 @@ class KernelSVMHead(DecisionHead):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None, *, groups: ArrayLike | None = None) -> Self:
-        """Fit on ``X`` (n, d) and ``y`` (n,); ``sample_weight``, ``groups`` and errors as in LogisticHead."""
+        """Fit on ``X`` (n, d) and ``y`` (n,); ``sample_weight``, ``groups`` and the raised errors are as in
+        LogisticHead.
+        """
         Cs = candidates(self.C, self.Cs)
         X, labels = training_set(self, X, y, groups, sample_weight)
         scaler, rows, _ = measure(X, standardize=self.standardize)

@@ -24,7 +24,7 @@ from featstore.heads.solvers.rows import Labels, TrainingRows, prepare
 from featstore.heads.solvers.selection import choose
 
 _FOLD_TOLERANCE: Final = 100
-"""Tolerance of cross-validation fits, divided by that of the final fit: large, because scores of folds are noisy."""
+"""Tolerance of cross-validation fits as a multiple of the final fit's; large, because scores of folds are noisy."""
 _DUAL_ROWS: Final = 2048
 _DUAL_RATIO: Final = 2
 """Limits of the exact SVM solver: largest number of rows, and of rows per dimension. Within these limits the exact
@@ -87,7 +87,7 @@ class _LinearHead(DecisionHead):
         ``groups`` (n,): rows of the same group share a fold. ``sample_weight`` (n,): factor of each row's loss, as in
         LogisticRegression. The weights do not affect the scaler or the cross-validation scores, except that rows of
         weight 0 are not scored.
-        Raises DataError (a ValueError): one class only, NaN or infinity, different numbers of rows, invalid weights.
+        Raises DataError (a ValueError) for one class, NaN or infinity, different numbers of rows, or invalid weights.
         """
         Cs = candidates(self.C, self.Cs)
         folded = len(Cs) > 1 or self.calibrate
@@ -133,7 +133,7 @@ class _LinearHead(DecisionHead):
             warnings.warn(f"C={self.C_:g} did not converge in {count} {what}", ConvergenceWarning, stacklevel=4)
 
     def _is_small(self, X: Features) -> bool:
-        """Return whether the rows are few enough for the exact solver, and their float64 copy fits into memory."""
+        """Return whether the rows are few enough for the exact solver, and a float64 copy of them fits into memory."""
         rows, dimension = X.shape
         few = rows <= min(_DUAL_ROWS, _DUAL_RATIO * dimension)
         return bool(few and rows * dimension * 8 <= self.memory_limit)
@@ -149,7 +149,7 @@ class _LinearHead(DecisionHead):
         self._finish(values.T @ fit.final.weights, fit.final.intercept, scaler, fit.final.objective, fit.scale)
 
     def _cross_validate(self, rows: TrainingRows, Cs: list[float]) -> tuple[grid.Start, float]:
-        """Choose C_, set cv_results_; return the starting point of the final fit and the temperature-scaling factor."""
+        """Set C_ and cv_results_. Return the starting point of the final fit, and the factor of temperature scaling."""
         folds = np.unique(rows.labels.folds[rows.labels.folds >= 0])
         problems = [Problem(C, int(fold)) for C in Cs for fold in folds]
         solutions = grid.solve(rows, self._loss, problems, tol=_FOLD_TOLERANCE * self.tol)

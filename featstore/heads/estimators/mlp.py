@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 OUTPUTS: Final = ("softmax", "sigmoid")
 BALANCES: Final = ("none", "weights", "sampler")
 _MOST_WEIGHTS: Final = 1 << 26
-"""Largest number of weights of a network: 256 MiB, and four times that with gradients and moments."""
+"""Largest number of weights of a network. The weights take 256 MiB; with gradients and Adam's moments four times as
+much.
+"""
 _MOST_EPOCHS: Final = 1000
 _MOST_ROWS: Final = 1 << 16
 
@@ -132,8 +134,8 @@ class MLPHead(DecisionHead):
         """Fit on ``X`` (n, d), an array, sparse matrix or block source, and ``y`` (n,).
 
         ``groups`` (n,): rows of a group are held out together. ``sample_weight`` (n,): factor of each row's loss; a row
-        of weight 0 is never held out. Raises DataError (a ValueError): one class only, NaN or infinity, different
-        numbers of rows, invalid weights or parameters, a loss that is not finite.
+        of weight 0 is never held out. Raises DataError (a ValueError) for a single class, NaN or infinity, different
+        numbers of rows, invalid weights or parameters, or a loss that is not finite.
         """
         X, codes, self.classes_ = check_training(self, X, y)
         plan = self._plan(int(X.shape[1]), len(self.classes_))
@@ -163,7 +165,7 @@ class MLPHead(DecisionHead):
     def _targets(
         self, codes: NDArray[np.intp], by_row: NDArray[np.float64] | None, groups: ArrayLike | None, seed: int
     ) -> Targets:
-        """Return the targets of training: class numbers, loss weights with mean 1, and the held-out rows."""
+        """Return class numbers, loss weights with mean 1, and the held-out rows."""
         from featstore.heads.solvers.perceptron import Targets
 
         if self.balance != "none" and self.class_weight is not None:
@@ -172,7 +174,7 @@ class MLPHead(DecisionHead):
         by_class = class_weights(weight, self.classes_, codes)
         weights = np.ones(len(codes)) if by_class is None else by_class[codes] / by_class.max()
         weights = weights if by_row is None else weights * (by_row / by_row.max())
-        # Compute in float32, as the training does: a very small weight becomes 0 there.
+        # Compute in float32, as the training does: a very small weight becomes 0 in float32.
         scaled = np.asarray(weights / (weights.mean() or 1), np.float32)
         kept = np.flatnonzero(scaled)
         if len(np.unique(codes[kept])) < 2:
@@ -186,7 +188,7 @@ class MLPHead(DecisionHead):
         try:
             folds = splits.one_fold(codes[kept], groups=groups, fraction=float(share), seed=seed)
         except DataError:
-            # Nothing can be held out, because no class has two rows or groups.
+            # No row can be held out, because no class has two rows or groups.
             folds = np.full(len(kept), -1)
         return Targets(codes, scaled, kept[folds >= 0])
 
@@ -198,7 +200,7 @@ class MLPHead(DecisionHead):
         return balanced_sampler(rows, targets.codes[rows])
 
     def _plan(self, dimension: int, classes: int) -> Plan:
-        """Return the parameters of the perceptron after checking them. Raises DataError."""
+        """Return the parameters of the perceptron after checking them. Raises DataError for an invalid parameter."""
         from featstore.heads.solvers.perceptron import Plan
 
         hidden: Any = (self.hidden,) if _is_whole(self.hidden) else self.hidden

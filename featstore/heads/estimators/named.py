@@ -24,14 +24,17 @@ from featstore.heads.wrapped import OUTPUTS, EstimatorModel, decisions_of
 from featstore.text import did_you_mean, printable
 
 _AGREEING: Final = 0.9
-"""predict_proba or decision_function is used only if its largest column is the class that ``predict`` returns, for at
-least this share of the training rows. The share is less than 1, because some classifiers do not always predict the
-class with the largest value."""
+"""Smallest share of the training rows for which the largest column of an output must be the class that ``predict``
+returns.
+
+An output is predict_proba or decision_function. The share is less than 1, because some classifiers do not always
+predict the class with the largest value.
+"""
 _TRIED: Final = 1000
 
 
 class NamedHead:
-    """A classifier of the class ``spec``, package.module:Class, with temperature scaling on held-out decision values.
+    """A classifier of the class ``spec`` (package.module:Class), with temperature scaling on held-out decision values.
 
     ``parameters``: arguments of the class; missing arguments have the defaults of the class, except ``random_state``,
     which is the seed. The extra parameter ``memory_limit`` is the largest size in bytes of the training rows, which are
@@ -39,7 +42,7 @@ class NamedHead:
     LogisticHead.
 
     The constructor imports the class, so ``spec`` must come from the user, never from a file.
-    Raises UsageError: unknown module, class or parameter, or the class is not a scikit-learn classifier.
+    Raises UsageError if the module, class or parameter is unknown, or if the class is not a scikit-learn classifier.
     """
 
     def __init__(
@@ -66,8 +69,8 @@ class NamedHead:
 
         Sets ``model_``, ``cv_results_`` and ``untrusted_`` (the types that the user has to trust to load the saved
         head).
-        Raises DataError (too many rows for memory, NaN), UsageError if the class refuses the data or skops cannot save
-        the fitted classifier.
+        Raises DataError for too many rows for memory or NaN; UsageError if the class refuses the data or skops cannot
+        save the fitted classifier.
         """
         codes, classes = y.astype(np.intp), int(y.max()) + 1
         rows = self._in_memory(X)
@@ -114,7 +117,10 @@ class NamedHead:
         return rows
 
     def _fresh(self) -> Any:
-        """Return a new, unfitted instance of the class. Raises UsageError: wrong parameters, or not a classifier."""
+        """Return a new, unfitted instance of the class.
+
+        Raises UsageError for wrong parameters, or if the class is not a classifier.
+        """
         from sklearn.base import is_classifier
 
         try:

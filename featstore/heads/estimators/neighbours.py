@@ -131,7 +131,9 @@ def _scores(
     temperature: float,
     classes: int,
 ) -> FoldScores:
-    """Return the scores of each number of neighbours (outer loop) and fold (inner loop), with one search per fold."""
+    """Return the scores of each number of neighbours (first axis) in each fold (second axis). One search per fold gives
+    all of them.
+    """
     cells: list[tuple[int, float, float, float]] = []
     present = np.unique(folds[folds >= 0])
     for fold in present:

@@ -33,7 +33,7 @@ from featstore.heads.solvers.rows import Labels, TrainingRows, prepare
 from featstore.store.features import identity_of
 
 _FOLD_TOLERANCE: Final = 10_000
-"""Tolerance of cross-validation fits, divided by that of the final fit."""
+"""Tolerance of the cross-validation fits as a multiple of the tolerance of the final fit."""
 
 
 class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -127,8 +127,8 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: Any, *, groups: ArrayLike | None = None) -> Self:
         """Fit on ``X`` (n, d), an array, sparse matrix or block source, and label sets (n, k) or classes (n,).
 
-        ``groups`` (n,): rows of the same group share a fold. Raises DataError (a ValueError): a label with fewer than
-        two rows that have it or lack it, NaN or infinity, different numbers of rows.
+        ``groups`` (n,): rows of the same group share a fold. Raises DataError (a ValueError) for a label that fewer
+        than two rows have or fewer than two rows lack, for NaN or infinity, or for different numbers of rows.
         """
         Cs = candidates(self.C, self.Cs)
         fixed = self._fixed_threshold()
@@ -163,7 +163,9 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.asarray(self.classes_[predict_codes(decisions)])
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Return the probability of each label or class, (n, k); only those of classes sum to 1."""
+        """Return the probability (n, k) of each label or class. Probabilities of classes sum to 1; those of labels need
+        not.
+        """
         probabilities = sigmoid(self._decide(X))
         if self._of_sets:
             return probabilities
@@ -181,7 +183,10 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return models.decide(self.model_, check_features(self, X))
 
     def _fixed_threshold(self) -> float | None:
-        """Return the given threshold, or None if each label gets its own. Raises DataError."""
+        """Return the given threshold, or None if each label gets its own threshold.
+
+        Raises DataError for an invalid threshold.
+        """
         if isinstance(self.thresholds, str) and self.thresholds == "f1":
             return None
         if not isinstance(self.thresholds, int | float | np.number) or not 0 < self.thresholds < 1:
@@ -189,7 +194,7 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return float(self.thresholds)
 
     def _targets(self, X: Any, y: Any) -> tuple[Features, NDArray[np.uint8]]:
-        """Return the features, and 1 and 0 for each row and label, (n, k), or (n, 1) for two classes; set classes_."""
+        """Return the features and a matrix of 1 and 0: (n, k) for labels, or (n, 1) for two classes. Set ``classes_``."""
         shape = y.shape if hasattr(y, "toarray") else np.asarray(y).shape
         self._of_sets = len(shape) == 2 and shape[1] > 1
         if not self._of_sets:
@@ -218,7 +223,7 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return X, sets
 
     def _cross_validate(self, rows: TrainingRows, Cs: list[float], fixed: float | None) -> NDArray[np.float32] | None:
-        """Choose C_ and thresholds_, set cv_results_; return weights (k, r + 1) to start the final fit from."""
+        """Set C_, thresholds_ and cv_results_. Return the weights (k, r + 1) from which the final fit starts."""
         self.effort_ = grid.Effort()
         labels = rows.labels.codes.shape[1]
         if len(Cs) == 1 and (fixed is not None or not self._of_sets):

@@ -25,7 +25,7 @@ class RidgeHead(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """Ridge regression (L2-regularised least squares) on standardised features, in closed form.
 
     The objective is that of scikit-learn's ``Ridge``: ``||y - X w - b||^2 + alpha ||w||^2``. The rows are read twice,
-    block by block: the memory is that of a float64 Gram matrix (d + 1, d + 1) for each fold.
+    block by block. Memory holds a float64 Gram matrix (d + 1, d + 1) for each fold.
 
     Parameters
     ----------
@@ -92,9 +92,8 @@ class RidgeHead(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: Any, *, groups: ArrayLike | None = None) -> Self:
         """Fit on ``X`` (n, d), an array, sparse matrix or block source, and numbers ``y`` (n,).
 
-        ``groups`` (n,): rows of the same group share a fold. Raises DataError (a ValueError): fewer than two rows, a
-        target that is the same for all rows, NaN or infinity, different numbers of rows, Gram matrices that exceed
-        ``memory_limit``.
+        ``groups`` (n,): rows of the same group share a fold. Raises DataError (a ValueError) for fewer than two rows, a
+        constant target, NaN or infinity, different numbers of rows, or Gram matrices larger than ``memory_limit``.
         """
         alphas = self._candidates()
         X, targets = self._targets(X, y)
@@ -122,7 +121,10 @@ class RidgeHead(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return np.asarray(models.decide(self.model_, check_features(self, X))[:, 0], np.float64)
 
     def _candidates(self) -> list[float]:
-        """Return the values of alpha to try, in decreasing order: simpler models first. Raises DataError."""
+        """Return the values of alpha to try, largest first, so that ties go to the simpler model.
+
+        Raises DataError for an invalid value.
+        """
         if isinstance(self.alpha, str) and self.alpha != "auto":
             raise DataError(f"alpha must be a positive number or 'auto', not {self.alpha!r}")
         values = sorted(map(float, self.alphas), reverse=True) if isinstance(self.alpha, str) else [float(self.alpha)]
@@ -131,7 +133,9 @@ class RidgeHead(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return values
 
     def _targets(self, X: Any, y: Any) -> tuple[Features, NDArray[np.float64]]:
-        """Return the features and the targets (n,), checked; set ``n_features_in_`` and ``feature_identity_``."""
+        """Return the features and the targets (n,) after checking them; set ``n_features_in_`` and
+        ``feature_identity_``.
+        """
         self.feature_identity_ = identity_of(X)
         require_bytes(self.memory_limit)
         if is_blocks(X):
@@ -163,7 +167,7 @@ class RidgeHead(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             )
 
     def _choose(self, moments: dict[int, Moments], whole: Moments, alphas: list[float]) -> float:
-        """Return the alpha with the smallest mean squared error on held-out folds; set cv_results_."""
+        """Set ``cv_results_``; return the alpha with the smallest mean squared error on held-out folds."""
         held_out = {fold: one for fold, one in moments.items() if fold >= 0}
         errors = np.array(
             [
@@ -171,7 +175,7 @@ class RidgeHead(RegressorMixin, BaseEstimator):  # type: ignore[misc]
                 for one in held_out.values()
             ]
         ).T
-        # R2 against the variance of all training rows: the target was scaled to variance 1.
+        # R2 is relative to the variance of all training rows: the target was scaled to variance 1.
         scores = 1 - errors
         self.cv_results_ = {
             "param_alpha": np.asarray(alphas),

@@ -124,8 +124,9 @@ def _draws(
 
 
 def _gaps(measurers: tuple[Measurer, Measurer], weights: NDArray[np.float64], measures: Sequence[str]) -> list[float]:
-    """Return the difference, head B minus head A, of each measure; log loss leaves out the artificial rows
-    (unseen_rows)."""
+    """Return the difference, head B minus head A, of each measure; log loss is computed without the artificial rows
+    (unseen_rows).
+    """
     a, b = (measurer.measure(weights) for measurer in measurers)
     seen = weights[:-2]
     gap = float(seen @ (measurers[1].losses - measurers[0].losses)[:-2] / seen.sum())

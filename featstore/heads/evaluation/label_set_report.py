@@ -26,8 +26,8 @@ TITLES: Final = {
 class LabelSetsReport:
     """Result of evaluate_label_sets. ``estimates``: values with intervals by the names in NAMES.
 
-    For each label (k,): ``average_precision``, NaN without a held-out row; ``precision``, ``recall`` and ``f1`` at its
-    threshold; ``support``: number of rows that have it. ``missing``: labels that no row has.
+    For each label (k,): ``average_precision``, NaN without a held-out row; ``precision``, ``recall`` and ``f1`` at the
+    label's threshold; ``support``: number of rows with the label. ``missing``: labels that no row has.
     """
 
     headline: ClassVar[str] = "mean_average_precision"
@@ -112,8 +112,8 @@ def evaluate_label_sets(
 
     A label is predicted where its probability reaches its threshold (k,). Average precision and F1 are averaged over
     the labels that have rows (macro); micro F1 is that of all decisions together. Intervals are those of ``evaluate``
-    (report.py): a Bayesian bootstrap with an artificial row, of the rarest label, predicted wholly wrongly or rightly.
-    Raises DataError: no rows, mismatched shapes, NaN.
+    (report.py): a Bayesian bootstrap with one artificial row. This row has the rarest label, and all its labels are
+    predicted wrongly or all correctly. Raises DataError for no rows, mismatched shapes, or NaN.
     """
     truth = np.asarray(y_true).astype(bool)
     values, cuts = np.asarray(probabilities, np.float64), np.asarray(thresholds, np.float64)
@@ -185,7 +185,8 @@ def _bootstrap(
     sizes = truth.sum(axis=0)
     rarest = int(np.lexsort((sizes, sizes == 0))[0])
     own = np.eye(truth.shape[1], dtype=bool)[rarest]
-    unseen = np.array([~own, own], np.float64)  # probabilities of 0 and 1, wholly wrong and wholly right
+    # probabilities of 0 and 1: one row with only wrong predictions, one row with only correct predictions
+    unseen = np.array([~own, own], np.float64)
     measurer = _Measurer(np.vstack([truth, own, own]), np.vstack([values, unseen]), cuts)
     drawn = [[list(measurer.measure(weights).values()) for weights in pair] for pair in draws(len(truth), count, seed)]
     replicates = np.array(drawn)  # (number of replicates, 2 weightings, number of measures)

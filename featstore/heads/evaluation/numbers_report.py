@@ -20,7 +20,8 @@ TITLES: Final = {"r2": "R2", "mae": "mean absolute error", "rmse": "root mean sq
 class NumbersReport:
     """Result of evaluate_numbers. ``estimates``: r2, mae and rmse with intervals.
 
-    ``mean`` and ``deviation``: of the true numbers; an R2 of 0 is that of always predicting their mean.
+    ``mean`` and ``deviation``: mean and standard deviation of the true numbers. Always predicting the mean gives an R2
+    of 0.
     """
 
     headline: ClassVar[str] = "r2"
@@ -69,9 +70,9 @@ def evaluate_numbers(
 ) -> NumbersReport:
     """Return the report on ``predicted`` (n,) for the true numbers ``y_true`` (n,).
 
-    The intervals are those of a Bayesian bootstrap over rows (Rubin 1981). Errors are unbounded, so the intervals cannot
-    account for rows unlike the given ones. Raises DataError: fewer than two rows, equal true numbers, NaN, mismatched
-    shapes.
+    The intervals are those of a Bayesian bootstrap over rows (Rubin 1981). Errors are unbounded, so the intervals
+    cannot account for rows that differ much from the given rows. Raises DataError for fewer than two rows, equal true
+    numbers, NaN, or mismatched shapes.
     """
     truth, values = np.asarray(y_true, np.float64), np.asarray(predicted, np.float64)
     if truth.shape != values.shape or truth.ndim != 1:

@@ -43,7 +43,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """A calibration bin: count, mean confidence and accuracy of the rows whose top probability lies in (low, high]."""
+    """A calibration bin: count, mean confidence and accuracy of the rows whose largest probability is in (low, high]."""
 
     low: float
     high: float
@@ -153,11 +153,11 @@ def evaluate(
 
     Accuracy has Wilson's score interval (Wilson 1927). The other measures have a Bayesian bootstrap interval over rows
     (Rubin 1981) with ``replicates`` resamples (default: 1,000; fewer, but at least 200, for more than 100,000
-    probabilities). An artificial row, predicted wrongly or rightly, is added to every measure except log loss, so that
-    the interval has a positive width even if every row is right (see measures.draws). Log loss is unbounded, so its
-    interval cannot account for rows unlike the given ones. Averages over classes are macro averages over the classes
-    that have rows. The calibration error is defined as in Guo et al. (2017), with 15 bins of the largest probability.
-    Raises DataError: no rows, mismatched shapes, NaN, a label outside the classes.
+    probabilities). An artificial row, predicted wrongly or correctly, is added to every measure except log loss, so
+    that the interval has a positive width even if every row is right (see measures.draws). Log loss is unbounded, so
+    its interval cannot account for rows that differ much from the given rows. Averages over classes are macro averages
+    over the classes that have rows. The calibration error is defined as in Guo et al. (2017), with 15 bins of the
+    largest probability. Raises DataError for no rows, mismatched shapes, NaN, or a label outside the classes.
     """
     names = [str(name) for name in classes]
     values = np.asarray(probabilities, np.float64)
@@ -210,7 +210,9 @@ def before_calibration(
 
 
 def calibration_bins(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[Any]) -> list[CalibrationBin]:
-    """Return the bins of ``Report.calibration`` for ``probabilities`` (n, k) and labels (n,). Raises DataError."""
+    """Return the bins of ``Report.calibration`` for ``probabilities`` (n, k) and labels (n,). Raises DataError for a
+    label outside the classes.
+    """
     return _calibration(Measurer(codes_of(y_true, classes), np.asarray(probabilities, np.float64)))
 
 

@@ -68,7 +68,8 @@ def working_dtype(dtype: Any) -> np.dtype[Any]:
 def iterate(X: Features) -> Iterator[NDArray[Any]]:
     """Yield the rows of an array or block source as finite float32 or float64 blocks of bounded size.
 
-    Raises DataError: not 2-d, not numeric, a width that differs from ``shape``, NaN or infinity.
+    Raises DataError if the rows are not 2-d or not numeric, if their width differs from ``shape``, or for NaN or
+    infinity.
     """
     start = 0
     for piece in raw_blocks(X):
@@ -79,7 +80,7 @@ def iterate(X: Features) -> Iterator[NDArray[Any]]:
 def raw_blocks(X: Features, values: int = BLOCK_ELEMENTS) -> Iterator[NDArray[Any]]:
     """Yield the rows of an array or block source without conversion, in blocks of about ``values`` values.
 
-    Raises DataError: not 2-d, not numeric, rows or width that differ from ``shape``.
+    Raises DataError if the rows are not 2-d or not numeric, or if their number or width differs from ``shape``.
     """
     if not is_blocks(X):
         array = np.asarray(X)

@@ -16,10 +16,10 @@ from featstore.heads.solvers.blocks import Scaler, iterate
 
 @contextlib.contextmanager
 def standardised_copy(X: Features, scaler: Scaler, rows: int, memory: int) -> Iterator[NDArray[np.float32]]:
-    """Give all ``rows`` of ``X``, standardised, as a (rows, d) array for the time of a with block.
+    """Context manager that yields all ``rows`` of ``X``, standardised, as a (rows, d) array.
 
-    A copy of more than ``memory`` bytes is an unnamed file in the folder of temporary files (TMPDIR), mapped into
-    memory, so that the operating system keeps the part of it that fits. Raises DataError: no room for that file.
+    A copy of more than ``memory`` bytes is a memory-mapped, unnamed file in the folder of temporary files (TMPDIR). The
+    operating system keeps as much of the file in memory as fits. Raises DataError if the disk has no room for the file.
     """
     shape = (rows, len(scaler.mean))
     if 4 * rows * len(scaler.mean) <= memory:

@@ -127,7 +127,7 @@ class _State:
         return _State(self.weights[chosen], self.intercept[chosen], self.decisions[chosen])
 
     def toward(self, other: _State, share: Floats) -> _State:
-        """Return the point at the fraction ``share`` (c,) of the way from this point to ``other``, column by column."""
+        """Interpolate, column by column, between this point and ``other``; ``share`` (c,) is the fraction of the way."""
         b = share[:, None]
         return _State(
             (1 - b) * self.weights + b * other.weights,
@@ -187,7 +187,7 @@ class _Machines:
     ) -> tuple[_State, Floats, Floats]:
         """Do a line search from ``state`` to ``target``, for each chosen column separately.
 
-        Returns the accepted point, and the objective and step length of each column (q,).
+        Returns the accepted point; and, for each column (q,), its objective and its step length.
         """
         step = np.ones(len(chosen))
         moved, found = target, self._values(chosen, target)

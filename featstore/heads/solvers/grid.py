@@ -109,7 +109,7 @@ def _column(problem: Problem) -> int:
 
 
 def _paths(problems: list[Problem], searches: list[_Search]) -> list[list[_Search]]:
-    """Return a list of paths: a path holds the searches (solver runs) of one fold and column, sorted by C."""
+    """Return a list of paths. A path is the list of searches (solver runs) of one fold and column, sorted by C."""
     by_fold: dict[tuple[int | None, int | None], list[_Search]] = {}
     for problem, search in sorted(zip(problems, searches, strict=True), key=lambda pair: pair[0].C):
         by_fold.setdefault((problem.fold, problem.column), []).append(search)
@@ -130,7 +130,7 @@ def _current(path: list[_Search], loss: Loss) -> _Search | None:
 
 
 def _continued(before: list[_Search], C: float, loss: Loss) -> Start:
-    """Return a starting point for the value ``C``, extrapolated from the finished searches ``before`` for smaller C."""
+    """Return a starting point for the value ``C``, extrapolated from ``before``: finished searches for smaller values."""
     last = before[-1]
     point = last.solver.best
     if loss.grows and len(before) > 1:

@@ -130,7 +130,7 @@ class Lbfgs:
 
 
 def run(problem: Lbfgs, objective: Callable[[Array], tuple[float, Array]], limit: int) -> Any:
-    """Minimise a single problem with at most ``limit`` evaluations; return the best point."""
+    """Minimise a single function with at most ``limit`` evaluations; return the best point."""
     while not problem.done and problem.evaluations < limit:
         problem.tell(*objective(problem.point))
     return problem.best

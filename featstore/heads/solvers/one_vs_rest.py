@@ -34,9 +34,12 @@ def rarest_label(sets: NDArray[np.uint8]) -> NDArray[np.intp]:
 
 
 def keep_trained(sets: NDArray[np.uint8], folds: NDArray[np.intp], groups: Any = None) -> NDArray[np.intp]:
-    """Return ``folds`` (n,) with -1 for rows that every training part needs to have rows with and without each label.
+    """Return ``folds`` (n,), with -1 for rows that must be in every training part.
 
-    ``sets``: (n, k); ``groups``: (n,) rows of one group get -1 together. Raises DataError if no row is left to hold out.
+    With these rows, every training part has rows with and without each label.
+
+    ``sets``: (n, k); ``groups``: (n,) rows of one group get -1 together. Raises DataError if no row is left to hold
+    out.
     """
     needed = np.zeros(len(folds), bool)
     total = sets.sum(axis=0, dtype=np.int64)
@@ -54,8 +57,8 @@ def keep_trained(sets: NDArray[np.uint8], folds: NDArray[np.intp], groups: Any =
 class HeldOut:
     """Result of cross-validation.
 
-    ``log_loss`` and ``accuracy``: (number of Cs, folds), averaged over the labels. ``weights``: (number of Cs, folds,
-    k, r + 1), the intercept last. ``effort``: of all fits together.
+    ``log_loss`` and ``accuracy``: (number of values of C, folds), averaged over the labels. ``weights``: (number of Cs,
+    folds, k, r + 1), the intercept last. ``effort``: of all fits together.
     """
 
     log_loss: NDArray[np.float64]
@@ -65,7 +68,7 @@ class HeldOut:
 
 
 def cross_validate(rows: TrainingRows, Cs: Sequence[float], *, tol: float, memory: int) -> HeldOut:
-    """Solve every C, fold and label of ``rows``, and score each solution on the fold that it held out.
+    """Solve the problem of every C, fold and label of ``rows``, and score each solution on the fold that it held out.
 
     ``tol``: as in grid.solve; ``memory``: bytes that the solver may use for its vectors.
     """
@@ -90,7 +93,7 @@ def cross_validate(rows: TrainingRows, Cs: Sequence[float], *, tol: float, memor
 def solve_all(
     rows: TrainingRows, C: float, start: NDArray[np.float32] | None, *, tol: float, memory: int
 ) -> tuple[list[grid.Solution], grid.Effort]:
-    """Solve every label on all rows; return the solutions in the order of the labels, and the effort.
+    """Train each label's model on all rows; return the solutions in the order of the labels, and the effort.
 
     ``start``: (k, r + 1) weights to start from, the intercept last; zeros if None.
     """

@@ -43,7 +43,7 @@ _LEAST_CURVATURE: Final = 1e-3
 class Problem:
     """One problem to solve: a value of ``C`` and a held-out fold (None: all rows are trained on).
 
-    ``column``: for rows with label sets, the label that is told from all others; otherwise None.
+    ``column``: for rows with label sets, the number of the label that the problem predicts; otherwise None.
     """
 
     C: float

@@ -1,8 +1,8 @@
 """Train a multilayer perceptron with PyTorch: mini-batches, AdamW, a cosine schedule and early stopping.
 
-All random numbers are numpy's and come from one seed, and the batches are copied into PyTorch's own aligned memory. So
-the same rows, seed and number of threads give the same weights bit for bit, and PyTorch's global generator and number
-of threads are left as they are.
+All random numbers are NumPy's and come from one seed. The batches are copied into PyTorch's own aligned memory. So the
+same rows, seed and number of threads give bit-identical weights. PyTorch's global generator and number of threads are
+not changed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ _STEPS_OF_DROPOUT: Final = 1 << 16
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train: hidden units per layer, outputs of the last layer, and the settings of MLPHead of the same names."""
+    """Settings of a training: hidden units per layer, outputs of the last layer, and the parameters of MLPHead with the
+    same names.
+    """
 
     hidden: tuple[int, ...]
     outputs: int
@@ -48,7 +50,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Targets:
-    """Class numbers (n,), the weight (n,) of each row's loss, and which rows (m,) are held out to judge epochs."""
+    """Class numbers (n,), the weight (n,) of each row's loss, and the numbers (m,) of the rows held out to judge
+    epochs.
+    """
 
     codes: NDArray[np.intp]
     weights: NDArray[np.float32]
@@ -59,7 +63,8 @@ class Targets:
 class Trained:
     """The best epoch: weights and biases per layer, and decision values (m, c) of the held-out rows.
 
-    ``losses`` and ``held_out_losses``: of each epoch that was trained; the latter stay empty without held-out rows.
+    ``losses`` and ``held_out_losses``: of each trained epoch; ``held_out_losses`` is empty if there are no held-out
+    rows.
     """
 
     weights: list[NDArray[np.float32]] = field(default_factory=list)
@@ -73,15 +78,15 @@ class Trained:
 def train(values: NDArray[np.float32], targets: Targets, draw: Draw, plan: Plan, seed: int) -> Trained:
     """Return the network of the best epoch on ``values`` (n, d); ``draw`` gives the rows of an epoch in their order.
 
-    Training stops if the held-out loss has not fallen for ``plan.patience`` epochs. Without held-out rows all epochs are
-    trained and the last is taken. Raises DataError if the loss is no longer finite.
+    Training stops if the held-out loss has not fallen for ``plan.patience`` epochs. Without held-out rows, all epochs
+    are trained and the weights of the last epoch are returned. Raises DataError if the loss is no longer finite.
     """
     random = np.random.default_rng(seed)
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast("cpu", enabled=False),
-        # No warning of NumPy about overflow: after each epoch, training checks that the values are finite.
+        # Silence NumPy's warning of overflow: after each epoch, training checks that the values are finite.
         np.errstate(over="ignore", invalid="ignore"),
     ):
         network = Network(values.shape[1], plan, random)
@@ -111,8 +116,8 @@ def train(values: NDArray[np.float32], targets: Targets, draw: Draw, plan: Plan,
 def batches_of(rows: int, batch_size: int) -> int:
     """Return the number of mini-batches of an epoch of ``rows`` rows.
 
-    At least _LEAST_BATCHES, if each has _LEAST_BATCHES rows: with one step per epoch, training on few rows would end far
-    from the optimum.
+    The number is at least _LEAST_BATCHES if each mini-batch then has at least _LEAST_BATCHES rows. With one step per
+    epoch, training on few rows would end far from the optimum.
     """
     return max(math.ceil(rows / batch_size), min(_LEAST_BATCHES, rows // _LEAST_BATCHES))
 
@@ -152,7 +157,7 @@ class Network:
     def learn(self, values: NDArray[np.float32], targets: Targets, order: NDArray[np.intp], rate: float) -> float:
         """Train one epoch on the rows of ``order`` with the learning rate ``rate``; return the mean loss."""
         total = 0.0
-        # Parts of nearly equal size, so that no batch has only a few rows, whose gradient would be noise.
+        # Make batches of nearly equal size: the gradient of a batch with only a few rows would be noise.
         for rows in np.array_split(order, batches_of(len(order), self._plan.batch_size)):
             outputs = self._forward(self._gather(values, rows), training=True)
             loss = (_losses(outputs, targets.codes[rows]) * torch.from_numpy(targets.weights[rows])).mean()
@@ -177,7 +182,9 @@ class Network:
         return all(bool(torch.isfinite(one).all()) for one in self._parameters)
 
     def arrays(self) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
-        """Return copies of the weights and biases; two outputs become one, their difference."""
+        """Return copies of the weights and biases. The two outputs of a softmax over two classes become one, their
+        difference.
+        """
         weights, biases = ([layer[part].detach().numpy().copy() for layer in self.layers] for part in (0, 1))
         if self._plan.outputs == 2:
             weights[-1], biases[-1] = weights[-1][1:] - weights[-1][:1], biases[-1][1:] - biases[-1][:1]
@@ -229,7 +236,9 @@ class Network:
 
 
 class _Rectified(torch.autograd.Function):
-    """ReLU times a mask, in numpy: PyTorch's threads would wait for each other after each of these short operations."""
+    """ReLU times a mask, computed by NumPy. With PyTorch, threads would wait for each other after each of these short
+    operations.
+    """
 
     @staticmethod
     def forward(context: Any, values: torch.Tensor, kept: NDArray[np.float32]) -> torch.Tensor:
@@ -239,7 +248,7 @@ class _Rectified(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """Return the gradient of the loss with respect to the input ``values``; the mask has no gradient."""
+        """Return the gradient of the loss with respect to ``values``, the input. The mask has no gradient."""
         return _times(gradient, context.factor), None
 
 
@@ -251,7 +260,7 @@ def _times(values: torch.Tensor, factor: NDArray[np.float32]) -> torch.Tensor:
 
 
 def _layer(inputs: int, outputs: int, random: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return weights (outputs, inputs) and bias (outputs,) drawn as torch.nn.Linear draws them."""
+    """Return random weights (outputs, inputs) and bias (outputs,), initialised as by torch.nn.Linear."""
     bound = 1 / math.sqrt(inputs)
     return _parameter((outputs, inputs), bound, random), _parameter((outputs,), bound, random)
 

@@ -26,7 +26,8 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over rows of z = (x, y): ``count`` rows, ``total`` (d + 1,) sum of z, ``gram`` (d + 1, d + 1) sum of z z'.
+    """Sums over rows z = (x, y). ``count``: number of rows; ``total`` (d + 1,): sum of z; ``gram`` (d + 1, d + 1): sum
+    of z z'.
 
     x: standardised features (d,); y: the target, shifted and scaled.
     """
@@ -39,14 +40,15 @@ class Moments:
         return Moments(self.count + other.count, self.total + other.total, self.gram + other.gram)
 
     def without(self, other: Moments) -> Moments:
-        """Return the sums over the rows that are not in ``other``."""
+        """Return these sums without the rows of ``other``."""
         return Moments(self.count - other.count, self.total - other.total, self.gram - other.gram)
 
     def solve(self, alphas: Sequence[float]) -> list[tuple[Floats, float]]:
         """Return weights (d,) and intercept for each alpha.
 
-        They minimise ``||y - X w - b||^2 + alpha ||w||^2``, scikit-learn's objective of Ridge. Raises DataError if alpha
-        is too small for features that depend on each other.
+        |y - X w - b||^2 + alpha ||w||^2``, scikit-learn's objective of Ridge.|They minimise ``||y - X w - b||^2 + alpha
+        ||w||^2``, the objective of scikit-learn's Ridge.||y - X w - b||^2 + alpha ||w||^2``, scikit-learn's objective
+        of Ridge. Raises DataError if alpha is too small for features that depend on each other.
         """
         from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
@@ -79,7 +81,8 @@ def accumulate(
 ) -> dict[int, Moments]:
     """Return the Moments of the rows of each fold, in one pass.
 
-    ``y`` (n,) targets, of which (y - ``mean``) / ``scale`` is taken; ``folds`` (n,) fold numbers; ``scaler``: of ``X``.
+    ``y`` (n,): targets, standardised as (y - ``mean``) / ``scale``; ``folds`` (n,): fold numbers; ``scaler``: for the
+    columns of ``X``.
     """
     from scipy.linalg.blas import dsyrk
 

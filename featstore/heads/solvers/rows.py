@@ -54,8 +54,9 @@ class Segment:
 class Labels:
     """Labels, folds and weights of all n training rows, which have k classes.
 
-    ``codes``: class numbers (n,), or label sets: (n, k) of 1 and 0, whether a row has each of k labels; then every label
-    is a problem with two classes, and there are no class weights. ``folds``: fold numbers (n,). ``class_weights``: one weight for each class (k,);
+    ``codes``: class numbers (n,), or label sets (n, k), where 1 means that a row has a label and 0 that it lacks it.
+    For label sets, every label is a problem with two classes, and there are no class weights. ``folds``: fold numbers
+    (n,). ``class_weights``: one weight for each class (k,);
     ``row_weights``: one weight for each row (n,); None means that these weights are 1.
     A row of fold f >= 0 is held out when the model of fold f is trained. A row of fold -1 is always trained on, never
     scored.
@@ -72,7 +73,9 @@ class Labels:
         return 2 if self.codes.ndim == 2 else int(self.codes.max()) + 1
 
     def weights_of(self, rows: NDArray[np.intp] | slice, dtype: Any) -> NDArray[Any] | None:
-        """Return the weights of ``rows``, class weight times row weight, or None if all weights are 1."""
+        """Return the weight of each of ``rows``, which is its class weight times its row weight; None if all weights
+        are 1.
+        """
         by_class = None if self.class_weights is None else self.class_weights[self.codes[rows]]
         by_row = None if self.row_weights is None else self.row_weights[rows]
         if by_class is None or by_row is None:
@@ -194,7 +197,8 @@ class StreamedSegment(Segment):
 
 
 class StreamedRows:
-    """Training rows without a copy in memory: each pass reads them block by block, and worker threads standardise them.
+    """Training rows that are not copied into memory: each pass reads them block by block, and worker threads
+    standardise them.
 
     ``measure`` has already checked that all rows are finite.
     """

@@ -1,8 +1,8 @@
-"""A preconditioner from the spectrum of the features: the Hessian of a linear classifier is nearly ``I + s * Gram``.
+"""A preconditioner from the eigenvalues of the features' Gram matrix.
 
-Gram is the (d, d) mean outer product of the rows. Its leading eigenvectors are computed by a randomised block iteration
-(Halko, Martinsson and Tropp, SIAM Review 2011); all other eigenvalues are replaced by their mean. One decomposition is
-used for every C and fold.
+The Hessian of a linear classifier is nearly ``I + s * Gram``, where the Gram matrix (d, d) is the mean outer product of
+the rows. Its leading eigenvectors are computed by a randomised block iteration (Halko, Martinsson and Tropp, SIAM
+Review 2011); all other eigenvalues are replaced by their mean. One decomposition is used for every C and fold.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ _ITERATIONS: Final = 2
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Approximation of the matrix Gram by ``basis diag(values) basis' + tail (I - basis basis')``.
+    """Approximation of the Gram matrix by ``basis diag(values) basis' + tail (I - basis basis')``.
 
-    ``basis``: (d, r) orthonormal eigenvectors of Gram, None if the eigenvectors are the coordinate axes (r = d); basis'
-    is its transpose. ``values``: (r,) eigenvalues of these eigenvectors; ``tail``: mean of all other eigenvalues.
+    ``basis``: (d, r) orthonormal eigenvectors of the Gram matrix, None if the eigenvectors are the coordinate axes (r =
+    d); basis' is its transpose. ``values``: (r,) eigenvalues of these eigenvectors; ``tail``: mean of all other
+    eigenvalues.
     """
 
     basis: NDArray[Any] | None
@@ -43,7 +44,7 @@ class Spectrum:
 
 
 def spectrum_of(sample: NDArray[Any], seed: int = 0) -> Spectrum:
-    """Return the spectrum of the matrix Gram of ``sample`` (m, d), standardised rows; exact if d is at most 256."""
+    """Return the spectrum of the Gram matrix of ``sample`` (m, d), standardised rows; exact if d is at most 256."""
     rows, dimension = sample.shape
     gram = (sample.T @ sample) / np.asarray(rows, sample.dtype)
     if dimension <= _RANK:

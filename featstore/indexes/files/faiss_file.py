@@ -77,7 +77,7 @@ class _Walk:
         return struct.unpack(f"<{form}", data)
 
     def _array(self, width: int) -> int:
-        """Skip an array in a FAISS file, that is its length and then elements of ``width`` bytes; return the length."""
+        """Skip an array in a FAISS file: a length, followed by elements of ``width`` bytes each. Return the length."""
         (count,) = self._take("Q")
         if count * width > self._left:
             raise _Foreign("has an array that is longer than the file")
@@ -100,8 +100,9 @@ class _Walk:
         return rows, dimension
 
     def _index(self, allowed: Collection[bytes], what: str, rows: int, dimension: int) -> None:
-        """Read past an index of ``rows`` x ``dimension`` in a FAISS file; raise _Foreign if its type or shape is
-        different."""
+        """Read past an index in a FAISS file; raise _Foreign unless its type is known and its shape is (``rows``,
+        ``dimension``).
+        """
         kind = self._kind(allowed, what)
         found = self._header()
         if found != (rows, dimension):

@@ -258,7 +258,7 @@ class VectorIndex:
 
     @classmethod
     def read(cls, path: Path, rows: int, dimension: int, *, mmap: bool) -> VectorIndex:
-        """Open a FAISS file of ``rows`` x ``dimension``; raise DamagedError for another shape or a damaged file."""
+        """Open a FAISS file; raise DamagedError if it is damaged or its shape is not (``rows``, ``dimension``)."""
         check_structure(path, rows, dimension)
         try:
             with open(path, "rb") as file:
@@ -328,7 +328,7 @@ def _positions(lists: Any, place: int) -> NDArray[np.int64]:
 
 
 def _train_uncentred(part: Any, vectors: Floats) -> None:
-    """Train the PCA transforms in ``part`` on ``vectors`` (m, d), but let them not subtract the mean vector.
+    """Train the PCA transforms in ``part`` on ``vectors`` (m, d), without subtracting the mean vector.
 
     Subtracting the mean would change inner products by more than a constant, and thus the ranking.
     """

@@ -22,7 +22,7 @@ _MEMORY = 2 << 30
 
 
 def vet(path: Path, rows: int, dimension: int, *, mmap: bool) -> None:
-    """Open the FAISS file of ``rows`` x ``dimension`` in a child process.
+    """Open the FAISS file in a child process. It should have ``rows`` vectors of ``dimension`` numbers.
 
     Raises DamagedError if the file cannot be opened, or if the child process dies while opening the file.
     """

@@ -1,1 +1,1 @@
-"""Index tuning: candidates, their trials on a sample, and the search parameters that reach the required recall."""
+"""Index tuning: candidate types of index, trials on a sample, and search parameters that reach the required recall."""

@@ -100,7 +100,7 @@ def descent(
 ) -> Iterator[dict[str, float]]:
     """Yield search parameters, from high to low recall; the caller tests them on other queries.
 
-    For each target recall (see ``aims``) that can be reached, the fastest parameters are yielded, without duplicates.
+    For each reachable target recall (see ``aims``), the fastest parameters are yielded, without duplicates.
     They are searched for lazily, because the search is slow and the caller usually stops early. Only the queries of
     ``truth`` are used here. ``fresh``: number of the caller's test queries divided by the number of queries of
     ``truth``.

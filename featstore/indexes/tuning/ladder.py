@@ -130,7 +130,7 @@ def ladder(rows: int, dimension: int, metric: Metric) -> Iterator[Candidate]:
 def _product_codes(
     dimension: int, lists: int, kept: int, width: int, residual: str, codes: str, size: int
 ) -> Candidate:
-    """Return the candidate with ``lists`` inverted lists of 4-bit codes, whose best hits are re-ranked by ``codes``.
+    """Return the candidate with ``lists`` inverted lists of 4-bit codes. The best hits are re-ranked by ``codes``.
 
     Each 4-bit code stands for ``width`` of the ``kept`` principal components; if ``kept`` is 0, for ``width``
     dimensions of the vector itself.

@@ -186,7 +186,7 @@ def try_all(
     """Try all candidates; return the fastest trial that meets the contract, and the list of all trials.
 
     Each candidate that meets the contract is timed alternately with the fastest one so far. At most two indexes are in
-    memory at a time. Raises UsageError, with the reason for each candidate, if none meets the contract.
+    memory at a time. Raises UsageError with the reason for each candidate if no candidate meets the contract.
     """
     trials: list[Trial] = []
     best: Trial | None = None

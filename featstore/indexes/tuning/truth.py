@@ -69,7 +69,7 @@ def find_truth(
 ) -> Truth:
     """Search ``queries`` (q, d) exactly among the ``allowed`` rows, including all ties with the k-th neighbour.
 
-    At most 1,024 tied rows are kept; a tied row beyond that counts as a miss.
+    At most 1,024 tied rows are kept; further tied rows count as misses.
     """
     depth = min(shape_of(vectors)[0], 2 * k + 16)
     scores, rows = exact_search(vectors, queries, depth, metric=metric, allowed=allowed, threads=threads)

@@ -41,7 +41,9 @@ class Vectors:
         self.dtype = np.dtype("<f2") if all(file.dtype.itemsize == 2 for file in self.files) else np.dtype("<f4")
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """Yield all vectors in order as (b, d) of ``dtype``. Raises UsageError for NaN and infinity, naming the row."""
+        """Yield all vectors in order, as blocks (b, d) of ``dtype``. Raises UsageError that names the row for NaN or
+        infinity.
+        """
         for file in self.files:
             row = 0
             for block in file.blocks():
@@ -66,7 +68,8 @@ class Vectors:
 def files_of(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """Return the files of vectors in ``paths``; a folder stands for its files with a usual extension, sorted by name.
 
-    In a folder that featstore exported (it has vectors.npy), only .npy files are taken. Raises UsageError.
+    In a folder that featstore exported (it has vectors.npy), only .npy files are taken. Raises UsageError if there is
+    no such file.
     """
     found: list[Path] = []
     for given in paths:

@@ -47,7 +47,7 @@ class NpyFile:
 
 
 def read_array(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """Return the array of a .npy file, memory-mapped. Raises UsageError."""
+    """Return the array of a .npy file, memory-mapped. Raises UsageError if the file is not an array."""
     try:
         with open(path, "rb") as file:
             if file.read(len(_ARCHIVE)) == _ARCHIVE:

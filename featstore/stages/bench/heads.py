@@ -45,7 +45,7 @@ accuracy of about 0.98 on easy data, and of 0.82 (2 classes) and 0.69 (10 classe
 """
 _HELD_OUT: Final = 5000
 _PATIENCE: Final = 20.0
-"""If one fit of scikit-learn takes longer than this, in seconds, tighter tolerances are not tried."""
+"""Seconds: if one fit of scikit-learn takes longer, tighter tolerances are not tried."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Required speed and accuracy of heads relative to scikit-learn, and whether results of ``bench.heads`` meet them."""
+"""Required speed and accuracy of heads relative to scikit-learn; check whether results of ``bench.heads`` meet them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ _ACCURACY_SLACK: Final = 0.001
 
 @dataclass(frozen=True)
 class Verdict:
-    """A requirement and its result: ``asked`` is the smallest allowed value, or the largest if not ``at_least``.
+    """A requirement and its result: ``asked`` is the smallest allowed value if ``at_least`` is true, otherwise the
+    largest.
 
     ``what``: the measured quantity; ``reached``: its measured value.
     """

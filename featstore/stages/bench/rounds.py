@@ -79,7 +79,7 @@ def alternate(contenders: Sequence[Contender], rounds: int, tell: Tell | None = 
 def apart(function: str, arguments: Mapping[str, Any], what: str) -> Any:
     """Call ``function(**arguments)`` in a fresh process and return its value; arguments and value are JSON.
 
-    Raises FeatstoreError, whose message begins with ``what``, if the function or the process fails.
+    Raises FeatstoreError, with a message that begins with ``what``, if the function or the process fails.
     """
     request = json.dumps({"function": function, "arguments": dict(arguments)}).encode() + b"\n"
     command = sandbox.interpreter("featstore.stages.bench.rounds:serve")
@@ -89,7 +89,7 @@ def apart(function: str, arguments: Mapping[str, Any], what: str) -> Any:
     ):
         try:
             with contextlib.suppress(BrokenPipeError):
-                # Keep stdin open until the answer: the child exits when its stdin is closed, so also if this process is
+                # Keep stdin open until the answer: the child exits when its stdin is closed, also if this process is
                 # killed.
                 os.write(_handle(process.stdin), request)
             answer = b"".join(iter(lambda: os.read(_handle(process.stdout), 65536), b""))

@@ -19,7 +19,7 @@ _PLACE: Final = "featstore.stages.bench.contenders"
 TUTORIAL: Final = "tutorial loop"
 PRODUCTS: Final = "as matrix products, fp32"
 _WORTH_INT8: Final = 1.2
-"""If openvino-int8 is less than this many times as fast as openvino, a note says that int8 gains nothing."""
+"""Minimum speed-up of openvino-int8 over openvino; below this value, a note says that int8 gains nothing."""
 _PEERS: Final = {"img2vec": "img2vec-pytorch", "timm": "timm DataLoader loop"}
 _DECODERS: Final = {"exact": "pillow", "fast": "pillow-torch"}
 
@@ -71,7 +71,8 @@ def bench(
     ``pictures``: any source of pictures, from which ``count`` are drawn (None: two sample photographs of scikit-learn).
     ``engines``: by default all available engines. ``weights``: untrained by default, which does not change the speed.
     ``geometry``: ``size``, ``fit``, ``layer`` and ``pool`` as in ``extract``; if any is given, other libraries are not
-    measured. ``tell`` is called with every measured rate. Raises UsageError, and FeatstoreError if a contender fails.
+    measured. ``tell`` is called with every measured rate. Raises UsageError for invalid options, FeatstoreError if a
+    contender fails.
     """
     if min(count, batch, rounds, 1 if workers is None else workers) < 1:
         raise UsageError("count, batch, rounds and workers have to be at least 1")

@@ -105,7 +105,7 @@ def prepare(directory: str, *, dtype: str, megabytes: int, dimension: int) -> in
 
 
 def write(directory: str, *, dtype: str, megabytes: int, dimension: int, kind: str) -> dict[str, Any]:
-    """Measure writing one shard; if ``kind`` is "plain", write() and fsync of the same vectors instead."""
+    """Measure writing one shard; if ``kind`` is "plain", measure write() and fsync of the same vectors instead."""
     rows, place = _rows(megabytes, dimension, dtype), Path(directory)
     blocks = _blocks(rows, dimension, dtype)
     store = place / "written"

@@ -50,7 +50,8 @@ def bench_store(
     """Measure writing, scanning and gathering ``megabytes`` MiB of vectors on the disk of ``directory``.
 
     Files are written to a temporary folder in ``directory`` (None: the system's temporary folder) and removed
-    afterwards. Raises UsageError, FeatstoreError if a contender fails, OSError.
+    afterwards. Raises UsageError for invalid options, FeatstoreError if a contender fails, OSError if a file cannot be
+    written.
     """
     if min(megabytes, dimension, rounds) < 1:
         raise UsageError("megabytes, dimension and rounds have to be at least 1")

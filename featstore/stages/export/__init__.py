@@ -45,7 +45,7 @@ def export(
 
     ``out``: output path; by default ``path`` with the name of the format added. Raises UsageError if there is nothing
     to export, the format does not exist, or ``out`` exists and is not an earlier export; FeatstoreError if the model
-    gives other probabilities than featstore; OSError.
+    gives other probabilities than featstore; OSError if writing fails.
     """
     kind = kind_of(path)
     if kind == "index":

@@ -103,7 +103,7 @@ def export_head(
 
 
 def _require_replaceable(place: Path, ending: str) -> None:
-    """Raise UsageError if the file ``place`` is something else than an earlier export, such as a head or a picture."""
+    """Raise UsageError if the file ``place`` is not an earlier export, but for example a head or a picture."""
     if os.path.lexists(place) and (place.suffix != ending or not place.is_file() or sealed.begins_like_one(place)):
         raise UsageError(
             f"{place}: exists and is no export of a head; name another file with --out (one whose name ends in {ending} is "
@@ -224,7 +224,7 @@ def _check_features(head: TrainedHead, file: Path, notes: list[str]) -> float | 
 
 
 def _expected(head: TrainedHead, X: Any) -> Any:
-    """Return what the file should give for features ``X``: probabilities (n, k), or numbers (n, 1)."""
+    """Return the expected outputs for features ``X``: probabilities (n, k), or numbers (n, 1)."""
     return head.predict(X)[:, None] if head.task == NUMBERS else head.predict_proba(X)
 
 

@@ -56,12 +56,12 @@ def extract(
     any moment and then repeated; several processes, also on several hosts, may call it for one store at the same time.
     ``options``: the fields of ExtractOptions, which are described there. ``supervised``: work in a child process, so
     that a picture that kills or stalls its decoder, or needs too much memory, becomes a failure and does not end the
-    run; a loaded backbone or an opened source needs False. ``progress`` is called after each batch. ``stop``: when this
-    event is set, the run finishes the current batches, keeps finished work in its journal, and returns a report with
-    ``stopped``.
+    run; a loaded backbone or an opened source requires ``supervised=False``. ``progress`` is called after each batch.
+    ``stop``: when this event is set, the run finishes the current batches, keeps finished work in its journal, and
+    returns a report with ``stopped``.
 
     Raises UsageError for an invalid request, IdentityError if the store has other features, FeatstoreError and OSError
-    if something failed; vectors that were extracted until then are kept.
+    if something failed. Vectors that were extracted before the error are kept.
     """
     from dataclasses import fields
 

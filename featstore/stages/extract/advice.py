@@ -1,4 +1,4 @@
-"""Advice after a run: what took most of its time, and which options would have saved most.
+"""Advice after a run: the work that took most of the time, and the options that would have saved most of it.
 
 The savings were measured on photographs of 450 x 374 pixels with two cores. The figures are the processor time (or the
 wall-clock time, where an option saves waiting) with the option, as a share of the time without it.
@@ -68,7 +68,7 @@ class Saving:
 
 
 def advice(timings: Timings, engine: Mapping[str, Any], decoder: str, workers: int) -> str:
-    """Return one line on what took most of the run and which options would have saved most.
+    """Return a line that names the work that took most of the run, and the options that would have saved most time.
 
     Returns "" for a short run or a run without pictures. ``engine``: the engine's provenance; ``decoder``: name of the
     decoder; ``workers``: number of decoding threads.
@@ -95,7 +95,7 @@ def advice(timings: Timings, engine: Mapping[str, Any], decoder: str, workers: i
 
 
 def savings(timings: Timings, engine: Mapping[str, Any], decoder: str, workers: int) -> list[Saving]:
-    """Return what could have saved time in an extraction, largest saving first; parameters as in ``advice``."""
+    """Return the savings that were possible in an extraction, largest first; parameters as in ``advice``."""
     found = []
     on_gpu = str(engine.get("device")).startswith("cuda")
     loop = timings.forward + timings.copy + timings.waiting + timings.scheduling + timings.blocked
@@ -141,7 +141,9 @@ def _of_engines(name: str, network: float) -> list[Saving]:
 
 
 def _without_option(largest: str, engine: Mapping[str, Any]) -> str:
-    """Return the end of the advice if no option is known to save much. ``largest``: what took most of the time."""
+    """Return the end of the advice if no option is known to save much. ``largest``: the work that took most of the
+    time.
+    """
     if largest == "the network":
         if not str(engine.get("device")).startswith("cuda"):
             return "; a lighter --backbone, or a GPU, would help"

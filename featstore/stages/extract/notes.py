@@ -1,4 +1,4 @@
-"""Notes for the user after a run: how the source was read, if that may be a surprise, and why work is unfinished."""
+"""Notes for the user after a run: how the source was read, if the user may not expect it, and why work is unfinished."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def notes_of(run: Run, source: Source, units: tuple[int, int]) -> list[str]:
-    """Return notes on how ``source`` was read, if that may be a surprise, and on how to finish unfinished work."""
+    """Return notes on how ``source`` was read, if the user may not expect it, and on how to finish unfinished work."""
     notes = list(source.notes)
     if count := unreached(run, source):
         notes.append(

@@ -82,7 +82,8 @@ class ExtractOptions:
     """Options of an extraction. Raises UsageError for a number that is out of range.
 
     The features of an existing store are fixed: backbone, weights, precision, decode, dtype, size, fit, layer, pool
-    and augmentation are by default those of the store. Their defaults below are for a new store.
+    and augmentation are by default those of the store. The defaults listed below for these options apply to a new
+    store.
 
     Attributes
     ----------

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 class ExtractReport:
     """Result of an extraction.
 
-    Of the whole store after the run: ``images`` = ``vectors`` + ``failures`` + ``pending``; ``classes``: number of
-    classes; ``splits``: names of the splits. Of this run: ``new_vectors``, ``new_failures``; ``reasons``: number of
-    failures by reason; ``stopped``: whether the run was asked to stop before its units were done; ``restarts``: how
-    often a worker process that died or stalled was started again. Of the source: ``layout``, if the source is a folder;
+    Counts of the whole store after the run: ``images`` = ``vectors`` + ``failures`` + ``pending``; ``classes``: number
+    of classes; ``splits``: names of the splits. Counts of this run: ``new_vectors``, ``new_failures``; ``reasons``:
+    number of failures by reason; ``stopped``: whether the run was asked to stop before its units were done;
+    ``restarts``: how often a worker process that died or stalled was started again. Of the source: ``layout``, if the
+    source is a folder;
     ``read_as``: one line on what was found and where; ``ignored``: number of files left out; ``unreached``: number of
     pending pictures whose folder does not exist. ``notes``: messages for the user.
     """

@@ -54,7 +54,7 @@ def extract_in_process(
     share: tuple[SharedDecoding, int] | None = None,
     planned: Callable[[], None] | None = None,
 ) -> ExtractReport:
-    """Do what ``extract`` does in this process, without supervision.
+    """Extract as ``extract`` does, but in this process and without supervision.
 
     The network is loaded only if pictures are pending, or if the options alone do not tell whether the store has the
     requested features. ``decoder``: replaces the decoder that ``options.decode`` names. ``watch``: reports to the
@@ -117,8 +117,8 @@ def extract_nothing(source: Source, store: Path, options: ExtractOptions) -> tup
     """Update the plan of a store that has the requested features; return (how the plan changed, report).
 
     The report is None if pictures are left to extract; otherwise no network and no worker process is needed. Returns
-    (None, None) if only a loaded network can show whether the store has the requested features. Raises the errors of
-    ``extract``.
+    (None, None) if a network has to be loaded to find out whether the store has the requested features. Raises the
+    errors of ``extract``.
     """
     started, timings = time.perf_counter(), Timings()
     there = _manifest_there(store)
@@ -193,7 +193,9 @@ def _network(
 
 
 def _joined(share: tuple[SharedDecoding, int], network: Network) -> Decoder:
-    """Return the decoder of a run that shares its decoding; ``share``: the shared decoding and the run's number."""
+    """Return the decoder of a run that shares its decoding with other runs; ``share``: the shared decoding and the
+    run's number.
+    """
     from featstore.decode import Augment
 
     identity = network.identity
@@ -214,7 +216,7 @@ def _take_labels(store: Path, manifest: Manifest, source: StoreSource, follow: b
 def _manifest_there(store: Path) -> Manifest | None:
     """Return the manifest of a store that has rows, otherwise None.
 
-    The identity in the manifest describes the features of the store; a run must make the same features.
+    The identity in the manifest describes the features of the store; a run must make features of the same identity.
     """
     try:
         return Manifest.read(store) if has_rows(store) else None
@@ -277,7 +279,7 @@ def plan_source(
 
 
 def _hashes(source: Source, chunk: Any, rows: NDArray[np.int64], max_bytes: int) -> NDArray[np.uint8]:
-    """Return the current SHA-256 of each picture, (n, 32) uint8; zeros for pictures that cannot be read."""
+    """Return the current SHA-256 of each picture's bytes, (n, 32) uint8; zeros for pictures that cannot be read."""
     import hashlib
 
     from featstore.sources.base import ReadFailure

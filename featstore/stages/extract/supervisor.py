@@ -1,10 +1,10 @@
-"""Supervised extraction: a child process does the work, and the supervisor finds the picture that killed it.
+"""Supervised extraction: a child process does the work, and the supervisor finds any picture that kills the child.
 
 The child, called worker (worker.py), publishes which pictures it is reading and decoding. If the worker is killed by a
 signal, exits without a message, or makes no progress, the supervisor tries those pictures one by one in processes with
 limits (processes/sandbox.py). A picture that fails there is recorded in the unit's work folder
 (featstore.store.culprits) as a failure, and a new worker continues from the journal. If no picture explains why the
-worker died, a new worker is started all the same; the run ends with an error after two such deaths in a row without
+worker died, a new worker is started nevertheless. The run ends with an error after two such deaths in a row without
 progress. The supervisor itself never loads torch. It compares the source with the store, and starts a worker only if a
 picture has to be extracted, or if only a loaded network can show whether the store has the requested features.
 """
@@ -61,7 +61,7 @@ def extract_supervised(
     decoder: str | None = None,
     backbone_from: str | None = None,
 ) -> ExtractReport:
-    """Do what ``extract`` does in a supervised process, so that no picture can end the run.
+    """Extract as ``extract`` does, but in a supervised process, so that no picture can end the run.
 
     Reasons of failures: "decoder-died", the picture kills its decoder; "decoder-stalled" or "read-stalled", it takes
     more than ``stall_seconds``; "out-of-memory", it takes more than ``max_memory`` bytes. ``decoder`` and
@@ -87,7 +87,7 @@ def supervise(
     backbone_from: str | None = None,
     views: bool = False,
 ) -> list[ExtractReport]:
-    """Do what ``extract_supervised`` does for several ``runs`` (store, options); each picture is decoded only once.
+    """Extract as ``extract_supervised`` does, for several ``runs`` (store, options); each picture is decoded only once.
 
     ``views``: all runs but the first are augmented views, whose source is the store of the first run.
     """

@@ -25,7 +25,7 @@ def runs_of(
     weights: Sequence[str],
     options: ExtractOptions,
 ) -> list[Run]:
-    """Return (store, options) for each store. ``backbones`` and ``weights``: a value for each store, or empty.
+    """Return (store, options) for each store. ``backbones`` and ``weights``: one value for each store, or empty.
 
     Raises UsageError if the number of values is neither 0 nor the number of stores, or if a store is named twice.
     """
@@ -95,7 +95,7 @@ def extract_together(
 
 
 def _noted(reports: list[ExtractReport]) -> list[ExtractReport]:
-    """Add a note to each report of a store that changed, and whose augmented views did not change with it."""
+    """Add a note to the report of each changed store whose augmented views were not updated."""
     for report in reports:
         count = len(view_stores(report.store))
         if count and (report.new_vectors or report.change.removed):

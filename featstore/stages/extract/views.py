@@ -59,10 +59,10 @@ def runs_with_views(
 
 
 def plain_manifest(source: Source, store: Path, augment: Mapping[str, Any] | None) -> Manifest | None:
-    """Return the manifest that a new augmented view continues: that of the plain pictures, with ``augment``.
+    """Return the manifest with which a new augmented view starts: that of the plain pictures, with another ``augment``.
 
-    So a new view has by default the network and the settings of the store that it is a view of. ``augment``: field of
-    the view's identity. Returns None if ``store`` is not the path of a view of ``source``.
+    So a new view has by default the network and the settings of the store of plain pictures. ``augment``: field of the
+    view's identity. Returns None if ``store`` is not the path of a view of ``source``.
     """
     if not augment or not isinstance(source, StoreSource):
         return None

@@ -75,7 +75,9 @@ def main() -> None:
 
 
 def _end() -> None:
-    """End this process without the interpreter's shutdown, which takes most of a second after torch was imported."""
+    """End this process without the interpreter's shutdown, because the shutdown takes most of a second after torch was
+    imported.
+    """
     for stream in (sys.stdout, sys.stderr):
         # A standard stream that was closed when the process started is None.
         if stream is not None:

@@ -31,12 +31,16 @@ HELD_OUT: Final = "held-out"
 """Name of the store with the plain activations of the held-out pictures, in float32."""
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _FEW: Final = 256
-"""Number of pictures below which plain torch is used: preparing a faster engine takes seconds for every view."""
+"""Smallest number of pictures for which a faster engine than plain torch is prepared; preparing it takes seconds for
+every view.
+"""
 
 
 @dataclass(frozen=True)
 class View:
-    """A store of the cache: its ``path``, the ``keys`` of its pictures, the number of its view, and its type."""
+    """A store of the cache: its ``path``, the ``keys`` of its pictures, the number of the augmented view, and the
+    dtype.
+    """
 
     path: Path
     keys: list[bytes]
@@ -46,9 +50,10 @@ class View:
 
 @dataclass(frozen=True)
 class Made:
-    """The stores of the cache: of the training pictures by number of the view, and of the held-out pictures.
+    """The stores of the cache.
 
-    ``seconds``: spent on extracting now; ``pictures``: number of activations that were extracted now.
+    One store for each view of the training pictures, by number of the view, and one for the held-out pictures.
+    ``seconds``: duration of the extraction in this run; ``pictures``: number of activations extracted in this run.
     """
 
     views: dict[int, FeatureStore]
@@ -60,7 +65,7 @@ class Made:
 def views_of(
     cache: Path, train: list[bytes], held_out: list[bytes], augmentation: Augmentation, dtype: str
 ) -> list[View]:
-    """Return the stores that make up the cache: each view of the ``train`` keys, and the plain ``held_out`` keys."""
+    """Return the stores of the cache: one for each view of the ``train`` keys, and one for the plain ``held_out`` keys."""
     numbers = range(1, augmentation.views + 1) if augmentation.views else [PLAIN]
     views = [View(cache / f"view-{number}", train, number, dtype) for number in numbers]
     return [View(cache / HELD_OUT, held_out, PLAIN, "float32"), *views]
@@ -74,7 +79,7 @@ class SomeRows(StoreSource):
         self._keys = frozenset(keys)
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
-        """Yield the pictures with these keys."""
+        """Yield the pictures with the given keys."""
         for chunk in super().chunks(rows):
             kept = np.array([at for at, key in enumerate(chunk.keys) if key in self._keys], np.int64)
             if len(kept):
@@ -95,7 +100,7 @@ class _Flat(nn.Module):
 
 
 def trunk_backbone(backbone: Backbone, partition: Partition) -> Backbone:
-    """Return the frozen layers of ``backbone`` as a backbone of its own, as ``--layer LAYER --pool none`` makes it."""
+    """Return the frozen layers of ``backbone`` as a separate backbone, like that of ``--layer LAYER --pool none``."""
     is_map = len(partition.shape) > 1
     return replace(
         backbone,
@@ -118,10 +123,12 @@ def make_cache(
     stop: threading.Event | None,
     options: dict[str, Any],
 ) -> Made | None:
-    """Extract the ``views`` of pictures of ``store`` that are not there yet; return None if ``stop`` was set meanwhile.
+    """Extract those ``views`` of the pictures of ``store`` that the cache lacks; return None if ``stop`` was set during
+    the work.
 
-    ``backbone``: that of trunk_backbone. ``options``: of extraction (device, workers, batch, root). Raises UsageError if
-    a store of the cache has other activations, FeatstoreError if the disk is full or a picture cannot be read any more.
+    ``backbone``: the result of trunk_backbone. ``options``: of extraction (device, workers, batch, root). Raises
+    UsageError if a store of the cache has other activations, FeatstoreError if the disk is full or a picture cannot be
+    read any more.
     """
     made: dict[int, FeatureStore] = {}
     seconds, pictures = 0.0, 0
@@ -176,7 +183,7 @@ def _noting(progress: Callable[[Progress], None], note: str) -> Callable[[Progre
 
 
 def _require_same_bytes(store: FeatureStore, cached: FeatureStore, keys: list[bytes]) -> None:
-    """Raise FeatstoreError if the cache lacks pictures of ``keys``, or was made from other bytes than the store."""
+    """Raise FeatstoreError if the cache lacks pictures of ``keys``, or if it was made from other bytes than the store."""
     places = cached.index_of(keys, missing="mark")
     lacking = int((places < 0).sum())
     reasons = {failure.reason for _, failure in cached.failures()} if lacking else set()

@@ -1,4 +1,6 @@
-"""Decide which layers of a backbone stay frozen during the whole run, and which train from which epoch on."""
+"""Decide which layers of a backbone stay frozen during the whole run, and from which epoch on the other layers are
+trained.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,9 @@ from featstore.stages.finetune.options import FinetuneOptions
 class Cut:
     """A backbone divided for fine-tuning.
 
-    ``partition``: divided after the last layer that is frozen during the whole run. ``freeze_to``: the layer up to which
-    all are frozen at the start; "" if none is, or if the head is trained alone until the first layer is ``unfrozen``.
+    ``partition``: the backbone divided after the last layer that is frozen during the whole run. ``freeze_to``: all
+    layers up to this one are frozen at the start. It is "" if no layer is frozen, or if the head is trained alone until
+    the first layer is ``unfrozen``.
     ``unfrozen``: (layer, epoch) pairs by epoch. ``by_default``: whether the user did not choose the layers.
     """
 
@@ -27,7 +30,7 @@ class Cut:
 
 
 def cut_of(backbone: Backbone, options: FinetuneOptions) -> Cut:
-    """Return how ``options`` divide ``backbone``.
+    """Return how to divide ``backbone`` according to ``options``.
 
     Raises UsageError for an unknown layer, and for a layer that leaves nothing to train.
     """
@@ -50,7 +53,7 @@ def default_layer(backbone: Backbone) -> str:
 
 
 def _require_something_to_train(backbone: Backbone, layer: str) -> None:
-    """Raise UsageError if ``layer`` of ``backbone`` is unknown, or if no parameter comes after it."""
+    """Raise UsageError if ``layer`` of ``backbone`` is unknown, or if no layer after it has parameters."""
     frozen = frozen_names(backbone, layer)
     if any(name not in frozen for name, _ in backbone.module.named_parameters()):
         return
@@ -62,7 +65,9 @@ def _require_something_to_train(backbone: Backbone, layer: str) -> None:
 
 
 def require_layers(backbone: str | None, layers: list[str]) -> None:
-    """Raise UsageError, with near names, if the built-in ``backbone`` lacks one of ``layers``; loads no weights."""
+    """Raise UsageError, which lists similar names, if the built-in ``backbone`` lacks one of ``layers``. No weights are
+    loaded.
+    """
     name = backbone or defaults.BACKBONE
     if own_function(name) is None and exists(name):
         loaded = load_recorded(name, "random:0")

@@ -1,4 +1,4 @@
-"""What fine-tuning tells while it runs; this module imports no large library."""
+"""Events of a fine-tuning run, to show to the user; this module imports no large library."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _DEVIATION: Final = 0.01
 
 
 def backbone_of(store: FeatureStore, options: FinetuneOptions) -> Backbone:
-    """Return the network that made the features of ``store``, freshly loaded, with parameters that may be trained.
+    """Load the network that made the features of ``store``, with parameters that may be trained.
 
     Raises UsageError if the store's features are not those before the network's classifier, or the network cannot be
     loaded or is the user's own function, which a model folder cannot hold; IdentityError if the loaded weights are not those of the store.
@@ -54,7 +54,7 @@ def untrained_backbone(backbone: Backbone, seed: int) -> Backbone:
 
 
 def untrained_model(model: Any, seed: int) -> Any:
-    """Return a head of the same layers as ``model``, a LinearModel or NetworkModel, with random weights."""
+    """Return a head with random weights and the same layers as ``model``, a LinearModel or NetworkModel."""
     random = np.random.default_rng(seed)
     if isinstance(model, LinearModel):
         coef = random.normal(0, _DEVIATION, model.coef.shape)

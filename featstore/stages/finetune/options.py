@@ -10,12 +10,12 @@ from featstore import defaults
 from featstore.errors import UsageError
 
 HEADS: Final = {"linear": "logreg", "mlp": "mlp"}
-"""Kinds of attached heads, and the kind of head in featstore.heads that each of them starts from."""
+"""Map from each kind of attached head to the kind of head in featstore.heads from which it starts."""
 AUGMENTS: Final = ("none", *defaults.POLICIES)
 OPTIMIZERS: Final = ("adamw", "adam", "sgd")
 BALANCES: Final = ("none", "weights", "sampler")
 NO_CACHE: Final = "none"
-"""Value of the option ``cache`` with which the frozen layers run live in every epoch."""
+"""Value of the option ``cache`` for no cache: the frozen layers run in every epoch."""
 _TO_CHOOSE: Final = {
     "head": tuple(HEADS),
     "augment": AUGMENTS,
@@ -25,7 +25,7 @@ _TO_CHOOSE: Final = {
     "dtype": ("float16", "float32"),
 }
 _RANGES: Final = {"lr": (1e-12, 1e3), "label_smoothing": (0.0, 0.9), "epochs": (1, 1000)}
-"""Least and greatest values of numbers, as in featstore.finetuning.plan.Plan."""
+"""Smallest and largest allowed values of numeric options, as in featstore.finetuning.plan.Plan."""
 
 
 class FinetuneKeywords(TypedDict, total=False):
@@ -73,7 +73,7 @@ class FinetuneOptions:
     backbone, weights, size
         As in featstore.extract; for a source that is a store: those of the store.
     root
-        Where the pictures are now, if they moved.
+        The present folder of the pictures, if they were moved.
     head
         "linear": starts as the logistic head of the stored features; "mlp": as a multilayer perceptron.
     freeze_to

@@ -22,7 +22,8 @@ _INPUTS = "inputs.json"
 class Places:
     """The paths of a run, all beside the folder ``model``.
 
-    ``features``: store of the features, if the source is no store; ``cache``: folder of the frozen activations;
+    ``features``: store of the features, if the source is not a store; ``cache``: folder of the activations of frozen
+    layers;
     ``run``: folder with the state of an unfinished run (checkpoint, metrics.csv, the head at the start).
     """
 
@@ -33,12 +34,14 @@ class Places:
 
     @classmethod
     def of(cls, out: str | os.PathLike[str]) -> Places:
-        """Return the places of the model ``out``."""
+        """Return the paths of a run that writes the model ``out``."""
         model = Path(out)
         return cls(model, *(model.with_name(f"{model.name}.{end}") for end in ("features", "cache", "run")))
 
     def check(self, options: FinetuneOptions) -> None:
-        """Raise UsageError if a place cannot be written, or if a model or a run is there and may not be replaced."""
+        """Raise UsageError if one of the paths cannot be written, or if a model or a run exists and may not be
+        replaced.
+        """
         atomic.require_place(self.model, ".features")
         require_replaceable(self.model, options.force)
         unfinished = (self.run / CHECKPOINT).exists()
@@ -59,11 +62,13 @@ class Places:
         shutil.rmtree(self.run, ignore_errors=True)
 
     def read_inputs(self) -> dict[str, Any]:
-        """Return what ``write_inputs`` wrote. Raises DamagedError, OSError."""
+        """Return the choice of the inputs that ``write_inputs`` wrote. Raises DamagedError if it is damaged, OSError if
+        it cannot be read.
+        """
         return atomic.read_json(self.run / _INPUTS)
 
     def write_inputs(self, value: dict[str, Any]) -> None:
-        """Record the choice of the inputs in the folder of the run."""
+        """Record in the folder of the run whether the inputs are cached or live."""
         atomic.write_json(self.run / _INPUTS, value)
 
 

@@ -92,11 +92,11 @@ def compare_heads(
 
 @dataclass(frozen=True)
 class Network:
-    """What of the network trained.
+    """The part of the network that was trained.
 
     ``frozen_to``: the last layer that stayed frozen during the whole run ("": none); ``blocks``: the layers after it;
-    ``unfrozen``: (layer, epoch) pairs of gradual unfreezing; ``trained`` of ``parameters``: numbers of parameters with
-    the head. ``shape``: of an activation of ``frozen_to``.
+    ``unfrozen``: (layer, epoch) pairs of gradual unfreezing. ``trained`` of ``parameters``: number of trained
+    parameters and of all parameters, head included. ``shape``: of an activation of ``frozen_to``.
     """
 
     backbone: str
@@ -108,7 +108,7 @@ class Network:
     shape: tuple[int, ...]
 
     def text(self) -> str:
-        """Return what trained as one sentence."""
+        """Return one sentence that says which layers were trained."""
         share = f"{self.trained:,} of {self.parameters:,} parameters train"
         if not self.frozen_to:
             return f"nothing is frozen: {share}"
@@ -120,7 +120,8 @@ class Network:
 class Tuned:
     """The tuned network with its evaluation.
 
-    ``choice``: cached or live inputs, with the measured rates; ``head``: the tuned head, with ``classes``. ``frozen`` and
+    ``choice``: whether the inputs are cached or live, with the measured rates; ``head``: the tuned head, with
+    ``classes``. ``frozen`` and
     ``report``: figures of the frozen head and of the tuned network on the held-out rows ``split.test``;
     ``probabilities``: (n, classes) of the tuned network on these rows.
     """
@@ -153,7 +154,8 @@ class FinetuneReport:
 
     ``path``: the folder of the model; ``tuned``: the result, None if the run was interrupted; the same call with
     resume=True then continues it. ``history``: one dict per epoch, as in metrics.csv; epoch 0 is the frozen head.
-    ``epochs``: finished of ``planned``. ``options``: that determine the result. ``seconds``: of each step.
+    ``epochs``: number of finished epochs, of the ``planned`` epochs. ``options``: the options that determine the
+    result. ``seconds``: of each step.
     """
 
     path: str
@@ -191,7 +193,7 @@ class FinetuneReport:
         return table(repr(self), rows, ("figure", "value", "95 % interval"), self.notes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON; without the figures if the run was interrupted."""
+        """Return the report as JSON; the figures are left out if the run was interrupted."""
         return {
             "model": self.path,
             "store": self.store,

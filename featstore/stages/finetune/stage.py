@@ -37,16 +37,17 @@ def finetune(
 ) -> FinetuneReport:
     """Fine-tune a network with an attached head on labelled pictures, write the model to ``out``, and evaluate it.
 
-    ``source``: a store, or anything that ``extract`` reads, whose features then go into ``out``.features. ``options``: the
-    fields of FinetuneOptions, which are described there. The head starts as the head that ``train`` finds on the stored
-    features (linear probing, then fine-tuning: Kumar et al., arXiv 2202.10054). The frozen layers run once for each
-    view, into ``out``.cache, if that saves time and fits on the disk. ``progress`` is called with Events. ``stop``: when
-    this event is set, the run ends after the current epoch or batch, and returns a report with ``stopped``; the same
-    call with ``resume`` continues it, with bit-identical weights on a CPU.
+    ``source``: a store, or anything that ``extract`` reads, whose features then go into ``out``.features. ``options``:
+    the fields of FinetuneOptions, which are described there. The head starts as the head that ``train`` finds on the
+    stored features (linear probing, then fine-tuning: Kumar et al., arXiv 2202.10054). The frozen layers run once for
+    each view, into ``out``.cache, if that saves time and fits on the disk. ``progress`` is called with Events.
+    ``stop``: when this event is set, the run ends after the current epoch or batch, and returns a report with
+    ``stopped``; the same call with ``resume`` continues it, with bit-identical weights on a CPU.
 
-    Raises UsageError: wrong options, no labels, one class, a model or unfinished run at ``out``, a layer that does not
-    exist; FeatstoreError: pictures that can no longer be read, a full disk; DataError: a loss that is not finite, with
-    the epoch and step; DamagedError, OSError. Finished epochs are kept.
+    Raises UsageError for wrong options, missing labels, a single class, an existing model or unfinished run at ``out``,
+    or a layer that does not exist. Raises FeatstoreError if pictures can no longer be read or the disk is full. Raises
+    DataError, with the epoch and step, if a loss is not finite. Raises DamagedError for a damaged file, OSError if
+    reading or writing fails. Finished epochs are kept.
     """
     check_keywords("finetune", options, FinetuneKeywords.__annotations__)
     asked, places, tell = FinetuneOptions(**options), Places.of(out), progress or _silent
@@ -58,7 +59,7 @@ def finetune(
         path, notes = _store_of(source, places, asked, tell, stop)
         if path is None:
             return FinetuneReport(str(places.model), os.fspath(source), None, 0, asked.epochs)
-        # Import here: loading torch takes seconds, and wrong options are refused before.
+        # Import torch only here: loading it takes seconds, and wrong options should be refused at once.
         from featstore.stages.finetune.tuning import start
 
         atomic.make_directory(places.run)
@@ -79,9 +80,10 @@ def _silent(_: Event) -> None:
 def _store_of(
     source: str | os.PathLike[str], places: Places, options: FinetuneOptions, tell: Teller, stop: threading.Event
 ) -> tuple[Path | None, list[str]]:
-    """Return the store to tune on, extracted from ``source`` if that is no store, and notes for the user.
+    """Return the store to tune on, and notes for the user. A ``source`` that is not a store is first extracted into
+    one.
 
-    The store is None if ``stop`` was set meanwhile.
+    The store is None if ``stop`` was set during the extraction.
     """
     if is_store(source):
         if options.size is not None:
@@ -123,7 +125,7 @@ def _failures(store: Path) -> list[str]:
 
 
 def _head(store: Path, places: Places, options: FinetuneOptions) -> TrainReport:
-    """Train the head that the network starts with on the stored features. Raises the errors of ``train``."""
+    """Train the head that the network starts with on the stored features. Raises the same errors as ``train``."""
     balance: dict[str, Any] = {}
     if options.balance != "none":
         balance = {"balance": options.balance} if options.head == "mlp" else {"class_weight": "balanced"}

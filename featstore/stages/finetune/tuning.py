@@ -1,4 +1,4 @@
-"""Train the unfrozen layers with the head: build the network, choose cached or live inputs, run the epochs."""
+"""Train the unfrozen layers and the head: build the network, choose cached or live inputs, run the epochs."""
 
 from __future__ import annotations
 
@@ -147,7 +147,9 @@ class Run:
         return LayerPhases(self.backbone, self.network, self.cut.partition, self.plan)
 
     def _examples(self) -> tuple[Examples, Examples] | None:
-        """Return the training and the held-out examples, cached or live; None if the run was stopped meanwhile."""
+        """Return the training and the held-out examples, cached or live; None if the run was stopped before they were
+        ready.
+        """
         split = self.started.split
         live = self.live(split.train, self.augmentation), self.live(split.test, Augmentation())
         recorded = self.places.read_inputs() if self.options.resume else None
@@ -188,7 +190,9 @@ class Run:
         return rates.break_even(max(1, self.augmentation.views), len(split.train), len(split.test))
 
     def _choose(self, live: LiveExamples) -> Choice:
-        """Decide whether the frozen activations are cached; measures the rates if anything is frozen."""
+        """Decide whether the activations of frozen layers are cached. If any layer is frozen, the rates are measured
+        first.
+        """
         partition, options, split = self.cut.partition, self.options, self.started.split
         if not partition.layer:
             return Choice(False, "live: nothing is frozen, so there is nothing to cache", 0, None, None, None)
@@ -202,7 +206,10 @@ class Run:
         return budget.choose(rates, self._pays(rates), self.plan.epochs, views, needed, limit, asked=asked is not None)
 
     def _measure(self, live: LiveExamples) -> budget.Rates:
-        """Measure the rates with steps on a copy of the network in which all layers train that ever train."""
+        """Measure the rates, with training steps on a copy of the network.
+
+        In this copy, all layers that are trained in any epoch are trained.
+        """
         phases, plan = self._phases(), self.plan
         phases.start(plan.epochs)
         network = copy.deepcopy(self.network).train()
@@ -212,7 +219,7 @@ class Run:
         def step(activations: torch.Tensor, _: NDArray[np.intp]) -> None:
             made = network(activations.to(next(network.parameters()).device))
             logits = made if isinstance(made, torch.Tensor) else made[0] + made[1]
-            # Any loss takes as long as that of the training.
+            # The kind of loss does not matter: any loss takes as long to compute as the loss of the training.
             logits.float().square().mean().backward()
             optimiser.step(groups, 1.0)
 
@@ -239,7 +246,7 @@ class Run:
         return np.concatenate(parts)
 
     def described(self) -> Network:
-        """Return what of the network trained."""
+        """Return the part of the network that was trained."""
         partition, backbone = self.cut.partition, self.backbone
         self._phases().start(self.plan.epochs)
         parts = [backbone.module, self.network.head]
@@ -254,7 +261,7 @@ class Run:
         )
 
     def last_notes(self) -> list[str]:
-        """Return notes on what the run did by default, and on what it left behind."""
+        """Return notes on the default choices of the run, and on files that the run left behind."""
         notes = []
         first, frozen = self.history[0].held_out_accuracy, self.started.report.accuracy.value
         if first != frozen and not self.options.from_scratch:
@@ -288,10 +295,10 @@ def start(
     tell: Teller,
     stop: threading.Event,
 ) -> Run:
-    """Return the run that tunes the network of ``store`` from the head ``started``.
+    """Return the run that tunes the network of ``store``, starting with the head ``started``.
 
-    Raises UsageError: layers that do not exist or leave nothing to train, a network that cannot be loaded;
-    IdentityError: other weights than those of the store.
+    Raises UsageError for layers that do not exist or leave nothing to train, or a network that cannot be loaded;
+    IdentityError if the weights are not those of the store.
     """
     backbone = backbone_of(store, options)
     cut = cut_of(backbone, options)
@@ -326,7 +333,7 @@ def start(
 
 
 def _epoch_text(record: EpochRecord, epochs: int, left: float) -> str:
-    """Return the line on a finished epoch; ``left``: seconds to the end of the run."""
+    """Return a line about a finished epoch; ``left``: remaining seconds of the run."""
     held_out = f"held out {record.held_out_accuracy:.4f}, macro F1 {record.held_out_macro_f1:.4f}"
     if record.loss is None or record.accuracy is None:
         return f"epoch 0, the frozen head: {held_out}"

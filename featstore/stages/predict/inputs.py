@@ -123,7 +123,8 @@ def of_parents(head: Classifier, stores: StackedStores, pool: By) -> Iterator[Pr
 def prediction(head: Classifier, key: str, chosen: Any, probabilities: NDArray[np.float64]) -> Prediction:
     """Return the prediction for ``key``.
 
-    ``chosen``: a class number, whether each label is predicted (labels,), or the predicted number.
+    ``chosen``: a class number (classes), a mask (labels,) of the predicted labels (label sets), or the predicted
+    number.
     """
     if head.task == "classes":
         return Prediction(key, head.classes[int(chosen)], probabilities)
@@ -135,7 +136,9 @@ def prediction(head: Classifier, key: str, chosen: Any, probabilities: NDArray[n
 
 
 def _classified(head: Classifier, vectors: Any) -> Iterator[tuple[Any, NDArray[np.float64]]]:
-    """Yield (class number or chosen labels, probabilities (classes,)) for each of ``vectors``, read block by block."""
+    """Yield (class number or mask of chosen labels, probabilities (classes,)) for each of ``vectors``, read block by
+    block.
+    """
     if vectors.shape[0]:
         for codes, probabilities in head.predict_blocks(vectors):
             yield from zip(codes, probabilities, strict=True)

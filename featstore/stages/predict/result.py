@@ -22,9 +22,9 @@ class Prediction:
     """The prediction for one picture, or the reason why there is no prediction.
 
     ``label``: the class; None for an unreadable picture, explained by ``reason`` and ``message``. ``probabilities``
-    (classes,): float64 in the order of the head's classes. ``labels``: the predicted label set, None for a head of
-    classes; then ``label`` is the set as text, with the head's separator. ``number``: the predicted number, of a head
-    that predicts numbers; then ``label`` and ``probabilities`` are None.
+    (classes,): float64 in the order of the head's classes. ``labels``: the predicted label set, None for a head that
+    predicts classes; for a label set, ``label`` is the set as text, with the head's separator. ``number``: the
+    predicted number, if the head predicts numbers; ``label`` and ``probabilities`` are then None.
     """
 
     key: str
@@ -37,7 +37,7 @@ class Prediction:
 
     @property
     def failed(self) -> bool:
-        """Whether there is no prediction."""
+        """Whether no prediction has been computed."""
         return self.label is None and self.number is None
 
     @property

@@ -48,13 +48,14 @@ def predict(
     picture gets a Prediction; for an unreadable picture it has a reason instead of a class. Pictures go through
     the backbone, weights and preprocessing that the head was trained on (``weights`` and ``backbone``: see
     open_embedder). For a head that was trained on several stores, ``inputs`` are one store per backbone, in any order,
-    or pictures, which go through all backbones; then ``weights`` and ``backbone`` are sequences in the order of the
-    head's stores. ``trust``: types that may be created when a head of another package's class is loaded, see
+    or pictures, which go through all backbones. In this case ``weights`` and ``backbone`` are sequences in the order of
+    the head's stores. ``trust``: types that may be created when a head of another package's class is loaded, see
     featstore.load_head. ``by`` "parent": one prediction for each picture of a store with regions; ``pool``: the "mean"
     of its regions' probabilities, or the "max" of each class, which do not sum to 1. ``progress`` is called after every
     batch of pictures, from another thread; its total is 0 if unknown.
 
-    Raises UsageError, IdentityError (the head was trained on other features), DamagedError.
+    Raises UsageError for invalid inputs, IdentityError if the head was trained on other features, DamagedError for a
+    damaged head or store.
     """
     loaded = open_head(head, trust, ALL_TASKS) if isinstance(head, str | os.PathLike) else head
     paths = _paths(inputs)
@@ -109,7 +110,8 @@ def predict_by_text(
     used, and no pictures are needed. Pictures need ``backbone``, and ``weights`` if not the default weights.
     Probabilities are a softmax over the classes and are not calibrated. ``by``, ``pool``: as in predict.
 
-    Raises UsageError, also if the backbone has no text tower; IdentityError; DamagedError.
+    Raises UsageError for invalid inputs or a backbone without a text tower; IdentityError if the backbone is not that
+    of the store; DamagedError for a damaged store.
     """
     from featstore.embed.embedder import make_embedder
     from featstore.embed.texts import embed_texts, open_backbone_with_text, require_text_tower
@@ -156,7 +158,9 @@ def _require_store(by: str | None) -> None:
 
 
 def _for_stores(head: Classifier, stores: StackedStores, by: str | None, pool: By) -> Predictions:
-    """Return a prediction for each row of ``stores`` or, if ``by``, for each picture, pooled over its regions."""
+    """Return a prediction for each row of ``stores``. If ``by`` is given, return one for each picture, pooled over its
+    regions.
+    """
     notes = [*state_of_store(stores.first), *stores.notes()]
     make = partial(of_stores, head, stores) if by is None else partial(of_parents, head, stores, pool)
     return Predictions(head.classes, make, notes, head.task)

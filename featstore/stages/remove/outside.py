@@ -24,7 +24,7 @@ def rewrite(artifact: Artifact, store: FeatureStore, denylist: Denylist) -> bool
     """Write an index or a head of ``store`` again if it contains rows, keys or labels of removed pictures.
 
     ``denylist``: the removed pictures. Returns whether the file was written. Raises FeatstoreError, which names the
-    remedy, if the file cannot be written without the removed pictures; OSError.
+    remedy, if the file cannot be written without the removed pictures; OSError if writing fails.
     """
     if artifact.kind == "index":
         return _rewrite_index(artifact.path, store, denylist)
@@ -34,7 +34,9 @@ def rewrite(artifact: Artifact, store: FeatureStore, denylist: Denylist) -> bool
 
 
 def held_by(artifact: Artifact) -> str:
-    """Return why a page or a model, which are not rewritten, may still hold something of removed pictures, else ""."""
+    """Return the reason why a page or model may still contain data of removed pictures, else "". Pages and models are
+    not rewritten.
+    """
     if artifact.kind == "page":
         return "a page may show the pictures: delete it, or make it again with the command that made it"
     if artifact.kind == "model":
@@ -88,7 +90,9 @@ def _keeps(path: Path, store: FeatureStore, denylist: Denylist) -> bool:
 
 
 def _labels(head: TrainedHead, store: FeatureStore, rows: NDArray[np.bool_] | None = None) -> set[str]:
-    """Return the labels in ``store`` of what ``head`` predicts; ``rows``: mask (n,) of the rows to look at."""
+    """Return the labels in ``store`` that correspond to the outputs of ``head``; ``rows``: mask (n,) of the rows to
+    look at.
+    """
     chosen = np.ones(len(store), bool) if rows is None else rows
     if head.task == CLASSES:
         return {str(label) for label in store.labels[chosen].tolist() if label is not None}

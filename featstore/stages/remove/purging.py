@@ -60,12 +60,12 @@ def purge(
     """Remove pictures as ``remove`` does, and erase all removed pictures, also earlier ones, from the store's files.
 
     Indexes and heads that contain removed pictures are written again without them: the files of ``also``, and this
-    store's indexes and heads in the same folder. The augmented views of the store are purged too. Pages, and other stores with the same pictures, are only reported. No
-    other process may write to the store meanwhile; a store that is already open keeps reading the old files. If a purge
-    was killed, the same call continues it.
+    store's indexes and heads in the same folder. The augmented views of the store are purged too. Pages, and other
+    stores with the same pictures, are only reported. No other process may write to the store meanwhile; a store that is
+    already open keeps reading the old files. If a purge was killed, the same call continues it.
 
-    Raises UsageError as ``remove`` does, and if there is nothing to purge; FeatstoreError while another process writes
-    to the store, naming the process.
+    Raises UsageError as ``remove`` does, and if there is nothing to purge; FeatstoreError that names the other process
+    while another process writes to the store.
     """
     path = Path(store)
     store_id = Manifest.read(path).store_id
@@ -103,7 +103,7 @@ def purge(
 def _purge_views(store: Path, denylist: Denylist, rewritten: list[str], left: list[tuple[str, str]]) -> list[str]:
     """Purge the pictures on ``denylist`` from the augmented views of ``store``; return the paths of these views.
 
-    Adds what is written again to ``rewritten``, and what may still contain removed pictures to ``left``.
+    Files that are written again are added to ``rewritten``; files that may still contain removed pictures to ``left``.
     """
     purged = []
     for path in view_stores(store).values():
@@ -120,7 +120,7 @@ def _purge_views(store: Path, denylist: Denylist, rewritten: list[str], left: li
 
 
 def _has_some(other: Path, denylist: Denylist) -> bool:
-    """Return whether files of another store contain keys of pictures on ``denylist``; True if unreadable."""
+    """Return whether files of another store contain keys of pictures on ``denylist``; True if the store is unreadable."""
     try:
         manifest = Manifest.read(other)
         return any(traces(other, manifest, Plan(other, manifest.epoch), denylist))

@@ -21,7 +21,9 @@ _KEYS: Final = 65536
 
 
 def remove_from_views(store: Path) -> None:
-    """Remove the pictures on the denylist of ``store`` from its augmented views. Raises FeatstoreError, OSError."""
+    """Remove the pictures on the denylist of ``store`` from its augmented views. Raises FeatstoreError while a view is
+    compacted, OSError if writing fails.
+    """
     denylist = Denylist.of(FeatureStore(store)._plan)
     for path in view_stores(store).values():
         keys = denied_keys(path, denylist)
@@ -32,7 +34,7 @@ def remove_from_views(store: Path) -> None:
 
 
 def restore_in_views(store: Path, keys: Sequence[bytes]) -> None:
-    """Take ``keys``, as far as they are on it, off the denylists of the augmented views of ``store``."""
+    """Remove ``keys`` from the denylists of the augmented views of ``store``; keys that are not on a list are ignored."""
     for path in view_stores(store).values():
         denied = Denylist.of(FeatureStore(path)._plan).matching(list(keys))[0]
         theirs = [key for key, known in zip(keys, denied.tolist(), strict=True) if known]

@@ -72,15 +72,15 @@ def train_again(
     kind: str | None = None,
     out: str | os.PathLike[str] | None = None,
 ) -> AgainReport:
-    """Train the head in the file ``head`` again, with its recorded options, on its stores as they were at its training.
+    """Train the head in the file ``head`` again, with its recorded options, on the recorded past state of its stores.
 
-    ``stores``: where its stores are now, if they are neither at their recorded paths nor beside the head. ``kind``:
-    package.module:Class; needed for a class of another package, because only code that you name is imported.
+    ``stores``: present paths of the head's stores, if they are neither at their recorded paths nor beside the head.
+    ``kind``: package.module:Class; needed for a class of another package, because only code that you name is imported.
     ``out``: where to save the new head; by default the new head is not saved, only compared. The weights are equal bit
     for bit on the same machine with the same libraries; ``notes`` in the report name libraries whose versions differ.
 
-    Raises UsageError: the head has no record (an older featstore trained it); a store is not found; or rows that the
-    head was trained on are gone or have changed, which the message names; DamagedError.
+    Raises UsageError if the head has no record (an older featstore trained it), if a store is not found, or if training
+    rows of the head are gone or have changed; the message names these rows. Raises DamagedError for a damaged file.
     """
     from featstore.heads import save_head
 
@@ -120,10 +120,9 @@ def train_again(
 def retrain(
     head: str | os.PathLike[str], stores: Sequence[str | os.PathLike[str]] = (), *, kind: str | None = None
 ) -> TrainReport:
-    """Train the head in the file ``head`` with its recorded options on its stores as they are now.
+    """Train the head in the file ``head`` again, with its recorded options, on the present state of its stores.
 
-    The new head replaces the file. ``stores``, ``kind``: as in train_again. Raises UsageError as train_again and train
-    do; DamagedError, OSError.
+    The new head replaces the file. ``stores``, ``kind``: as in train_again. Raises the errors of train_again and train.
     """
     path = Path(head)
     old = open_head(path, tasks=ALL_TASKS)
@@ -137,7 +136,7 @@ def retrain(
 def _request_of(head: TrainedHead, path: Path, kind: str | None) -> tuple[Request, dict[str, Any]]:
     """Return the training options and the digests of the training data that ``head`` recorded.
 
-    ``kind``: the class that the user named. Raises UsageError, DamagedError.
+    ``kind``: the class that the user named. Raises UsageError if the record is missing, DamagedError if it is damaged.
     """
     request, data = head.meta.get(REQUEST), head.meta.get(DATA)
     if request is None or data is None:
@@ -182,7 +181,7 @@ def _odd_field(asked: Request) -> str:
 
 
 def _odd_task(asked: Request, head: TrainedHead) -> str:
-    """Return "task" if the recorded task is invalid, or not what ``head`` predicts; otherwise ""."""
+    """Return "task" if the recorded task is invalid or does not match the outputs of ``head``; otherwise ""."""
     try:
         task = Task.recorded(asked.task)
     except (KeyError, TypeError, ValueError, UsageError):
@@ -191,7 +190,7 @@ def _odd_task(asked: Request, head: TrainedHead) -> str:
 
 
 def _require_named(recorded: str, kind: str | None, path: Path) -> None:
-    """Raise UsageError unless the user named the head's class, if this class is from another package.
+    """Raise UsageError if the head's class is from another package and the user did not name this class.
 
     ``recorded``: the class in the head. ``kind``: the class that the user named, or None; a wrong name is an error too.
     """

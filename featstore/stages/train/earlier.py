@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 
 def require_same_data(path: Path, earlier: TrainedHead, stack: StackedStores, split: Split) -> None:
-    """Raise UsageError if the head at ``path`` has another task or other classes, or was trained on another store."""
+    """Raise UsageError if the new head may not replace the head at ``path``.
+
+    The old head may have another task, other classes, or another store.
+    """
     task = None if split.targets is None else split.targets.task
     labels = stack.first.labels[split.train].astype(str) if split.targets is None else split.targets.names(split.train)
     old, new = set(earlier.classes), set(labels)
@@ -45,7 +48,10 @@ def require_same_data(path: Path, earlier: TrainedHead, stack: StackedStores, sp
 
 
 def _told(earlier: TrainedHead) -> str:
-    """Return a note on the figures of a head that is replaced, whose task is not classes or not that of the new head."""
+    """Return a note on the figures of a replaced head that cannot be compared with those of the new head.
+
+    Figures are compared only if both heads predict classes.
+    """
     chosen = ", ".join(f"{name} = {value:g}" for name, value in dict(earlier.meta.get("chosen") or {}).items())
     try:
         estimates = earlier.meta["report"]["estimates"]
@@ -84,7 +90,8 @@ def compared(
 ) -> tuple[Replaced | None, list[str]]:
     """Compare the head to be replaced with the new head on the held-out rows; return the comparison and notes.
 
-    ``earlier``: the old head, or why it is unreadable, or None. ``probabilities``: (n, classes) of the new head.
+    ``earlier``: the old head, or the reason why it is unreadable, or None if there is no old head. ``probabilities``:
+    (n, classes) of the new head.
     """
     if earlier is None or isinstance(earlier, str):
         return None, [earlier] if earlier else []

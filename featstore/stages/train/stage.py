@@ -61,7 +61,9 @@ class Request:
     task: dict[str, str] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the options as JSON, without ``views`` and ``task`` if they are not set, as in older versions."""
+        """Return the options as JSON. ``views`` and ``task`` are left out if they are not set, because older versions
+        lack them.
+        """
         return {name: value for name, value in asdict(self).items() if name not in (VIEWS, "task") or value}
 
     def split(self, store: FeatureStore) -> Split:
@@ -108,20 +110,22 @@ def train(
     """Train a ``head`` on a store, save it, and evaluate it.
 
     ``head``: "logreg", "linear-svm", "rbf-svm", "knn", "mlp", or any scikit-learn classifier as package.module:Class,
-    which is imported. ``options``: parameters of the estimator (see featstore.heads); for a classifier of scikit-learn, C and
-    class_weight are parameters too, if its class has them. With the option ``separator``, such as ";", the label is a
-    set of labels, read from the column ``labels`` (default: the label) of the store: logistic regression learns each
-    label. With the option ``target``, a column of numbers, ridge regression (``head`` "ridge") predicts numbers. With several stores, the features of equal keys are
-    concatenated (an ensemble of backbones). Labels, splits and pictures are those of the first store; all other stores
-    must have a vector for each key. C is chosen by cross-validation with ``folds`` folds on the training rows only. The
-    figures are computed on the held-out rows, see split_store. Rows of equal bytes are in the same fold; so are the
-    regions of a picture, unless ``apart``. The option ``views`` (True) trains on all augmented views of the training
-    pictures too; views of a picture are in the same fold, and figures are of the pictures as they are. The head is saved to ``out``, by default head_path(store, head). An existing
-    head is replaced, and ``replaced`` in the report compares the old and the new head; ``force`` is needed if the
-    classes or the store of the old head differ from those of the new head.
+    which is imported. ``options``: parameters of the estimator (see featstore.heads); for a classifier of scikit-learn,
+    C and class_weight are parameters too, if its class has them. With the option ``separator``, such as ";", the label
+    is a set of labels, read from the column ``labels`` (default: the label) of the store: logistic regression learns
+    each label. With the option ``target``, a column of numbers, ridge regression (``head`` "ridge") predicts numbers.
+    With several stores, the features of equal keys are concatenated (an ensemble of backbones). Labels, splits and
+    pictures are those of the first store; all other stores must have a vector for each key. C is chosen by
+    cross-validation with ``folds`` folds on the training rows only. The figures are computed on the held-out rows, see
+    split_store. Rows of equal bytes are in the same fold; so are the regions of a picture, unless ``apart``. The option
+    ``views`` (True) trains on all augmented views of the training pictures too; views of a picture are in the same
+    fold, and the figures are computed on the plain pictures. The head is saved to ``out``, by default head_path(store,
+    head). An existing head is replaced, and ``replaced`` in the report compares the old and the new head; ``force`` is
+    needed if the classes or the store of the old head differ from those of the new head.
 
-    Raises UsageError: no labels, one class, a class missing from the training split, NaN, ``out`` is something else
-    than a head, pictures that are not in every store; DamagedError, OSError.
+    Raises UsageError for missing labels, a single class, a class missing from the training split, NaN, or pictures that
+    are not in every store, or if ``out`` is not a head. Raises DamagedError for a damaged store, OSError if writing
+    fails.
     """
     from featstore.heads import TrainedHead, save_head
     from featstore.heads.task_trainer import kind_for
@@ -255,8 +259,7 @@ def _listed(store: Paths) -> list[str | os.PathLike[str]]:
 
 
 def _data_record(stack: StackedStores, split: Split) -> dict[str, Any]:
-    """Return what the description of a head records about its training data: stores, split, label version,
-    generation."""
+    """Return the record of a head's training data: stores, split, label version, generation."""
     return {
         KEY: stack.origin,
         "split": split.to_dict(),

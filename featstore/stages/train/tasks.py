@@ -1,4 +1,4 @@
-"""Evaluate heads whose task is not one class per picture."""
+"""Evaluate heads that predict something other than one class per picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train a head on all augmented views of the training pictures, besides the pictures as they are (view 0)."""
+"""Train a head on all augmented views of the training pictures, in addition to the plain pictures (view 0)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from featstore.store.view_stores import SUFFIX, ViewRows, view_stores
 from featstore.text import counted
 
 VIEWS: Final = "views"
-"""Key in a head's ``meta``: the views that it was trained on, and in its request: whether it was trained on views."""
+"""Key in a head's ``meta`` for the views that it was trained on. In the head's request, the key says whether views were
+used.
+"""
 
 
 def open_views(stack: StackedStores) -> list[FeatureStore]:
@@ -43,7 +45,8 @@ def open_views(stack: StackedStores) -> list[FeatureStore]:
 
 
 def views_as_then(stack: StackedStores, meta: Mapping[str, Any], past: Any) -> list[FeatureStore]:
-    """Open the views that a head was trained on, as they were then. ``meta``: of the head; ``past``: its past records.
+    """Open the views on which a head was trained, in their state at that time. ``meta``: of the head; ``past``: past
+    states.
 
     Raises UsageError if one of the views is not beside the store any more.
     """
@@ -59,7 +62,8 @@ def views_as_then(stack: StackedStores, meta: Mapping[str, Any], past: Any) -> l
 def training_rows(
     stack: StackedStores, rows: NDArray[np.int64], views: Sequence[FeatureStore]
 ) -> tuple[Any, NDArray[np.int64]]:
-    """Return the features of ``rows`` (m,) in view 0 and in each of ``views``, and the place in ``rows`` of each.
+    """Return the features of ``rows`` (m,) in view 0 and in each of ``views``; and, for each feature row, its place in
+    ``rows``.
 
     The features are an (n, d) array if that fits into a quarter of defaults.HEAD_MEMORY, otherwise a stream.
     """
@@ -74,7 +78,7 @@ def training_rows(
 def digest_with_views(
     stack: StackedStores, rows: NDArray[np.int64], views: Sequence[FeatureStore], targets: Sequence[str] | None = None
 ) -> str:
-    """Return the XXH3-128 of ids, labels and vectors of ``rows``; with ``views``, of their vectors too.
+    """Return the XXH3-128 of the ids, labels and vectors of ``rows``; if ``views`` are given, of their vectors too.
 
     ``targets``: texts (m,) in place of the labels.
     """
@@ -89,12 +93,12 @@ def digest_with_views(
 
 
 def record_of_views(views: Sequence[FeatureStore]) -> dict[str, Any]:
-    """Return what the ``meta`` of a head records about the views that it was trained on (JSON); {} without views."""
+    """Return the record in a head's ``meta`` of the views on which it was trained (JSON); {} without views."""
     return {VIEWS: [{"store_id": view.store_id, **view.identity.augment} for view in views]} if views else {}
 
 
 def notes_on_views(stack: StackedStores, rows: NDArray[np.int64], views: Sequence[FeatureStore]) -> list[str]:
-    """Return a note on the number of training rows, and one on rows that views lack."""
+    """Return two notes: on the number of training rows, and on rows that are missing in views."""
     if not views:
         return []
     viewed = ViewRows([stack.first, *views], rows)

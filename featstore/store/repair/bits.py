@@ -20,7 +20,9 @@ _LARGEST = 64 << 10
 
 
 def correct_bit(data: bytes, good: Callable[[bytes | bytearray], bool]) -> bytes | None:
-    """Flip one bit of ``data`` so that ``good`` returns true for the result; return it, or None if no bit does so."""
+    """Flip one bit of ``data`` such that ``good`` returns true for the result. Return the result, or None if no bit
+    works.
+    """
     if len(data) > _LARGEST:
         return None
     trial = bytearray(data)
@@ -34,7 +36,8 @@ def correct_bit(data: bytes, good: Callable[[bytes | bytearray], bool]) -> bytes
 
 
 def correct_json(path: Path, aside: Callable[[Path], object]) -> bool:
-    """Repair a JSON file with a checksum; return whether the file is intact now. Raises OSError.
+    """Repair a JSON file with a checksum; return whether the file is intact now. Raises OSError if reading or writing
+    fails.
 
     ``aside`` is called with the path before the file is replaced.
     """
@@ -64,7 +67,7 @@ class _Unrepairable(Exception):
 def correct_sealed(path: Path, kind: str, aside: Callable[[Path], object]) -> bool:
     """Repair the header and small arrays of a sealed (checksummed) file; return whether the file is intact now.
 
-    ``aside`` is called with the path before the file is replaced. Raises OSError.
+    ``aside`` is called with the path before the file is replaced. Raises OSError if reading or writing fails.
     """
     try:
         with atomic.new_file(path) as temporary:

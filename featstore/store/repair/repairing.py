@@ -5,7 +5,8 @@ The steps, in this order and each only for damaged files:
 * A single flipped bit is restored (bits.py): the file is then identical to the original.
 * featstore.json is rebuilt from the shards and the plan, which repeat its content.
 * A plan segment's lookup, sizes, times and keys are rebuilt from its other columns and the shards. Sizes and times
-  become unknown: the next ``extract --rehash`` records them, ``extract`` without it extracts these pictures again.
+  become unknown: the next ``extract --rehash`` records them, ``extract`` without ``--rehash`` extracts these pictures
+  again.
 * A side table keeps its intact columns. The next ``extract`` restores lost labels that came with the pictures; labels
   that came from ``featstore label`` have to be given again.
 * A shard with damaged vectors keeps the intact vectors; ``remake`` computes the damaged vectors again. Pictures that
@@ -51,8 +52,8 @@ class RepairReport:
     """Result of a repair.
 
     ``restored``: files restored to their original content. ``remade``: number of vectors computed again. ``failed``:
-    pictures that became failures with the reason "damaged". ``pending``: units to extract again. ``aside``: where the
-    damaged files are now. ``notes``: warnings for the user.
+    pictures that became failures with the reason "damaged". ``pending``: units to extract again. ``aside``: present
+    paths of the damaged files. ``notes``: warnings for the user.
     """
 
     store: str
@@ -73,9 +74,9 @@ def repair_store(
 ) -> RepairReport:
     """Restore the damaged files of a store.
 
-    ``remake`` None: damaged vectors become failures. ``then`` is called at the end, while this process still has
-    exclusive access. Raises UsageError if there is no store, FeatstoreError while another process writes to it, and
-    DamagedError for a file that cannot be restored, which is then unchanged.
+    ``remake``: computes damaged vectors again; if None, the pictures become failures. ``then`` is called at the end,
+    while this process still has exclusive access. Raises UsageError if there is no store, FeatstoreError while another
+    process writes to it, and DamagedError for a file that cannot be restored, which is then unchanged.
     """
     path = Path(store)
     repair = _Repair(path, remake)
@@ -214,7 +215,7 @@ class _Repair:
         )
         return rebuilt
 
-    # Methods that repair the plan and the tables
+    # Methods that repair the plan and the tables of a store
 
     def _segment(self, file: Path, found: sealed.SealedFile | None, names: set[str]) -> None:
         derived = {
@@ -291,8 +292,8 @@ class _Repair:
                 else:
                     columns[name] = table.column(name)
         self.aside(file)
-        # The restored table has no row hashes, so all rows differ from the source, and the next extract reads their
-        # labels again.
+        # The restored table has no row hashes. So all rows count as changed, and the next extract reads their labels
+        # again.
         tables.write_table(file, keys, columns, "user" if user else "source", about=about, exclusive=False)
         what = ", ".join(lost)
         if lost and user is not False:

@@ -45,8 +45,9 @@ the result of each wanted row by its index."""
 class ShardRepair:
     """Restore shards of one store.
 
-    ``remake``: computes damaged vectors again; None: they become failures. ``aside``: keeps a damaged file before it is
-    replaced. ``remade``: number of vectors computed again. ``failed``: number of pictures that became failures.
+    ``remake``: computes damaged vectors again; if None, the pictures become failures. ``aside``: keeps a damaged file
+    before it is replaced. ``remade``: number of vectors computed again. ``failed``: number of pictures that became
+    failures.
     ``pending``: numbers of the units to extract again.
     """
 

@@ -31,7 +31,8 @@ NAMED_KEYS = 20
 class Problem:
     """Damage of a ``file``.
 
-    ``what``: what is wrong. ``unit``: number of the affected unit. ``keys``: the first affected keys, if known.
+    ``what``: text that describes the damage. ``unit``: number of the affected unit. ``keys``: the first affected keys,
+    if known.
     """
 
     file: str
@@ -70,7 +71,7 @@ class VerifyReport:
 
 
 def verify_store(store: str | os.PathLike[str]) -> VerifyReport:
-    """Read every file of a store and return what is damaged; raise UsageError if there is no store.
+    """Read every file of a store and return the damage found; raise UsageError if there is no store.
 
     Reads file by file through memory maps: memory is bounded, and the speed is that of the disk or of XXH3.
     """
