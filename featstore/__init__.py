@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from featstore.stages.backbones import list_backbones, list_layers
     from featstore.stages.bench import bench, bench_store
     from featstore.stages.compact import compact
+    from featstore.stages.compare import compare
     from featstore.stages.demo import demo
     from featstore.stages.duplicates import find_duplicates
     from featstore.stages.export import export
@@ -59,6 +60,7 @@ _HOMES = {
     "bench": "stages.bench",
     "bench_store": "stages.bench",
     "compact": "stages.compact",
+    "compare": "stages.compare",
     "demo": "stages.demo",
     "export": "stages.export",
     "extract": "stages.extract",
@@ -98,6 +100,7 @@ __all__ = [
     "bench",
     "bench_store",
     "compact",
+    "compare",
     "demo",
     "export",
     "extract",

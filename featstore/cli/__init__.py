@@ -40,6 +40,7 @@ SECTIONS: Final = {
     },
     "Fine-tuning": {
         "finetune": "Fine-tune a network with an attached head, and compare it with the frozen one.",
+        "compare": "Compare methods of transfer learning on the same held-out pictures.",
     },
     "Formats": {
         "import": "Make a store of vectors from other programs: npy, npz, Parquet, HDF5, FAISS.",

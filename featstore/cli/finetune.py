@@ -8,13 +8,13 @@ import click
 
 from featstore import defaults
 from featstore.cli.network import batch_option, device_option
-from featstore.cli.output import Bar, apart, json_option, say, show, stop_on_signals
+from featstore.cli.output import Lines, apart, json_option, say, show, stop_on_signals
 from featstore.cli.quantities import to_bytes
 from featstore.text import counted, printable
 
 if TYPE_CHECKING:
     from featstore.heads import Report
-    from featstore.stages.finetune import Event, FinetuneReport, Tuned
+    from featstore.stages.finetune import FinetuneReport, Tuned
 
 
 def _cache(context: click.Context, parameter: click.Parameter, value: str | None) -> int | str | None:
@@ -86,6 +86,12 @@ def _unfreeze(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
 )
 @click.option(
     "--optimizer", type=click.Choice(["adamw", "adam", "sgd"]), default="adamw", show_default=True, help="Optimizer."
+)
+@click.option(
+    "--batch-norm",
+    type=click.Choice(["keep", "train"]),
+    help="keep: BatchNorm keeps its statistics (default); train: in trained layers they follow the batches (default from "
+    "scratch).",
 )
 @click.option(
     "--balance",
@@ -170,7 +176,7 @@ def finetune(source: str, out: str, html: str | None, as_json: bool, quiet: bool
     from featstore.stages.finetune import finetune as run
 
     with stop_on_signals() as (stop, code), apart() as stream:
-        teller = _Lines(Bar(stream=stream), stream)
+        teller = Lines(stream)
         try:
             report = run(source, out, progress=None if quiet or as_json else teller, stop=stop, **options)
         finally:
@@ -195,23 +201,6 @@ def _since(report: FinetuneReport) -> str:
     if not report.history:
         return " before the first epoch; run the same command to go on"
     return f" after epoch {report.epochs:,} of {report.planned:,}; run the same command with --resume to go on"
-
-
-class _Lines:
-    """Shows the progress of fine-tuning on stderr: a bar while pictures run through the network, a line per epoch."""
-
-    def __init__(self, bar: Bar, stream: Any) -> None:
-        self.bar, self._stream = bar, stream
-
-    def __call__(self, event: Event) -> None:
-        if event.text:
-            self.bar.clear()
-            say(event.text, stream=self._stream)
-        if event.progress is not None:
-            self.bar(event.progress)
-        elif event.done:
-            self.bar.close()
-            self.bar = Bar(stream=self._stream)
 
 
 def _text(report: FinetuneReport, tuned: Tuned, notes: list[str], page: str | None) -> list[str]:

@@ -246,6 +246,27 @@ class Bar:
             self._bar.close()
 
 
+class Lines:
+    """Show the events of a long command on ``stream``: a bar while pictures run through a network, lines of text above.
+
+    The events have the fields text, progress (for a Bar, or None) and done, which ends the bar.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.bar, self._stream = Bar(stream=stream), stream
+
+    def __call__(self, event: Any) -> None:
+        """Show ``event``."""
+        if event.text:
+            self.bar.clear()
+            say(event.text, stream=self._stream)
+        if event.progress is not None:
+            self.bar(event.progress)
+        elif event.done:
+            self.bar.close()
+            self.bar = Bar(stream=self._stream)
+
+
 def _width(stream: TextIO) -> dict[str, Any]:
     """Return tqdm's options for the width of the bar; some terminals report a width of 0, which means unknown."""
     with contextlib.suppress(OSError, ValueError):

@@ -254,7 +254,7 @@ def _lines(trained: TrainReport, notes: list[str], report: str | None, figures: 
         f"{trained.path}: {trained.head.kind}, {chosen or 'as given'} "
         f"({_told(trained.head)}, {trained.seconds['train']:.1f} s)",
         f"learnt from {split.names[0]} ({counted(len(split.train), 'picture')}), judged by {split.names[1]} ({len(split.test):,})",
-        "\n".join(map(printable, trained.report.text().split("\n"))),
+        "\n".join(map(printable, trained.figures.text().split("\n"))),
         *(f"note: {printable(note)}" for note in notes),
     ]
     if trained.calibration is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -75,6 +75,10 @@ class TunedNetwork(nn.Module):
         """Keep ``modules`` in eval mode from now on, instead of the modules of earlier calls."""
         self._frozen = modules
         self.train(self.training)
+
+    def freeze_also(self, modules: Iterable[nn.Module]) -> None:
+        """Keep ``modules`` in eval mode too, until the next call of ``freeze``; their parameters may still train."""
+        self.freeze((*self._frozen, *modules))
 
 
 def set_trainable(network: TunedNetwork, partition: Partition, frozen: frozenset[str]) -> None:

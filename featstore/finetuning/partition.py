@@ -113,6 +113,31 @@ def cut_before(backbone: Backbone, layer: str) -> str:
     return chart.last_cut(chart.start(chart.find(layer)))
 
 
+def last_blocks(backbone: Backbone, count: int = 1) -> tuple[str, ...]:
+    """Return the names of up to ``count`` last blocks with parameters, the last one first, for gradual unfreezing.
+
+    The first block of the network is never among them, so that something stays frozen. The result is () if torch.fx
+    cannot trace the network or if it has only one block.
+    """
+    try:
+        chart = _Chart(backbone)
+    except UsageError:
+        return ()
+    found: list[str] = []
+    units = _units(backbone.module)
+    for group in reversed(chart._groups(-1)[1:]):
+        block = next((unit for unit in units if group[0].startswith(unit + ".")), "")
+        # A block whose output is no vector or map is named by the layers inside, the innermost first.
+        inside = group[0].split(".")[:-1]
+        for name in (block, *(".".join(inside[:length]) for length in range(len(inside), 0, -1))):
+            if name in chart.layers and chart.last_cut(chart.start(name)):
+                found.append(name)
+                break
+        if len(found) == count:
+            break
+    return tuple(found)
+
+
 class _Chart:
     """The layers of a backbone in the order of computation. ``layers``: by name, as ``layers_of`` returns them."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from featstore.backbones import Backbone
 from featstore.errors import UsageError
 from featstore.finetuning.network import TunedNetwork, parameter_groups, set_trainable
@@ -53,6 +55,8 @@ class LayerPhases:
         """Freeze and unfreeze the layers for ``epoch``; return the parameter groups, with learning rates by depth."""
         set_trainable(self._network, self._partition, self._phase(epoch)[1])
         plan = self._plan
+        if plan.keep_statistics:
+            self._network.freeze_also(each for each in self._network.tail.modules() if isinstance(each, _BatchNorm))
         return parameter_groups(self._network, self._partition, plan.learning_rate, plan.layer_decay, plan.weight_decay)
 
     def _phase(self, epoch: int) -> tuple[str, frozenset[str]]:

@@ -31,7 +31,7 @@ def epoch_curves(
     axes = Axes(min(epochs), max(epochs), max(0.0, min(values) - margin), top)
     step = max(1, round((axes.x1 - axes.x0) / _TICKS))
     ticks = [(float(at), str(at)) for at in range(min(epochs), max(epochs) + 1, step)]
-    drawing = sheet(title, axes, ticks, "epoch", title.lower(), shares=share)
+    drawing = sheet(title, axes, ticks, "epoch", title[:1].lower() + title[1:], shares=share)
     if level is not None:
         drawing.line("ideal", axes.at(axes.x0, level), axes.at(axes.x1, level))
     for number, (name, curve) in enumerate(drawn.items()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from featstore.store.thumbnails import thumbnail_of
 from featstore.text import counted
 
 if TYPE_CHECKING:
+    from featstore.heads.evaluation.label_set_report import LabelSetsReport
+    from featstore.heads.evaluation.numbers_report import NumbersReport
     from featstore.stages.train import TrainReport
 
 ERRORS = 24
@@ -51,7 +53,7 @@ def write_targets_page(
 
 def _label_sets(trained: TrainReport, store: FeatureStore, pictures: Pictures, features: str) -> dict[str, Any]:
     """Return the template's values for a head that predicts label sets."""
-    report = trained.report
+    report = cast("LabelSetsReport", trained.figures)
     rows = report.label_rows()
     if len(rows) > parts.CLASSES_SHOWN:
         key = "average_precision"
@@ -85,7 +87,7 @@ def _numbers(trained: TrainReport, store: FeatureStore, pictures: Pictures, feat
     truth, predicted = numbers_of(trained.split), trained.probabilities[:, 0]
     worst = np.argsort(-np.abs(predicted - truth), kind="stable")[:ERRORS]
     keys = [key.decode("utf-8", "surrogateescape") for key in store._key_bytes(trained.split.test[worst])]
-    r2, mae = trained.report.estimates["r2"], trained.report.estimates["mae"]
+    r2, mae = trained.figures.estimates["r2"], trained.figures.estimates["mae"]
     chosen, how = parts.parameters_tile(trained)
     return {
         "lead": f"numbers, {features}",
@@ -147,9 +149,10 @@ def _interval(estimate: Any) -> str:
 
 def _figures(trained: TrainReport) -> list[tuple[str, str, str]]:
     """Return (name, value, 95 % interval) as texts for each figure of the report."""
+    figures = cast("LabelSetsReport | NumbersReport", trained.figures)
     return [
-        (trained.report.titles[name], f"{one.value:.4g}", f"{one.low:.4g} to {one.high:.4g}")
-        for name, one in trained.report.estimates.items()
+        (figures.titles[name], f"{one.value:.4g}", f"{one.low:.4g} to {one.high:.4g}")
+        for name, one in figures.estimates.items()
     ]
 
 
@@ -165,7 +168,7 @@ def _made_of(trained: TrainReport, store: FeatureStore, features: str) -> list[t
         ("seed", str(trained.head.meta.get("seed"))),
         (
             "intervals",
-            f"{trained.report.to_dict()['intervals']['method']}, {trained.report.replicates:,} replicates",
+            f"{trained.figures.to_dict()['intervals']['method']}, {trained.figures.replicates:,} replicates",
         ),
         ("time", f"{seconds(trained.seconds['train'])} to train, {seconds(trained.seconds['evaluate'])} to judge"),
         ("head", str(trained.path)),

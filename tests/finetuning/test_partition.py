@@ -12,7 +12,14 @@ from featstore.backbones import Backbone, architectures, load_backbone
 from featstore.backbones.layers import take
 from featstore.decode import Preprocessing
 from featstore.errors import UsageError
-from featstore.finetuning.partition import cut_at_or_before, cut_before, frozen_before, frozen_names, split_at
+from featstore.finetuning.partition import (
+    cut_at_or_before,
+    cut_before,
+    frozen_before,
+    frozen_names,
+    last_blocks,
+    split_at,
+)
 from tests.finetuning.plain import COURSES, backbone_of, by_hand, pictures_of
 from tests.made import tiny_backbone
 
@@ -233,3 +240,13 @@ def test_tail_trains_the_parameters_of_the_backbone_itself() -> None:
             parameter.add_(1.0)
     after = backbone.module.state_dict()
     assert all(torch.equal(after[name], before[name] + 1.0) for name, _ in backbone.module.named_parameters())
+
+
+def test_last_blocks_are_named_from_the_end_and_leave_the_first_block_out():
+    assert last_blocks(load_backbone("resnet50", "random:0"), 3) == ("layer4.2", "layer4.1", "layer4.0")
+    squeezenet = load_backbone("squeezenet1_1", "random:0")
+    everything = last_blocks(squeezenet, 99)
+    assert everything[:2] == ("features.12", "features.11")
+    assert len(everything) == len(split_at(squeezenet, "").groups) - 1
+    for block in everything:
+        assert cut_before(squeezenet, block)

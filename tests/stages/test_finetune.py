@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from featstore.artifacts.model import load_model
 from featstore.backbones import load_backbone
@@ -159,6 +160,15 @@ def test_from_scratch_starts_with_random_weights_and_trains_every_layer(store, t
     assert report.history[0]["held_out_loss"] == pytest.approx(np.log(2), abs=0.05)
 
 
+def test_from_scratch_trains_all_layers_with_the_same_rate(store, tmp_path):
+    tuned(store, tmp_path / "m", from_scratch=True, epochs=1, seed=3, batch=16)
+    before = load_backbone(NETWORK["backbone"], "random:3").module.state_dict()
+    after = load_model(tmp_path / "m").backbone.module.state_dict()
+    # The first step of AdamW moves a weight by its learning rate, whatever the size of the gradient.
+    steps = [float((after[name] - before[name]).abs().max()) for name in before if name.endswith("weight")]
+    assert max(steps) == pytest.approx(min(steps), rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -169,6 +179,7 @@ def test_from_scratch_starts_with_random_weights_and_trains_every_layer(store, t
         ({"unfreeze": (("features.9", 5),)}, "none of the epochs 1 to 2"),
         ({"freeze_to": "features.9", "all_layers": True}, "all_layers trains every layer"),
         ({"tensorboard": __file__}, "is a file"),
+        ({"weights_only": __file__}, "is no .safetensors file"),
         ({"resume": True}, "no unfinished run"),
         ({"size": 64}, "leave size out"),
         ({"weights": "random:1"}, "other weights"),
@@ -256,12 +267,20 @@ def test_class_that_the_held_out_split_lacks_is_named_in_a_note(tmp_path):
     assert load_model(tmp_path / "m").head.classes == ["ant", "bee", "cow"]
 
 
-def test_batch_of_one_picture_is_refused_where_batchnorm_trains(tmp_path):
+def test_batchnorm_keeps_its_statistics_or_refuses_batches_of_one_picture(tmp_path):
     store = write_store(tmp_path, 3, 2, backbone="shufflenet_v2_x0_5", weights="random:0")
     with pytest.raises(UsageError, match="batches of one row"):
-        tuned(store, tmp_path / "m", batch=1, cache="none")
-    report = tuned(store, tmp_path / "m", batch=5, cache="none", epochs=1, force=True)
-    assert report.epochs == 1
+        tuned(store, tmp_path / "m", batch=1, cache="none", batch_norm="train")
+    # A last batch of one picture joins the batch before.
+    moved = tuned(store, tmp_path / "m", batch=5, cache="none", epochs=1, batch_norm="train", force=True)
+    kept = tuned(store, tmp_path / "kept", batch=1, cache="none", epochs=1)
+    names = [name for name in load_file(tmp_path / "m/weights.safetensors") if name.startswith("conv5.1.running")]
+    before = load_backbone("shufflenet_v2_x0_5", "random:0").module.state_dict()
+    for report, same in ((moved, False), (kept, True)):
+        after = load_file(f"{report.path}/weights.safetensors")
+        assert [torch.equal(before[name], after[name]) for name in names] == [same, same]
+    changed = load_file(tmp_path / "kept/weights.safetensors")
+    assert not torch.equal(before["conv5.1.weight"], changed["conv5.1.weight"])
 
 
 def test_pictures_without_label_and_failures_are_left_out_and_counted(tmp_path):
@@ -286,7 +305,6 @@ def test_changed_picture_is_named_and_nothing_is_written(tmp_path, cache):
 
 
 def test_weights_only_file_fits_the_authors_network(store, done, tmp_path):
-    from safetensors.torch import load_file
     from torchvision.models import squeezenet1_1
 
     tuned(store, tmp_path / "m", cache="none", weights_only=tmp_path / "w.safetensors")

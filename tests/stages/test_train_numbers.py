@@ -52,7 +52,7 @@ def trained(store):
 def test_numbers_of_a_column_are_learnt_and_judged(store, trained):
     assert trained.path == str(head_path(store, "ridge", "amount"))
     assert trained.head.kind == "ridge"
-    assert trained.report.estimates["r2"].value > 0.9
+    assert trained.figures.estimates["r2"].value > 0.9
     told = json.loads(json.dumps(trained.to_dict(), allow_nan=False))
     assert told["task"] == "numbers"
     assert told["held_out"]["estimates"]["mae"]["low"] < told["held_out"]["estimates"]["mae"]["high"]
@@ -90,7 +90,7 @@ def test_training_again_after_a_number_changed_uses_the_old_numbers(tmp_path):
     first = train(made, target="amount", folds=3)
     label(made, write_table(tmp_path / "u.csv", amount=lambda key: f"{10 * amount_of(key):.2f}"))
     assert train_again(first.path).equal
-    assert retrain(first.path).report.mean > 5 * first.report.mean
+    assert retrain(first.path).figures.mean > 5 * first.figures.mean
 
 
 def test_info_page_figures_and_export_of_numbers(trained, tmp_path):

@@ -58,8 +58,10 @@ def trained(store):
 def test_label_sets_of_a_column_are_learnt_and_judged(store, trained):
     assert trained.path == str(head_path(store, "logreg", "tags"))
     assert trained.head.classes == ["ant", "bee", "cow", "warm"]
-    assert trained.report.estimates["mean_average_precision"].value > 0.95
-    assert trained.report.estimates["exact_match"].value > 0.8
+    assert trained.figures.estimates["mean_average_precision"].value > 0.95
+    assert trained.figures.estimates["exact_match"].value > 0.8
+    with pytest.raises(UsageError, match=r"predicts label sets, not classes; its figures are in \.figures"):
+        _ = trained.report
     told = json.loads(json.dumps(trained.to_dict(), allow_nan=False))
     assert told["task"] == "label sets"
     assert [row["label"] for row in told["held_out"]["labels"]] == trained.head.classes

@@ -4,13 +4,12 @@ trained.
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 
 from featstore import defaults
 from featstore.backbones import Backbone, exists, load_recorded, own_function
 from featstore.errors import UsageError
-from featstore.finetuning.partition import Partition, cut_at_or_before, cut_before, frozen_names, split_at
+from featstore.finetuning.partition import Partition, cut_at_or_before, cut_before, frozen_names, last_blocks, split_at
 from featstore.stages.finetune.options import FinetuneOptions
 
 
@@ -49,16 +48,8 @@ def cut_of(backbone: Backbone, options: FinetuneOptions) -> Cut:
 
 def default_layer(backbone: Backbone) -> str:
     """Return the layer before the last block with parameters; "" if the network has one block or cannot be divided."""
-    groups = split_at(backbone, "").groups
-    if len(groups) < 2:
-        return ""
-    # The name of a parameter begins with the names of the modules that contain it, the innermost last.
-    module = groups[-1][0]
-    while "." in module:
-        module = module.rpartition(".")[0]
-        with contextlib.suppress(UsageError):
-            return cut_before(backbone, module)
-    return ""
+    blocks = last_blocks(backbone)
+    return cut_before(backbone, blocks[0]) if blocks else ""
 
 
 def _require_something_to_train(backbone: Backbone, layer: str) -> None:

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from featstore.backbones import Backbone, exists, load_recorded
+from featstore.backbones import Backbone, load_recorded
+from featstore.backbones.model_folder import require_rebuildable
 from featstore.embed.geometry import Geometry
 from featstore.embed.recipe import load_again, of_backbone
 from featstore.errors import IdentityError, UsageError
@@ -22,8 +23,8 @@ _DEVIATION: Final = 0.01
 def backbone_of(store: FeatureStore, options: FinetuneOptions) -> Backbone:
     """Load the network that made the features of ``store``, with parameters that may be trained.
 
-    Raises UsageError if the store's features are not the inputs of the network's classifier, or if the network cannot
-    be loaded; IdentityError if the loaded weights are not those of the store.
+    Raises UsageError if the store's features are not those before the network's classifier, or the network cannot be
+    loaded or is the user's own function, which a model folder cannot hold; IdentityError if the loaded weights are not those of the store.
     """
     identity, what = store.identity, str(store.path)
     identity.require_pictures(what)
@@ -35,6 +36,7 @@ def backbone_of(store: FeatureStore, options: FinetuneOptions) -> Backbone:
         )
     backbone = load_again(identity, store.weights_name, options.backbone, options.weights, what)
     backbone = Geometry.of(identity).apply(backbone)
+    require_rebuildable(backbone)
     loaded = of_backbone(backbone)
     if loaded["weights"] != identity.weights:
         raise IdentityError(
@@ -45,12 +47,7 @@ def backbone_of(store: FeatureStore, options: FinetuneOptions) -> Backbone:
 
 
 def untrained_backbone(backbone: Backbone, seed: int) -> Backbone:
-    """Return the architecture of ``backbone`` with random weights, as its authors initialise them.
-
-    Raises UsageError if the backbone comes from the user's own function.
-    """
-    if not exists(backbone.name):
-        raise UsageError(f"{backbone.name}: comes from your own function; train it from scratch with your own weights")
+    """Return the architecture of ``backbone`` with random weights, as its authors initialise them."""
     steps = backbone.preprocessing
     fresh = load_recorded(backbone.name, f"random:{seed}")
     return replace(Geometry(steps.crop, steps.fit).apply(fresh), preprocessing=steps)

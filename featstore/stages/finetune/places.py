@@ -12,6 +12,7 @@ from featstore.errors import UsageError
 from featstore.files import atomic
 from featstore.files.model_folder import require_replaceable
 from featstore.finetuning.checkpoint import CHECKPOINT
+from featstore.finetuning.tensorboard import require_log
 from featstore.stages.finetune.options import FinetuneOptions
 
 _INPUTS = "inputs.json"
@@ -48,14 +49,13 @@ class Places:
             raise UsageError(f"{self.run}: holds an unfinished run; --resume continues it, --force starts it anew")
         if options.resume and not unfinished:
             raise UsageError(f"{self.run}: there is no unfinished run to resume; leave --resume out")
-        if (
-            options.tensorboard is not None
-            and os.path.lexists(options.tensorboard)
-            and not os.path.isdir(options.tensorboard)
-        ):
-            raise UsageError(f"{options.tensorboard}: is a file, and TensorBoard needs a folder; name another place")
+        if options.tensorboard is not None:
+            require_log(Path(options.tensorboard))
         if options.weights_only is not None:
-            atomic.require_place(Path(options.weights_only))
+            file = Path(options.weights_only)
+            atomic.require_place(file)
+            if os.path.lexists(file) and (file.suffix != ".safetensors" or not file.is_file()):
+                raise UsageError(f"{file}: exists and is no .safetensors file; name another file")
 
     def clear_run(self) -> None:
         """Remove the state of an unfinished run."""
@@ -70,3 +70,8 @@ class Places:
     def write_inputs(self, value: dict[str, Any]) -> None:
         """Record in the folder of the run whether the inputs are cached or live."""
         atomic.write_json(self.run / _INPUTS, value)
+
+
+def unfinished(out: str | os.PathLike[str]) -> bool:
+    """Return whether an interrupted run of ``finetune`` for the model ``out`` can be continued with ``resume``."""
+    return (Places.of(out).run / CHECKPOINT).exists()

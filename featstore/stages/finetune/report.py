@@ -34,17 +34,14 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """One of "better", "worse" and "no measurable difference", by the interval of the accuracy and the test."""
-        accuracy = self.differences[0]
-        if self.p_value > 0.05 or accuracy.low <= 0 <= accuracy.high:
-            return "no measurable difference"
-        return "better" if accuracy.difference > 0 else "worse"
+        from featstore.heads.evaluation.compare import NO_DIFFERENCE
+
+        return NO_DIFFERENCE if self.p_value > 0.05 else self.differences[0].verdict
 
     def text(self) -> str:
         """Return the comparison as one sentence."""
         points = ", ".join(
-            f"{one.measure.replace('_', ' ').replace('f1', 'F1')} {100 * one.difference:+.1f} points "
-            f"[{100 * one.low:+.1f}, {100 * one.high:+.1f}]"
-            for one in self.differences
+            f"{one.measure.replace('_', ' ').replace('f1', 'F1')} {one.points()}" for one in self.differences
         )
         told = {
             "better": "the tuned network is better",

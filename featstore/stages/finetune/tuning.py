@@ -317,6 +317,8 @@ def start(
         epochs=options.epochs,
         batch_size=options.batch,
         learning_rate=options.lr,
+        # Random weights have nothing to keep: rates that fall towards the picture would leave the first layers random.
+        layer_decay=1.0 if options.from_scratch else defaults.TUNING_LAYER_DECAY,
         optimiser=options.optimizer,
         label_smoothing=options.label_smoothing,
         accumulate=options.accumulate,
@@ -324,6 +326,7 @@ def start(
         unfreeze=cut.unfrozen,
         freeze_to=cut.freeze_to,
         seed=options.seed,
+        keep_statistics=options.keeps_statistics,
         bf16=device.type == "cuda" and torch.cuda.is_bf16_supported(),
     )
     return Run(store, options, places, backbone, cut, network, started, plan, tell, stop)

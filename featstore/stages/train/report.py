@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore.errors import UsageError
 from featstore.store.splitting import Split
 from featstore.text import counted
 
 if TYPE_CHECKING:
-    from featstore.heads import TrainedHead
+    from featstore.heads import Report, TrainedHead
+    from featstore.heads.evaluation.label_set_report import LabelSetsReport
+    from featstore.heads.evaluation.numbers_report import NumbersReport
 
 DATA = "data"
 """Key in a head's ``meta``: digests of its training and held-out rows."""
@@ -57,10 +60,10 @@ class Replaced:
 class TrainReport:
     """A trained head with its evaluation.
 
-    ``path``: the head's file. ``report``: figures on the held-out rows ``split.test``, as a Report, a LabelSetsReport
-    (for label sets) or a NumbersReport (for numbers). ``probabilities``: (n, classes) of these rows, in the order of
-    ``head.classes``, or the predicted numbers (n, 1). ``notes``: warnings for readers of the figures. ``seconds``:
-    duration of each step. ``uncalibrated``: calibration error and log loss before temperature scaling, empty for a head
+    ``path``: the head's file. ``figures``: measured on the held-out rows ``split.test``: a Report for classes, a
+    LabelSetsReport for label sets, a NumbersReport for numbers. ``probabilities``: (n, classes) of these rows, in the
+    order of ``head.classes``, or the predicted numbers (n, 1). ``notes``: warnings for readers of the figures.
+    ``seconds``: duration of each step. ``uncalibrated``: calibration error and log loss before temperature scaling, empty for a head
     without temperature scaling. ``store``: the store of rows, labels and pictures. ``stores``: all stores, if there are
     several. ``replaced``: the head that was at ``path`` before, None if there was no head or it was unreadable.
     """
@@ -68,7 +71,7 @@ class TrainReport:
     store: str
     path: str
     head: TrainedHead
-    report: Any
+    figures: Report | LabelSetsReport | NumbersReport
     split: Split
     probabilities: NDArray[np.float64] = field(repr=False)
     notes: list[str]
@@ -78,11 +81,11 @@ class TrainReport:
     replaced: Replaced | None = None
 
     def __repr__(self) -> str:
-        name = self.report.headline
-        one = self.report.estimates[name]
+        name = self.figures.headline
+        one = self.figures.estimates[name]
         return (
             f"<TrainReport {self.head.kind} on {' + '.join(self.stores or [self.store])}: {name.replace('_', ' ')} {one.value:.4f} "
-            f"[{one.low:.4f}, {one.high:.4f}] on {counted(self.report.rows, 'held-out picture')}>"
+            f"[{one.low:.4f}, {one.high:.4f}] on {counted(self.figures.rows, 'held-out picture')}>"
         )
 
     def _repr_html_(self) -> str:
@@ -90,9 +93,16 @@ class TrainReport:
 
         rows = [
             (name.replace("_", " "), f"{one.value:.4f}", f"{one.low:.4f} to {one.high:.4f}")
-            for name, one in self.report.estimates.items()
+            for name, one in self.figures.estimates.items()
         ]
         return table(repr(self), rows, ("figure", "value", "95 % interval"), self.notes)
+
+    @property
+    def report(self) -> Report:
+        """The figures of a head that predicts classes. Raises UsageError for other heads, which have ``figures``."""
+        if self.head.task != "classes":
+            raise UsageError(f"{self.path}: predicts {self.head.task}, not classes; its figures are in .figures")
+        return cast("Report", self.figures)
 
     @property
     def chosen(self) -> dict[str, float]:
@@ -105,7 +115,7 @@ class TrainReport:
         """Calibration ``before`` and ``after`` temperature scaling, and the factor ``scale``; None without scaling."""
         if not self.uncalibrated:
             return None
-        after = {name: self.report.estimates[name].value for name in self.uncalibrated}
+        after = {name: self.figures.estimates[name].value for name in self.uncalibrated}
         return {"scale": scale_of(self.head), "before": self.uncalibrated, "after": after}
 
     def to_dict(self) -> dict[str, Any]:
@@ -120,7 +130,7 @@ class TrainReport:
             "chosen": self.chosen,
             "cross_validation": self.head.meta.get("cross_validation"),
             "split": self.split.to_dict(),
-            "held_out": self.report.to_dict(),
+            "held_out": self.figures.to_dict(),
             "calibration": self.calibration,
             "replaced": None if self.replaced is None else dict(self.replaced.__dict__),
             "notes": self.notes,

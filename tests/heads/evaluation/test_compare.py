@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from featstore.errors import DataError
-from featstore.heads.evaluation.compare import compare
+from featstore.heads.evaluation.compare import Difference, compare
 from featstore.heads.evaluation.report import evaluate
 
 
@@ -82,3 +82,53 @@ def test_comparison_of_heads_rejects_bad_input_with_a_one_line_error(change, mes
     call = {"y_true": codes, "probabilities_a": values, "probabilities_b": values, "classes": [0, 1]} | change
     with pytest.raises(DataError, match=message):
         compare(**call)
+
+
+def several(hits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return labels, probabilities, group and run of rows, for ``hits`` (runs, pictures): who is right where."""
+    runs, pictures = hits.shape
+    truth = np.tile(np.arange(pictures) % 2, runs)
+    predicted = np.where(hits.reshape(-1), truth, 1 - truth)
+    return truth, np.eye(2)[predicted], np.tile(np.arange(pictures), runs), np.repeat(np.arange(runs), pictures)
+
+
+def test_interval_of_several_runs_covers_the_variation_between_runs():
+    random = np.random.default_rng(0)
+    steady = np.tile(random.random(200) < 0.8, (4, 1))
+    moody = steady.copy()
+    moody[0, :], moody[1:, :30] = True, False
+    truth, a, groups, runs = several(steady)
+    _, b, _, _ = several(moody)
+    narrow = compare(truth, a, b, [0, 1], measures=["accuracy"], groups=groups)[0]
+    wide = compare(truth, a, b, [0, 1], measures=["accuracy"], groups=groups, runs=runs)[0]
+    assert wide.difference == narrow.difference
+    assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
+    assert wide.low < 0 < wide.high
+    assert wide.verdict == "no measurable difference"
+
+
+def test_single_run_has_the_interval_without_runs():
+    random = np.random.default_rng(1)
+    truth, a, _, runs = several(random.random((1, 80)) < 0.7)
+    _, b, _, _ = several(random.random((1, 80)) < 0.9)
+    assert compare(truth, a, b, [0, 1], runs=runs) == compare(truth, a, b, [0, 1])
+
+
+def test_runs_that_agree_are_not_more_pictures():
+    random = np.random.default_rng(2)
+    once, other = random.random((1, 60)) < 0.7, random.random((1, 60)) < 0.75
+    truth, a, groups, runs = several(once)
+    _, b, _, _ = several(other)
+    single = compare(truth, a, b, [0, 1], measures=["accuracy"])[0]
+    truth, a, groups, runs = several(np.tile(once, (5, 1)))
+    _, b, _, _ = several(np.tile(other, (5, 1)))
+    five = compare(truth, a, b, [0, 1], measures=["accuracy"], groups=groups, runs=runs)[0]
+    assert five.high - five.low == pytest.approx(single.high - single.low, rel=0.15)
+
+
+def test_verdict_is_better_or_worse_only_beside_0():
+    assert Difference("accuracy", 0.5, 0.6, 0.1, 0.02, 0.2, 0.01).verdict == "better"
+    assert Difference("macro_f1", 0.5, 0.4, -0.1, -0.2, -0.02, 0.01).verdict == "worse"
+    assert Difference("log_loss", 0.5, 0.4, -0.1, -0.2, -0.02, 0.01).verdict == "better"
+    assert Difference("accuracy", 0.5, 0.6, 0.1, 0.0, 0.2, 0.06).verdict == "no measurable difference"
+    assert Difference("accuracy", 0.5, 0.6, 0.1, -0.02, 0.2, 0.1).points() == "+10.0 points [-2.0, +20.0]"

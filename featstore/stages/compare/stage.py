@@ -1,0 +1,213 @@
+"""Compare transfer methods on the labelled pictures of a store: same splits, several seeds."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Final, Unpack
+
+from featstore.errors import UsageError
+from featstore.files import atomic
+from featstore.stages.compare.options import TransferKeywords, TransferOptions
+from featstore.stages.compare.report import TransferReport, interval_text, results_of
+from featstore.stages.extract import extract
+from featstore.stages.finetune import Event
+from featstore.store import FeatureStore
+from featstore.store.as_source import is_store
+from featstore.store.origin import generation_number, state_of_store
+from featstore.text import check_keywords, counted
+
+if TYPE_CHECKING:
+    from featstore.stages.compare.runs import Run
+
+_PLAN: Final = "plan.json"
+_FEATURES: Final = "features"
+
+
+def compare(
+    *,
+    transfer: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    progress: Callable[[Event], None] | None = None,
+    stop: threading.Event | None = None,
+    **options: Unpack[TransferKeywords],
+) -> TransferReport:
+    """Compare methods of transfer learning on the same held-out pictures, with several seeds.
+
+    ``transfer``: a store, or anything that ``extract`` reads, whose features then go into ``out``/features. ``options``:
+    the fields of TransferOptions, which are described there. The methods (METHODS) are a network trained from scratch, a
+    logistic regression and a perceptron on the features of the frozen network, and three ways to fine-tune it: the last
+    block, the last blocks one after another, every layer. Each is compared with the logistic regression by a paired
+    Bayesian bootstrap over held-out pictures and seeds (featstore.heads.evaluation.compare).
+
+    Each finished run, a method with a seed, is kept in the folder ``out`` and not repeated; its tuned weights are not
+    kept. ``progress`` is called with Events. ``stop``: when this event is set, the comparison ends after the current
+    epoch and returns a report with ``stopped``; the same call continues it.
+
+    Raises UsageError: wrong options, no labels, one class, ``out`` holds runs of other options; and the errors of
+    ``train`` and ``finetune``.
+    """
+    check_keywords("compare", options, TransferKeywords.__annotations__)
+    asked, folder, tell = TransferOptions(**options), Path(out), progress or _silent
+    stop = stop or threading.Event()
+    atomic.require_place(folder)
+    with atomic.only_writer(folder, "comparison"):
+        planned = len(asked.names) * asked.seeds
+        _prepare(folder, {"source": os.path.abspath(transfer), **asked.plan()})
+        path = _store_of(transfer, folder, asked, tell, stop)
+        if path is None:
+            return TransferReport(str(folder), os.fspath(transfer), [], 0, planned)
+        comparison = _Comparison(FeatureStore.open(path), folder, asked, tell, stop)
+        runs = comparison.make_runs()
+        if len(runs) < planned:
+            return TransferReport(str(folder), str(path), [], len(runs), planned)
+        return comparison.report(runs)
+
+
+def _silent(_: Event) -> None:
+    pass
+
+
+def _prepare(folder: Path, plan: dict[str, Any]) -> None:
+    """Make the folder of the comparison. Raises UsageError if it holds runs of another ``plan``, or other files."""
+    path = folder / _PLAN
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: is a file, where a folder for the runs is needed; name another place with --out")
+    if not path.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise UsageError(f"{folder}: holds other files; name another folder with --out")
+        atomic.make_directory(folder)
+        atomic.write_json(path, plan)
+        return
+    kept = atomic.read_json(path)
+    for name, value in plan.items():
+        if kept.get(name) != value:
+            raise UsageError(
+                f"{folder}: holds runs with {name} {kept.get(name)!r}, not {value!r}; name another folder with --out, or "
+                "remove it"
+            )
+
+
+def _store_of(
+    source: str | os.PathLike[str],
+    folder: Path,
+    options: TransferOptions,
+    tell: Callable[[Event], None],
+    stop: threading.Event,
+) -> Path | None:
+    """Return the store of ``source``, extracted into ``folder`` if it is no store; None if ``stop`` was set."""
+    if is_store(source):
+        if options.size is not None:
+            raise UsageError(f"{os.fspath(source)}: is a store, whose pictures have their size; leave size out")
+        return Path(source)
+    report = extract(
+        source,
+        folder / _FEATURES,
+        progress=lambda value: tell(Event(progress=replace(value, note=value.note or "extracting"))),
+        stop=stop,
+        backbone=options.backbone,
+        weights=options.weights,
+        size=options.size,
+        root=options.root,
+        device=options.device,
+        workers=options.workers,
+        batch=options.batch,
+    )
+    tell(Event(done=True))
+    return None if report.stopped else folder / _FEATURES
+
+
+@dataclass
+class _Comparison:
+    """The runs of a comparison on ``store``, kept in ``folder``."""
+
+    store: FeatureStore
+    folder: Path
+    options: TransferOptions
+    tell: Callable[[Event], None]
+    stop: threading.Event
+    outdated: int = 0
+    took: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What identifies pictures and labels of the store as they are now."""
+        store = self.store
+        return {"store": store.store_id, "rows": generation_number(store), "labels": store._tables.version}
+
+    def make_runs(self) -> list[Run]:
+        """Return the finished runs and those made now, seed by seed; fewer than planned if ``stop`` was set."""
+        # Import here: loading torch takes seconds, and wrong options are refused before.
+        from featstore.stages.compare.runs import make_run, noting, read_run, require_gradual
+
+        wanted = [(name, seed) for seed in range(self.options.seeds) for name in self.options.names]
+        found: dict[tuple[str, int], Run] = {}
+        for method, seed in wanted:
+            run, is_outdated = read_run(self.folder, method, seed, self.state)
+            self.outdated += is_outdated
+            if run is not None:
+                found[method, seed] = run
+        if len(found) < len(wanted):
+            require_gradual(self.store, self.options)
+        if found:
+            self.tell(Event(f"{len(found):,} of {len(wanted):,} runs are finished already"))
+        for method, seed in wanted:
+            if (method, seed) in found:
+                continue
+            if self.stop.is_set():
+                break
+            note = f"{method}, seed {seed}"
+            progress, began = noting(self.tell, note), time.monotonic()
+            run = make_run(self.store, self.folder, method, seed, self.options, self.state, progress, self.stop)
+            self.tell(Event(done=True))
+            if run is None:
+                break
+            found[method, seed] = run
+            self.took.setdefault(method, []).append(time.monotonic() - began)
+            self.tell(Event(self._line(run, found, wanted)))
+        return [found[each] for each in wanted if each in found]
+
+    def _line(self, run: Run, found: dict[tuple[str, int], Run], wanted: list[tuple[str, int]]) -> str:
+        """Return the line on the finished ``run``, with the time that the missing runs will take."""
+        accuracy = float((self.store.labels[run.rows].astype(str) == [run.classes[at] for at in run.predicted]).mean())
+        text = f"run {len(found):,} of {len(wanted):,}: {run.method}, seed {run.seed}: accuracy {accuracy:.4f}, {run.seconds:.1f} s"
+        missing = [method for method, seed in wanted if (method, seed) not in found]
+        if not missing:
+            return text
+        took = self.took
+        # A method without a run is taken to need as long as the slowest one.
+        slowest = max(fmean(values) for values in took.values())
+        left = sum(fmean(took[method]) if method in took else slowest for method in missing)
+        return f"{text}; about {left / 60:.1f} min left"
+
+    def report(self, runs: list[Run]) -> TransferReport:
+        """Return the report on all ``runs``. Raises FeatstoreError if methods were judged on different pictures."""
+        from featstore.stages.compare.runs import require_equal_rows
+
+        require_equal_rows(runs)
+        first, seeds = runs[0], self.options.seeds
+        notes = state_of_store(self.store)
+        if seeds == 1:
+            notes.append("one seed does not show how much a method varies from run to run: --seeds 5")
+        if self.outdated:
+            notes.append(f"repeated: {counted(self.outdated, 'run')} of another state of the store")
+        return TransferReport(
+            str(self.folder),
+            str(self.store.path),
+            results_of(self.store, runs),
+            len(runs),
+            len(runs),
+            list(range(seeds)),
+            first.classes,
+            first.learnt,
+            len(first.rows),
+            self.store.identity.backbone,
+            interval_text(seeds),
+            {**self.options.plan(), "methods": self.options.names, "seeds": seeds},
+            notes,
+        )
