@@ -132,12 +132,13 @@ TUNING_EPOCHS: Final = 10
 TUNING_BATCH: Final = 32
 TUNING_LEARNING_RATE: Final = 1e-4
 TUNING_LAYER_DECAY: Final = 0.9
-"""Learning rate of the head in fine-tuning with AdamW, and its factor from each block to the block below; both as in
-AutoGluon's MultiModalPredictor."""
+"""Learning rate of the head in fine-tuning with AdamW, and the factor by which the rate decreases from each block to
+the block below. Both are those of AutoGluon's MultiModalPredictor.
+"""
 SCRATCH_LEARNING_RATE: Final = 1e-3
-"""Learning rate of a network that starts from random weights; the default of AdamW in PyTorch."""
+"""Learning rate of a network that starts from random weights; it is the default of AdamW in PyTorch."""
 GRADUAL_BLOCKS: Final = 3
-"""Number of blocks that gradual unfreezing trains in the end, one after another."""
+"""Total number of blocks that gradual unfreezing trains, one after another."""
 COMPARED_SEEDS: Final = 5
 TUNING_WEIGHT_DECAY: Final = 1e-2
 TUNING_MOMENTUM: Final = 0.9

@@ -3,8 +3,9 @@
     python pipelines/tuned_dogs_vs_cats.py PICTURES
 
 PICTURES has a folder for each class, or train/ and test/ with a folder for each class in them. Courses with Keras cut
-MobileNetV2 by the names of its layers; featstore knows these names, so ``block_12_add`` is the output of block 12. Two
-classes have one output: its sigmoid is the probability of the second class, and binary cross-entropy the loss.
+MobileNetV2 by the names of its layers; featstore knows these names, so ``block_12_add`` is the output of block 12. For
+two classes the network has one output. The sigmoid of this output is the probability of the second class; the loss is
+binary cross-entropy.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ CUT = "block_12_add"
 @click.option("--epochs", default=10, show_default=True)
 @click.option("--page", default="tuned-dogs-vs-cats.html", show_default=True)
 def main(pictures: str, model: str, weights: str | None, size: int | None, epochs: int, page: str) -> None:
-    """Tell dogs from cats with a fine-tuned MobileNetV2."""
+    """Train and evaluate a fine-tuned MobileNetV2 that classifies dogs and cats."""
     report = featstore.finetune(
         pictures, model, backbone="mobilenet_v2", weights=weights, size=size, freeze_to=CUT, epochs=epochs
     )

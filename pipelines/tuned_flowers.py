@@ -2,9 +2,9 @@
 
     python pipelines/tuned_flowers.py flowers --backbone efficientnet_lite0 --block _conv_head
 
-PICTURES has a folder for each kind; a stratified part of each is held out. Two phases are the usual advice of courses
-(https://www.tensorflow.org/tutorials/images/transfer_learning): with a large learning rate, or with a head that is still
-random, the first steps would destroy what the network has learnt.
+PICTURES has a folder for each kind; a stratified part of each is held out. Courses usually recommend two phases
+(https://www.tensorflow.org/tutorials/images/transfer_learning): with a large learning rate, or with a head that is
+still random, the first steps would destroy what the network has learnt.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(
     lr: float,
     page: str,
 ) -> None:
-    """Tell five kinds of flowers apart with a network tuned in two phases."""
+    """Train and evaluate a classifier of five kinds of flowers, with a network tuned in two phases."""
     report = featstore.finetune(
         pictures,
         model,

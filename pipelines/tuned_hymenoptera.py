@@ -27,7 +27,7 @@ from featstore.pages.finetune import write_finetune_page
 def main(
     pictures: str, model: str, backbone: str, weights: str | None, size: int | None, epochs: int, page: str
 ) -> None:
-    """Tell ants from bees with a fine-tuned network."""
+    """Train and evaluate a fine-tuned classifier of ants and bees."""
     report = featstore.finetune(
         pictures,
         model,
@@ -35,9 +35,9 @@ def main(
         weights=weights,
         size=size,
         epochs=epochs,
-        # Large crops, mirror images and colours: four views of each picture, which the epochs take in turn.
+        # Use four augmented views of each picture (large crops, mirror images, colours), which the epochs take in turn.
         augment="standard",
-        # Every epoch draws ants and bees equally often.
+        # The sampler draws ants and bees equally often in every epoch.
         balance="sampler",
     )
     write_finetune_page(report, page)

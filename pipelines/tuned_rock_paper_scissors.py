@@ -1,11 +1,12 @@
-"""Rock, paper, scissors with Inception v3: pictures of 299 pixels, and its auxiliary classifier trained along.
+"""Rock, paper, scissors with Inception v3: pictures of 299 x 299 pixels, and training with the auxiliary classifier.
 
     featstore sample rock-paper-scissors hands
     python pipelines/tuned_rock_paper_scissors.py hands
 
 PICTURES has train/ and test/, each with a folder for each of the three signs, as Laurence Moroney published them. The
-auxiliary classifier takes the output of Mixed_6e: it trains if that layer trains, so the network is frozen up to
-Mixed_6d. Its loss is added during training; the model is saved without it.
+auxiliary classifier takes the output of the layer Mixed_6e and is trained only if this layer is trained. So the network
+is frozen up to Mixed_6d. The loss of the auxiliary classifier is added during training; the saved model does not
+contain this classifier.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ CUT = "Mixed_6d"
 @click.option("--epochs", default=5, show_default=True)
 @click.option("--page", default="tuned-rock-paper-scissors.html", show_default=True)
 def main(pictures: str, model: str, weights: str | None, epochs: int, page: str) -> None:
-    """Tell rock, paper and scissors apart with a fine-tuned Inception v3."""
+    """Train and evaluate a fine-tuned Inception v3 that classifies rock, paper and scissors."""
     report = featstore.finetune(
         pictures, model, backbone="inception_v3", weights=weights, size=299, freeze_to=CUT, epochs=epochs
     )

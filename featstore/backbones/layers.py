@@ -260,7 +260,7 @@ class _Pooled(nn.Module):
             output = output.permute(0, 3, 1, 2)
         if self.pool in ("", "none"):
             return output.flatten(1)
-        # # The output has the shape (n, positions, channels).
+        # The output has the shape (n, positions, channels).
         places = output.flatten(2).transpose(1, 2) if self.is_map else output[:, self.prefix :]
         if self.pool == "max":
             return places.amax(1)

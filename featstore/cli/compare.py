@@ -71,10 +71,10 @@ def compare(transfer: str | None, out: str | None, html: str | None, as_json: bo
 
     --transfer compares a network trained from scratch (scratch), a logistic regression (linear) and a perceptron (mlp)
     on frozen features, and fine-tuning of the last block (last-block), of the last three blocks one after another
-    (gradual) and of every layer (all). Each is compared with linear; where the interval of the difference contains 0,
-    there is no measurable difference.
+    (gradual) and of every layer (all). Each method is compared with linear. If the interval of the difference contains
+    0, there is no measurable difference.
 
-    Every finished run, a method with a seed, is kept in FOLDER. After Ctrl-C the same command continues; with more
+    Every finished run (a method with a seed) is kept in FOLDER. After Ctrl-C the same command continues; with more
     --seeds or --methods only the new runs are made.
 
     \b
@@ -112,7 +112,7 @@ def compare(transfer: str | None, out: str | None, html: str | None, as_json: bo
 
 
 def _folder(transfer: str, html: str | None) -> Path:
-    """Return the default folder of the runs."""
+    """Return the default folder for the runs of a comparison."""
     if html is not None:
         page = Path(html)
         return page.with_name(f"{page.stem}.compare")
@@ -120,7 +120,7 @@ def _folder(transfer: str, html: str | None) -> Path:
 
 
 def _text(report: TransferReport, page: Path) -> str:
-    """Return what the command prints."""
+    """Return the text that the command prints."""
     accuracies = [
         (
             one.title,

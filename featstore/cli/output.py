@@ -247,7 +247,8 @@ class Bar:
 
 
 class Lines:
-    """Show the events of a long command on ``stream``: a bar while pictures run through a network, lines of text above.
+    """Show the events of a long command on ``stream``: a bar while pictures run through a network, and lines of text
+    above it.
 
     The events have the fields text, progress (for a Bar, or None) and done, which ends the bar.
     """
@@ -256,7 +257,6 @@ class Lines:
         self.bar, self._stream = Bar(stream=stream), stream
 
     def __call__(self, event: Any) -> None:
-        """Show ``event``."""
         if event.text:
             self.bar.clear()
             say(event.text, stream=self._stream)

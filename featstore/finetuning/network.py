@@ -77,7 +77,7 @@ class TunedNetwork(nn.Module):
         self.train(self.training)
 
     def freeze_also(self, modules: Iterable[nn.Module]) -> None:
-        """Keep ``modules`` in eval mode too, until the next call of ``freeze``; their parameters may still train."""
+        """Keep ``modules`` in eval mode too, until the next call of ``freeze``; their parameters may still be trained."""
         self.freeze((*self._frozen, *modules))
 
 

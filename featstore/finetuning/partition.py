@@ -114,10 +114,11 @@ def cut_before(backbone: Backbone, layer: str) -> str:
 
 
 def last_blocks(backbone: Backbone, count: int = 1) -> tuple[str, ...]:
-    """Return the names of up to ``count`` last blocks with parameters, the last one first, for gradual unfreezing.
+    """Return the names of the last ``count`` blocks with parameters, or fewer, the last one first, for gradual
+    unfreezing.
 
-    The first block of the network is never among them, so that something stays frozen. The result is () if torch.fx
-    cannot trace the network or if it has only one block.
+    The first block of the network is never included, so that at least this block stays frozen. The result is () if
+    torch.fx cannot trace the network or if it has only one block.
     """
     try:
         chart = _Chart(backbone)
@@ -127,7 +128,7 @@ def last_blocks(backbone: Backbone, count: int = 1) -> tuple[str, ...]:
     units = _units(backbone.module)
     for group in reversed(chart._groups(-1)[1:]):
         block = next((unit for unit in units if group[0].startswith(unit + ".")), "")
-        # A block whose output is no vector or map is named by the layers inside, the innermost first.
+        # If the output of a block is not a vector or map, name the block by a layer inside it; try the innermost first.
         inside = group[0].split(".")[:-1]
         for name in (block, *(".".join(inside[:length]) for length in range(len(inside), 0, -1))):
             if name in chart.layers and chart.last_cut(chart.start(name)):

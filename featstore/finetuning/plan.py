@@ -29,13 +29,13 @@ class Plan:
     """The settings of a training run; two runs with equal plans, data and start give the same weights on one machine.
 
     ``batch_size``: rows of a forward pass; ``accumulate``: number of batches whose gradients are added up for one
-    optimiser step. ``learning_rate``: of the head; each deeper layer has ``layer_decay`` times the rate of the layer
-    above. ``momentum``: of "sgd". ``label_smoothing``: share of the target that is spread over all classes (Szegedy et
-    al. 2016). ``balance``: "weights" multiplies the loss of a row by n / (classes * rows of its class), "sampler" draws
-    the rows of an epoch with replacement, every class equally often. ``freeze_to``: the layers up to and including this
-    one are frozen at the start; "" for none or, with ``unfreeze``, for all of them. ``unfreeze``: (layer, epoch) pairs: from this epoch on the layer and all
-    later ones are trained. ``bf16``: autocast to bfloat16, on CUDA only. ``keep_statistics``: BatchNorm keeps its
-    statistics, also in trained layers.
+    optimiser step. ``learning_rate``: of the head; each block below has ``layer_decay`` times the rate of the block
+    above it. ``momentum``: for the optimiser "sgd". ``label_smoothing``: share of the target that is spread over all
+    classes (Szegedy et al. 2016). ``balance``: "weights" multiplies the loss of a row by n / (classes * rows of its
+    class), "sampler" draws the rows of an epoch with replacement, every class equally often. ``freeze_to``: the layers
+    up to and including this one are frozen at the start; "" for no layer or, with ``unfreeze``, for all layers.
+    ``unfreeze``: (layer, epoch) pairs: from this epoch on the layer and all later ones are trained. ``bf16``: autocast
+    to bfloat16, on CUDA only. ``keep_statistics``: whether BatchNorm keeps its statistics even in trained layers.
     """
 
     epochs: int = defaults.TUNING_EPOCHS

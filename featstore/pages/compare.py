@@ -22,7 +22,9 @@ _TITLES: Final = {"accuracy": "Accuracy", "macro_f1": "Macro F1"}
 
 
 def write_compare_page(report: TransferReport, path: str | os.PathLike[str]) -> None:
-    """Write ``report`` as a page to ``path``. Raises UsageError if the comparison was interrupted; OSError."""
+    """Write ``report`` as a page to ``path``. Raises UsageError if the comparison was interrupted; OSError if writing
+    fails.
+    """
     if report.stopped:
         raise UsageError(f"{report.path}: has no page yet, because the comparison was interrupted; run it again first")
     store = FeatureStore.open(Path(report.store))
@@ -50,7 +52,7 @@ def write_compare_page(report: TransferReport, path: str | os.PathLike[str]) -> 
 
 def _tiles(report: TransferReport) -> list[tuple[str, str]]:
     """Return the value and the text of each tile at the top of the page."""
-    # Of equal methods the baseline is the best: it is the simplest.
+    # If methods are equally good, choose the baseline, because it is the simplest.
     best = max(report.results, key=lambda one: (one.figures["accuracy"], not one.differences))
     return [
         (percent(best.figures["accuracy"]), f"highest accuracy: {best.title}; {_verdict(best)}"),
@@ -64,7 +66,7 @@ def _verdict(one: MethodResult) -> str:
 
 
 def _row(one: MethodResult) -> dict[str, Any]:
-    """Return the texts of a row of the table."""
+    """Return the texts of one row of the table of methods."""
     lowest, highest = min(one.by_seed.values()), max(one.by_seed.values())
     return {
         "title": one.title,
@@ -79,7 +81,7 @@ def _row(one: MethodResult) -> dict[str, Any]:
 
 
 def differences_drawing(title: str, results: list[MethodResult], measure: str) -> Drawing:
-    """Draw the difference of each method to the baseline with its interval, one line per method, beside a line at 0."""
+    """Draw the difference between each method and the baseline with its interval, one line per method, and a line at 0."""
     shown = [(one.title, one.differences[measure]) for one in results if one.differences]
     low, high = min(0.0, *(each.low for _, each in shown)), max(0.0, *(each.high for _, each in shown))
     margin = 0.06 * ((high - low) or 1.0)
@@ -123,7 +125,7 @@ def _curves(report: TransferReport) -> list[tuple[str, Drawing | None]]:
 
 
 def _made_of(report: TransferReport) -> list[tuple[str, str]]:
-    """Return (name, value) texts on how the comparison was made."""
+    """Return (name, value) texts that say how the comparison was made."""
     given = [(name, value) for name, value in report.options.items() if value is not None]
     texts = [(name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in given]
     return [("store", report.store), *texts, ("runs", report.path)]

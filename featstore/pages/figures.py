@@ -73,8 +73,8 @@ def write_figures(trained: TrainReport, page: str | os.PathLike[str]) -> list[Pa
 
 
 def _write_json(trained: TrainReport, page: str | os.PathLike[str]) -> list[Path]:
-    """Write the report of ``trained`` as JSON beside ``page``. The report is written also for a head that does not
-    predict classes.
+    """Write the report of ``trained`` as JSON beside ``page``. The report is also written for heads that do not predict
+    classes.
     """
     base = Path(page).with_suffix("")
     path = base.with_name(f"{base.name}.json")

@@ -81,7 +81,7 @@ class StoreExport:
 def export_store(
     store: FeatureStore, out: Path, form: str, on_rows: Callable[[int, int], None] | None = None
 ) -> StoreExport:
-    """Write the rows of ``store`` to the folder ``out`` in the format ``form``, and return an ExportReport.
+    """Write the rows of ``store`` to the folder ``out`` in the format ``form``, and return a StoreExport.
 
     ``on_rows`` is called with the number of rows written so far and the number of all rows. Raises UsageError if
     ``out`` exists and is not an export of this store in this format, or if another process is writing to it; OSError if

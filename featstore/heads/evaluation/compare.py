@@ -17,7 +17,7 @@ from featstore.heads.evaluation.report import codes_of
 _REPLICATES: Final = 1000
 NO_DIFFERENCE: Final = "no measurable difference"
 _FALLING: Final = ("log_loss", "calibration_error")
-"""Measures of which the smaller value is the better one."""
+"""Measures for which a smaller value is better."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,15 @@ def compare(
     """Compare two sets of probabilities (n, k) for the same rows by a paired Bayesian bootstrap.
 
     Each bootstrap replicate uses the same random row weights for heads A and B (Rubin 1981). With ``groups`` (n,), the
-    rows of a group get the same weight, because copies of a picture are not independent observations. ``runs`` (n,): the
-    number of the training run that gave each row, if heads were trained several times, with different seeds, and judged
-    on the same pictures, which then are groups. The weight of a row is then the weight of its group times that of its
-    run, so the interval is for other pictures and other seeds (A. Owen and D. Eckles, Annals of Applied Statistics
-    2012, who show that it is rather too wide; of very few runs it is too narrow). An artificial
-    row, on which only one of the heads is right, is added to every measure except log loss; otherwise the interval of
-    two equal heads would have no width (see measures.draws). The p-value is twice the share of replicates with a
-    difference <= 0, or >= 0 if that share is smaller; it is at least 1 / replicates.
-    Raises DataError: mismatched shapes, unknown measures or labels, no rows.
+    rows of a group get the same weight, because copies of a picture are not independent observations. ``runs`` (n,):
+    the number of the training run from which each row comes, if heads were trained several times with different seeds.
+    The groups are then the pictures, on which all runs are judged. The weight of a row is the weight of its group times
+    the weight of its run, so the interval covers other pictures and other seeds (A. Owen and D. Eckles, Annals of
+    Applied Statistics 2012). They show that such an interval is rather too wide; with very few runs it is too narrow.
+    An artificial row, on which only one of the heads is right, is added to every measure except log loss. Without it,
+    the interval of two equal heads would have no width (see measures.draws). The p-value is twice the smaller of two
+    shares: of replicates with a difference <= 0, and of replicates with a difference >= 0. It is at least 1 /
+    replicates. Raises DataError for mismatched shapes, unknown measures or labels, or no rows.
     """
     unknown = [name for name in measures if name not in NAMES]
     if unknown:
@@ -109,8 +109,8 @@ def _draws(
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Yield random weights of the rows as measures.draws does, but with the same weight for all rows of a group.
 
-    With ``runs`` (n,), each weight is multiplied by a random weight of the row's run. An artificial row stands for a
-    picture that every run has.
+    With ``runs`` (n,), each weight is multiplied by a random weight of the row's run. An artificial row counts as a
+    picture in every run.
     """
     unit = np.arange(rows) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     count = int(unit.max()) + 1

@@ -1,4 +1,4 @@
-"""Comparisons: what each method of transfer learning reaches on the same held-out pictures."""
+"""Comparisons: the figures of each method of transfer learning on the same held-out pictures."""
 
 from featstore.stages.compare.options import BASELINE, METHODS
 from featstore.stages.compare.report import MethodResult, TransferReport

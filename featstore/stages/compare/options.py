@@ -19,9 +19,9 @@ METHODS: Final = {
     "gradual": "gradual unfreezing",
     "all": "fine-tuned, every layer",
 }
-"""Names of the transfer methods with their titles, in the order of tables."""
+"""Map from the name of each transfer method to its title, in the order of tables."""
 BASELINE: Final = "linear"
-"""The method that every other method is compared with; it always takes part."""
+"""The method with which every other method is compared; it is always included."""
 MOST_SEEDS: Final = 100
 
 
@@ -47,7 +47,7 @@ class TransferOptions:
     Attributes
     ----------
     methods
-        Names in METHODS; the baseline "linear" always takes part.
+        Names in METHODS; the baseline "linear" is always included.
     seeds
         Number of runs of each method, with the seeds 0, 1, ... A seed determines the network's random start, the
         batches, the augmentation, and the split if the store has no splits.
@@ -55,8 +55,7 @@ class TransferOptions:
         Passes over the training pictures of every method that trains layers of the network.
     backbone, weights, size
         As in featstore.extract; for a source that is a store: those of the store.
-    root
-        Where the pictures are now, if they moved.
+    root The present folder of the pictures, if they were moved.
     batch
         Pictures per batch.
     device

@@ -26,9 +26,10 @@ class MethodResult:
     """Figures of a transfer method.
 
     ``figures``: accuracy and macro F1 of the predictions of all seeds together; ``by_seed``: accuracy of each seed.
-    ``differences``: by measure, this method minus the baseline, with paired 95 % intervals; empty for the baseline.
-    ``seconds``: mean of a run. ``trained``: number of trained parameters. ``curves``: by measure, (epoch, mean over the
-    seeds on held-out pictures); empty for a head alone.
+    ``differences``: by measure, the figure of this method minus that of the baseline, with paired 95 % intervals; empty
+    for the baseline.
+    ``seconds``: mean duration of a run. ``trained``: number of trained parameters. ``curves``: by measure, pairs
+    (epoch, mean over the seeds on held-out pictures); empty for a method that trains only a head.
     """
 
     name: str
@@ -41,11 +42,11 @@ class MethodResult:
 
     @property
     def title(self) -> str:
-        """The method in words."""
+        """Title of the transfer method."""
         return METHODS[self.name]
 
     def against(self, measure: str) -> tuple[str, str]:
-        """Return the difference to the baseline with its interval, and the verdict, as texts."""
+        """Return two texts: the difference from the baseline with its interval, and the verdict."""
         if measure not in self.differences:
             return "", "the baseline"
         one = self.differences[measure]
@@ -69,9 +70,10 @@ class MethodResult:
 class TransferReport:
     """A comparison of transfer methods, or an interrupted one.
 
-    ``path``: folder of the finished runs; ``results``: one per method, empty if the comparison was interrupted; the same
-    call then continues it. ``finished`` of ``planned`` runs are there. ``learnt``, ``held_out``: numbers of pictures,
-    of the first seed. ``interval``: how the intervals are made.
+    ``path``: folder of the finished runs; ``results``: one per method, empty if the comparison was interrupted; the
+    same call then continues it. ``finished``: number of finished runs, of the ``planned`` runs. ``learnt``,
+    ``held_out``: numbers of training and held-out pictures with the first seed. ``interval``: text that says how the
+    intervals are computed.
     """
 
     path: str
@@ -131,7 +133,9 @@ class TransferReport:
 
 
 def results_of(store: FeatureStore, runs: Sequence[Run]) -> list[MethodResult]:
-    """Return the figures of every method; all methods have runs with the same seeds, on the same rows of each seed."""
+    """Return the figures of every method. All methods must have runs with the same seeds, on the same rows for each
+    seed.
+    """
     from featstore.heads.evaluation.compare import compare
 
     by_method = {name: [run for run in runs if run.method == name] for name in METHODS}
@@ -166,7 +170,7 @@ def results_of(store: FeatureStore, runs: Sequence[Run]) -> list[MethodResult]:
 
 
 def interval_text(seeds: int) -> str:
-    """Return how the intervals are made, as a sentence."""
+    """Return a sentence that says how the intervals are computed."""
     over = "held-out pictures and seeds" if seeds > 1 else "held-out pictures (of one seed)"
     return (
         f"95 % intervals of the difference to {METHODS[BASELINE]}: paired Bayesian bootstrap over {over}; copies of a "
@@ -175,7 +179,7 @@ def interval_text(seeds: int) -> str:
 
 
 def _certain(runs: Sequence[Run], classes: int) -> NDArray[np.float64]:
-    """Return the predictions of all ``runs``, one after another, as probabilities 0 and 1 of shape (n, classes)."""
+    """Return the predictions of all ``runs``, one run after another, as probabilities 0 and 1 of shape (n, classes)."""
     certain: NDArray[np.float64] = np.eye(classes)[np.concatenate([run.predicted for run in runs])]
     return certain
 

@@ -1,4 +1,4 @@
-"""The runs of the comparison: one method with one seed each, kept in a file so that no finished run is repeated."""
+"""The runs of a comparison. A run is one method with one seed; its file is kept, so that no finished run is repeated."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from featstore.store import FeatureStore
 
 _HEADS: Final = {"linear": "logreg", "mlp": "mlp"}
-"""Methods that train a head alone on the stored features, with the kind of head."""
+"""Map from the methods that train only a head on the stored features to the kind of head."""
 _LARGEST: Final = 1 << 28
-"""Largest size in bytes of the file of a run; it has a line for each held-out picture."""
+"""Largest size in bytes of the file of a run; the file has a line for each held-out picture."""
 _CURVES: Final = ("held_out_accuracy", "held_out_macro_f1")
 
 
@@ -37,9 +37,9 @@ class Run:
     """A finished run of ``method`` with ``seed``.
 
     ``rows`` (n,): held-out rows of the store; ``predicted`` (n,): their predicted class numbers, in the order of
-    ``classes``. ``learnt``: number of training pictures. ``trained``: number of trained parameters. ``seconds``: of
-    training, without the extraction of features, which all methods share. ``history``: held-out accuracy and macro F1 of
-    every epoch. ``state``: of the store when the run was made.
+    ``classes``. ``learnt``: number of training pictures. ``trained``: number of trained parameters. ``seconds``:
+    duration of the training, without the extraction of features, which all methods share. ``history``: held-out
+    accuracy and macro F1 of every epoch. ``state``: state of the store when the run was made.
     """
 
     method: str
@@ -59,12 +59,13 @@ class Run:
 
 
 def path_of(folder: Path, method: str, seed: int) -> Path:
-    """Return the path of the file of a finished run in ``folder``."""
+    """Return the path in ``folder`` of the file of a finished run."""
     return folder / f"{method}-{seed}.json"
 
 
 def read_run(folder: Path, method: str, seed: int, state: dict[str, Any]) -> tuple[Run | None, bool]:
-    """Return a finished run, None if there is none, and whether a run of another ``state`` of the store was left out.
+    """Return two values: a finished run (None if there is none), and whether a run from another ``state`` of the store
+    was ignored.
 
     Raises DamagedError if the file of the run is damaged.
     """
@@ -143,7 +144,7 @@ def _tuned(
     progress: Callable[[Event], None],
     stop: threading.Event,
 ) -> Run | None:
-    """Train layers of the network, with a model folder at ``place``; None if ``stop`` was set meanwhile."""
+    """Train layers of the network, with a model folder at ``place``; None if ``stop`` was set during the training."""
     resume = unfinished(place)
     given: dict[str, Any] = {
         name: getattr(options, name) for name in ("backbone", "weights", "root", "epochs", "batch", "device", "workers")
@@ -183,7 +184,7 @@ def _tuned(
 
 
 def _layers(store: FeatureStore, method: str, epochs: int) -> dict[str, Any]:
-    """Return the options of ``finetune`` that say which layers ``method`` trains."""
+    """Return the options of ``finetune`` that choose the layers which ``method`` trains."""
     if method == "scratch":
         return {"from_scratch": True, "lr": defaults.SCRATCH_LEARNING_RATE}
     if method == "gradual":
@@ -192,7 +193,8 @@ def _layers(store: FeatureStore, method: str, epochs: int) -> dict[str, Any]:
 
 
 def gradual_steps(store: FeatureStore, epochs: int) -> tuple[tuple[str, int], ...]:
-    """Return (layer, epoch) pairs: the last block of the store's network trains from epoch 1 on, others follow.
+    """Return (layer, epoch) pairs: the last block of the store's network is trained from epoch 1 on, earlier blocks
+    later.
 
     The epochs are divided evenly between defaults.GRADUAL_BLOCKS blocks, the last one first. Raises UsageError if the
     network cannot be divided.
@@ -211,7 +213,7 @@ def gradual_steps(store: FeatureStore, epochs: int) -> tuple[tuple[str, int], ..
 
 
 def require_gradual(store: FeatureStore, options: TransferOptions) -> None:
-    """Raise the errors of gradual unfreezing before the first run, if that method takes part."""
+    """If gradual unfreezing is one of the methods, raise its errors before the first run."""
     if "gradual" in options.names:
         gradual_steps(store, options.epochs)
 

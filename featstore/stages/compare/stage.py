@@ -39,18 +39,19 @@ def compare(
 ) -> TransferReport:
     """Compare methods of transfer learning on the same held-out pictures, with several seeds.
 
-    ``transfer``: a store, or anything that ``extract`` reads, whose features then go into ``out``/features. ``options``:
-    the fields of TransferOptions, which are described there. The methods (METHODS) are a network trained from scratch, a
-    logistic regression and a perceptron on the features of the frozen network, and three ways to fine-tune it: the last
-    block, the last blocks one after another, every layer. Each is compared with the logistic regression by a paired
-    Bayesian bootstrap over held-out pictures and seeds (featstore.heads.evaluation.compare).
+    ``transfer``: a store, or anything that ``extract`` reads, whose features then go into ``out``/features.
+    ``options``: the fields of TransferOptions, which are described there. The methods (METHODS) are a network trained
+    from scratch, a logistic regression and a perceptron on the features of the frozen network, and three ways to
+    fine-tune this network: the last block, the last blocks one after another, every layer. Each method is compared with
+    the logistic regression by a paired Bayesian bootstrap over held-out pictures and seeds
+    (featstore.heads.evaluation.compare).
 
-    Each finished run, a method with a seed, is kept in the folder ``out`` and not repeated; its tuned weights are not
+    Each finished run (a method with a seed) is kept in the folder ``out`` and not repeated; the tuned weights are not
     kept. ``progress`` is called with Events. ``stop``: when this event is set, the comparison ends after the current
     epoch and returns a report with ``stopped``; the same call continues it.
 
-    Raises UsageError: wrong options, no labels, one class, ``out`` holds runs of other options; and the errors of
-    ``train`` and ``finetune``.
+    Raises UsageError for wrong options, missing labels or a single class, or if ``out`` holds runs with other options.
+    Also raises the errors of ``train`` and ``finetune``.
     """
     check_keywords("compare", options, TransferKeywords.__annotations__)
     asked, folder, tell = TransferOptions(**options), Path(out), progress or _silent
@@ -74,7 +75,9 @@ def _silent(_: Event) -> None:
 
 
 def _prepare(folder: Path, plan: dict[str, Any]) -> None:
-    """Make the folder of the comparison. Raises UsageError if it holds runs of another ``plan``, or other files."""
+    """Make the folder of the comparison. Raises UsageError if the folder holds runs of another ``plan``, or other
+    files.
+    """
     path = folder / _PLAN
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: is a file, where a folder for the runs is needed; name another place with --out")
@@ -100,7 +103,9 @@ def _store_of(
     tell: Callable[[Event], None],
     stop: threading.Event,
 ) -> Path | None:
-    """Return the store of ``source``, extracted into ``folder`` if it is no store; None if ``stop`` was set."""
+    """Return the store of ``source``; a source that is not a store is first extracted into ``folder``. None if ``stop``
+    was set.
+    """
     if is_store(source):
         if options.size is not None:
             raise UsageError(f"{os.fspath(source)}: is a store, whose pictures have their size; leave size out")
@@ -136,13 +141,13 @@ class _Comparison:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What identifies pictures and labels of the store as they are now."""
+        """Return the values that identify the present pictures and labels of the store."""
         store = self.store
         return {"store": store.store_id, "rows": generation_number(store), "labels": store._tables.version}
 
     def make_runs(self) -> list[Run]:
-        """Return the finished runs and those made now, seed by seed; fewer than planned if ``stop`` was set."""
-        # Import here: loading torch takes seconds, and wrong options are refused before.
+        """Return the earlier finished runs and the new runs, seed by seed; fewer than planned if ``stop`` was set."""
+        # Import torch only here: loading it takes seconds, and wrong options should be refused at once.
         from featstore.stages.compare.runs import make_run, noting, read_run, require_gradual
 
         wanted = [(name, seed) for seed in range(self.options.seeds) for name in self.options.names]
@@ -173,14 +178,14 @@ class _Comparison:
         return [found[each] for each in wanted if each in found]
 
     def _line(self, run: Run, found: dict[tuple[str, int], Run], wanted: list[tuple[str, int]]) -> str:
-        """Return the line on the finished ``run``, with the time that the missing runs will take."""
+        """Return a line about the finished ``run``, with the expected time for the missing runs."""
         accuracy = float((self.store.labels[run.rows].astype(str) == [run.classes[at] for at in run.predicted]).mean())
         text = f"run {len(found):,} of {len(wanted):,}: {run.method}, seed {run.seed}: accuracy {accuracy:.4f}, {run.seconds:.1f} s"
         missing = [method for method, seed in wanted if (method, seed) not in found]
         if not missing:
             return text
         took = self.took
-        # A method without a run is taken to need as long as the slowest one.
+        # Assume that a method without a finished run takes as long as the slowest method.
         slowest = max(fmean(values) for values in took.values())
         left = sum(fmean(took[method]) if method in took else slowest for method in missing)
         return f"{text}; about {left / 60:.1f} min left"

@@ -23,8 +23,9 @@ _DEVIATION: Final = 0.01
 def backbone_of(store: FeatureStore, options: FinetuneOptions) -> Backbone:
     """Load the network that made the features of ``store``, with parameters that may be trained.
 
-    Raises UsageError if the store's features are not those before the network's classifier, or the network cannot be
-    loaded or is the user's own function, which a model folder cannot hold; IdentityError if the loaded weights are not those of the store.
+    Raises UsageError if the store's features are not the inputs of the network's classifier, if the network cannot be
+    loaded, or if it is the user's own function, which a model folder cannot hold; IdentityError if the loaded weights
+    are not those of the store.
     """
     identity, what = store.identity, str(store.path)
     identity.require_pictures(what)
@@ -47,7 +48,7 @@ def backbone_of(store: FeatureStore, options: FinetuneOptions) -> Backbone:
 
 
 def untrained_backbone(backbone: Backbone, seed: int) -> Backbone:
-    """Return the architecture of ``backbone`` with random weights, as its authors initialise them."""
+    """Return the architecture of ``backbone`` with random weights, initialised as by the authors of the network."""
     steps = backbone.preprocessing
     fresh = load_recorded(backbone.name, f"random:{seed}")
     return replace(Geometry(steps.crop, steps.fit).apply(fresh), preprocessing=steps)

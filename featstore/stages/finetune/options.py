@@ -95,9 +95,10 @@ class FinetuneOptions:
     optimizer
         "adamw", "adam" or "sgd" (with momentum).
     batch_norm
-        "keep": BatchNorm keeps its statistics in all layers, and its scale and shift train; "train": the statistics of
-        trained layers follow the batches. Default: "keep", from scratch "train". With EfficientNet-Lite0 on hymenoptera
-        the held-out log loss stays at 0.121 with "keep" and rises to 0.18 with "train".
+        "keep": BatchNorm keeps its statistics in all layers, and only its scale and shift are trained; "train": the
+        statistics of trained layers follow the batches. Default: "keep"; for training from scratch "train". With
+        EfficientNet-Lite0 on hymenoptera the held-out log loss stays at 0.121 with "keep" and rises to 0.18 with
+        "train".
     balance
         "weights": the loss of a picture is weighted inversely to the size of its class; "sampler": each epoch draws all
         classes equally often.
@@ -194,7 +195,7 @@ class FinetuneOptions:
 
     @property
     def keeps_statistics(self) -> bool:
-        """Whether BatchNorm keeps its statistics."""
+        """Whether BatchNorm keeps its statistics during training."""
         return (self.batch_norm or ("train" if self.from_scratch else "keep")) == "keep"
 
     @property

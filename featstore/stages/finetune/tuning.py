@@ -317,7 +317,8 @@ def start(
         epochs=options.epochs,
         batch_size=options.batch,
         learning_rate=options.lr,
-        # Random weights have nothing to keep: rates that fall towards the picture would leave the first layers random.
+        # Random weights need not be preserved. With lower learning rates for earlier layers, the first layers would
+        # stay random.
         layer_decay=1.0 if options.from_scratch else defaults.TUNING_LAYER_DECAY,
         optimiser=options.optimizer,
         label_smoothing=options.label_smoothing,

@@ -99,7 +99,9 @@ class TrainReport:
 
     @property
     def report(self) -> Report:
-        """The figures of a head that predicts classes. Raises UsageError for other heads, which have ``figures``."""
+        """The figures of a head that predicts classes. Raises UsageError for other heads; their figures are in
+        ``figures``.
+        """
         if self.head.task != "classes":
             raise UsageError(f"{self.path}: predicts {self.head.task}, not classes; its figures are in .figures")
         return cast("Report", self.figures)
