@@ -1,4 +1,10 @@
-"""Write STORE into a table of DATABASE, the address of a PostgreSQL server with the extension pgvector."""
+"""PostgreSQL with pgvector: the vectors of a store as a table with an HNSW index.
+
+The column is a ``halfvec``: pgvector indexes ``vector`` up to 2,000 dimensions only, ``halfvec`` up to 4,000.
+
+pip install "psycopg[binary]" pgvector
+python pipelines/into_pgvector.py my.store postgresql://localhost/pictures --like ant/00.jpg
+"""
 
 from __future__ import annotations
 
@@ -18,7 +24,7 @@ from featstore.cli import run
 @click.option("--table", default="pictures", show_default=True, help="Replaced if it is there.")
 @click.option("--like", help="Show the pictures nearest to this key.")
 def main(store: str, database: str, table: str, like: str | None) -> None:
-    """Write STORE into a table of DATABASE, the address of a PostgreSQL that has pgvector."""
+    """Write STORE into a table of DATABASE, the address of a PostgreSQL server with pgvector."""
     name = sql.Identifier(table)
     with featstore.FeatureStore.open(store) as opened, psycopg.connect(database) as connection:
         connection.execute("create extension if not exists vector")

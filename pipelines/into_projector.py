@@ -1,4 +1,4 @@
-"""TensorBoard's Embedding Projector: vectors and labels of a store as the files that it shows.
+"""TensorBoard's Embedding Projector: vectors and labels of a store as files that the projector shows.
 
 python pipelines/into_projector.py my.store projector
 tensorboard --logdir projector        or load both .tsv files at https://projector.tensorflow.org

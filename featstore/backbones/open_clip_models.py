@@ -202,7 +202,7 @@ def _tokenizer(name: str) -> Any:
             f"the tokenizer of {PREFIX}{name} needs the package {error.name or 'transformers'}; run: pip install "
             f"{error.name or 'transformers'}"
         ) from None
-    except Exception as error:  # A tokenizer from the hub: huggingface_hub raises errors of several packages.
+    except Exception as error:  # The tokenizer comes from the hub: its download raises errors of several packages.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise FeatstoreError(
             f"the tokenizer of {PREFIX}{name} is not on this machine ({reason}); put it into the hub's cache, or use a model "

@@ -14,7 +14,7 @@ class Pending(Protocol):
     """Interface of features that are still being computed; concurrent.futures.Future implements it too."""
 
     def result(self) -> NDArray[np.float32]:
-        """Return whether the computation has ended, with features or with an error."""
+        """Wait for the features (n, d) and return them, or raise the error of the computation. May be called again."""
         ...
 
     def done(self) -> bool:

@@ -234,5 +234,5 @@ def _swapped(one: Path, other: Path) -> bool:
         rename: Any = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):
         return False
-    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE
+    here, exchange = -100, 2  # the values of AT_FDCWD and RENAME_EXCHANGE in Linux
     return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)

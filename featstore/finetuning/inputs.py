@@ -129,7 +129,7 @@ class LiveExamples:
         return len(self.codes)
 
     def batches(self, rows: Rows, epoch: int, size: int) -> Iterator[tuple[Tensor, Rows]]:
-        """Yield (activations (m, *shape) float32, rows (m,)) of ``rows``, in order, in batches of ``size``."""
+        """Yield (activations (m, *shape) float32, row numbers (m,)) for ``rows``, in order, ``size`` rows at a time."""
         for pixels, part in self.pixels(rows, self.augmentation.view(epoch), size):
             yield self.activations(pixels), part
 

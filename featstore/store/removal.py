@@ -60,7 +60,7 @@ class Removal:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What to remove.
+    """The pictures to remove.
 
     ``ids``: ids of the rows, ascending. ``before``: number of requested pictures that are already on the denylist.
     ``gone``: keys of retired rows (changed or vanished pictures), each mapped to the key of its picture.

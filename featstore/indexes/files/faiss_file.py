@@ -161,8 +161,8 @@ class _Walk:
         (kept,) = self._take("b")
         if kept or self._array(8):
             raise _Foreign("has a map of its lists, which featstore does not write")
-        # Fields in the file: whether codes are of residuals, bytes per code, block size, number of sub-quantisers,
-        # implementation; then the codebook.
+        # Fields of a product quantiser in the file: whether it encodes residuals, bytes per code, block size, number of
+        # sub-quantisers, implementation; then the codebook.
         self._take("?QiQiQ")
         self._take("QQQ")
         self._array(4)

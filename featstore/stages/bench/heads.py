@@ -219,7 +219,7 @@ def _run(name: str, command: list[str], limit: float | None) -> dict[str, Any]:
     # bufsize=0: a buffered readline() would read ahead, and communicate() would lose the bytes that were read ahead.
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
         assert process.stdout is not None
-        process.stdout.readline()  # wait for a line of the process, printed when its data is ready and the fit begins
+        process.stdout.readline()  # the process prints a line when its data is ready and the fit begins
         started = time.perf_counter()
         try:
             said, errors = process.communicate(timeout=limit)

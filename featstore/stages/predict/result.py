@@ -37,7 +37,7 @@ class Prediction:
 
     @property
     def failed(self) -> bool:
-        """Whether no prediction has been computed."""
+        """Whether the picture has no prediction, because it is unreadable."""
         return self.label is None and self.number is None
 
     @property
