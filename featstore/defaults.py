@@ -50,8 +50,12 @@ UNIT_BYTES: Final = 512 << 20
 """Bytes of vectors in a full unit; a unit is the set of pictures whose vectors are in one shard (file)."""
 DRIFT_PICTURES: Final = 16
 DRIFT_RUN: Final = 256
-"""Minimum number of pictures of an extraction for measuring, on DRIFT_PICTURES pictures, how far the engine's features
-are from plain torch's (drift). In a smaller extraction the measurement would take too large a share of the time."""
+"""Minimum number of pictures of an extraction for measuring the drift: how far the engine's features are from plain
+torch's.
+
+The drift is measured on DRIFT_PICTURES pictures. In a smaller extraction the measurement would take too large a share
+of the time.
+"""
 JOURNAL_SYNC_SECONDS: Final = 5.0
 HEARTBEAT_SECONDS: Final = 5.0
 CLAIM_LEASE_SECONDS: Final = 60.0

@@ -39,10 +39,10 @@ def unpack(archive: Path, inside: str, target: Path) -> int:
     ``target`` is a folder of the caller; missing parents are made, and existing files are never replaced. Other members
     of the archive are skipped. Modes, owners and times are not restored.
 
-    Raises DamagedError if a name leads out of the archive or occurs twice, if a member is a link, a device or
-    encrypted, if the content has more than defaults.UNPACKED_RATIO times the archive's size or more than
-    defaults.UNPACKED_FILES files, or if the archive is unreadable or has nothing below ``inside``. Files unpacked
-    before the error are not removed.
+    Raises DamagedError if a name leads out of the archive or occurs twice, or if a member is a link, a device or
+    encrypted. Raises DamagedError also if the content has more than defaults.UNPACKED_RATIO times the archive's size or
+    more than defaults.UNPACKED_FILES files, or if the archive is unreadable or has nothing below ``inside``. Files
+    unpacked before the error are not removed.
     """
     members = _zip_members if archive.suffix == ".zip" else _tar_members
     budget = _Budget(archive, defaults.UNPACKED_RATIO * archive.stat().st_size)

@@ -56,7 +56,7 @@ def open_parts(file: BinaryIO, max_pixels: int) -> TiffParts | None:
         if pixels <= STREAMED_PIXELS or int(page.compression) not in kinds or not _is_plain(page):
             return None
     except Exception:
-        # Leave the file to Pillow, which may be able to read the file, and otherwise explains the error.
+        # Let Pillow try to read the file: it may succeed, and if not, it explains the error.
         return None
     return TiffParts(page, file, max_pixels)
 

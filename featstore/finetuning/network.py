@@ -192,9 +192,9 @@ def _numpy(tensor: Tensor) -> Any:
 def auxiliary_classifier(partition: Partition, outputs: int, seed: int) -> nn.Module | None:
     """Return an untrained auxiliary classifier of Inception v3 with ``outputs`` outputs, initialised as by its authors.
 
-    None if the backbone is another network, if the classifier's input is in the trunk, or if the pictures are too small
-    (the authors' classifier needs maps of at least 17 x 17, from pictures of 299 pixels). torch's random state is
-    restored. The classifier is used only in training; it is never saved.
+    Returns None if the backbone is another network, if the classifier's input is in the trunk, or if the pictures are
+    too small. The authors' classifier needs maps of at least 17 x 17, from pictures of 299 x 299 pixels. torch's random
+    state is restored. The classifier is used only in training; it is never saved.
     """
     from torchvision.models.inception import InceptionAux
 

@@ -18,7 +18,8 @@ _WIDTH, _HEIGHT = 460, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 74, 14, 14, 44
 _SHARES: Final = tuple((value, f"{value:g}") for value in (0.0, 0.25, 0.5, 0.75, 1.0))
 CURVES: Final = len(CURVE_COLOURS)
-"""Largest number of classes that get a precision-recall curve each; for more classes, the mean curve is drawn."""
+"""Largest number of classes with one precision-recall curve for each class; for more classes, the mean curve is drawn.
+"""
 _POINTS: Final = 200
 _DOTS: Final = 1000
 

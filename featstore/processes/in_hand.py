@@ -1,8 +1,8 @@
 """Shared memory that records which picture each worker thread is processing, to explain a crash of the worker.
 
-The worker and its supervisor map the same unnamed file. The file contains a counter of progress, whether progress is
-expected, a counter that a thread of the worker increments while the process runs, and a slot for each decoding thread
-with the row that the thread reads or decodes. An update is one memory write.
+The worker and its supervisor map the same unnamed file. The file contains a counter of progress, a flag whether
+progress is expected, and a heartbeat counter, which a thread of the worker increments. It also has a slot for each
+decoding thread, with the row that the thread reads or decodes. An update is one memory write.
 """
 
 from __future__ import annotations

@@ -42,7 +42,9 @@ class CocoSource:
         self.ignored, self.read_as, self.unfound = 0, "", ""
 
     def describe(self) -> dict[str, Any]:
-        """Return kind, location and root folder of this source, and that its rows are boxes, as JSON types."""
+        """Return kind, location and root folder of this source as JSON types, with an entry which says that its rows
+        are boxes.
+        """
         return {"kind": self.kind, "location": self.location, "root": str(self.root), "cut": {"boxes": True}}
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:

@@ -173,9 +173,8 @@ def _build(
 def _groups(store: FeatureStore) -> NDArray[np.int64]:
     """Return a group number (n,) for each row; to measure recall, the rows of a group are held out together.
 
-    A group is a set of equal pictures, or the regions of a picture. If the regions of one picture are too large a part
-    of all rows (see _PARTS), regions are held out one by one instead, because only a small part of the rows may be held
-    out.
+    A group is a set of equal pictures, or the regions of a picture. Only a small part of the rows may be held out. If
+    the regions of one picture are too large a part (see _PARTS), regions are therefore held out one by one.
     """
     groups = groups_of(store, np.arange(len(store)))
     if store.has_regions and np.bincount(groups).max(initial=0) > len(store) // _PARTS:

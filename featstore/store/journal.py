@@ -1,6 +1,6 @@
 """The journal of an unfinished unit: finished rows in checksummed blocks, appended and synced.
 
-Each owner of the unit appends to its own file work/<unit>/journal.<n> and reads the files of all owners, so an owner
+Each owner of the unit appends to its own file work/<unit>/journal.<n> and reads the files of all owners. So an owner
 that was wrongly considered dead cannot damage the blocks of the next owner. A record is
 
     magic "FSJ1" | JSON length u32 | payload length u64 | XXH3-64 of JSON and payload u64 | JSON | payload

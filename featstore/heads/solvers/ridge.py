@@ -46,9 +46,8 @@ class Moments:
     def solve(self, alphas: Sequence[float]) -> list[tuple[Floats, float]]:
         """Return weights (d,) and intercept for each alpha.
 
-        |y - X w - b||^2 + alpha ||w||^2``, scikit-learn's objective of Ridge.|They minimise ``||y - X w - b||^2 + alpha
-        ||w||^2``, the objective of scikit-learn's Ridge.||y - X w - b||^2 + alpha ||w||^2``, scikit-learn's objective
-        of Ridge. Raises DataError if alpha is too small for features that depend on each other.
+        They minimise ``||y - X w - b||^2 + alpha ||w||^2``, the objective of scikit-learn's Ridge.
+        Raises DataError if alpha is too small for features that depend on each other.
         """
         from scipy.linalg import LinAlgError, cho_factor, cho_solve
 

@@ -5,8 +5,9 @@ signal, exits without a message, or makes no progress, the supervisor tries thos
 limits (processes/sandbox.py). A picture that fails there is recorded in the unit's work folder
 (featstore.store.culprits) as a failure, and a new worker continues from the journal. If no picture explains why the
 worker died, a new worker is started nevertheless. The run ends with an error after two such deaths in a row without
-progress. The supervisor itself never loads torch. It compares the source with the store, and starts a worker only if a
-picture has to be extracted, or if only a loaded network can show whether the store has the requested features.
+progress. The supervisor itself never loads torch. It compares the source with the store, and starts a worker in two
+cases: a picture has to be extracted, or a network has to be loaded to find out whether the store has the requested
+features.
 """
 
 from __future__ import annotations
