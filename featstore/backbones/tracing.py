@@ -20,10 +20,10 @@ class Trace:
     are single nodes, so that the parts obey ``train`` and ``eval``. ``outputs``: name of each module that runs exactly
     once and returns one value -> node of this value, in the order of computation. ``places``: node -> position in the
     order of computation. Parameters count as computed where they are first combined with values of the picture. Nodes
-    on which the output does not depend (assertions) are left out. ``clean``: nodes after which the
-    network can be divided. Every path from the picture to the output goes through such a node, and no parameter is
-    used both before and after it. ``states``: name of each parameter and buffer in use -> its first and its last place, in the
-    order of computation.
+    on which the output does not depend (assertions) are left out. ``clean``: nodes after which the network can be
+    divided. Every path from the picture to the output goes through such a node, and no parameter is used both before
+    and after it. ``states``: name of each parameter and buffer in use -> its first and its last place, in the order of
+    computation.
     """
 
     def __init__(self, network: nn.Module) -> None:

@@ -5,8 +5,8 @@ Rules for reading pictures (part of the identity of the features, as the decoder
 * EXIF orientation is applied; a damaged EXIF block is ignored. ICC profiles are not applied.
 * Gray and 1-bit pictures become R = G = B. CMYK and YCCK are converted to RGB by Pillow's formula without a profile.
 * 16-bit gray is reduced to its high byte, as Pillow does with 16-bit colour. 32-bit values are scaled from the first
-range that contains them all: [0, 255] or [0, 65535] for integers, [0, 1] or [0, 255] for floats. If no range contains
-them, they are scaled from their minimum and maximum. NaN and infinities are replaced by the smallest finite value.
+  range that contains them all: [0, 255] or [0, 65535] for integers, [0, 1] or [0, 255] for floats. If no range contains
+  them, they are scaled from their minimum and maximum. NaN and infinities are replaced by the smallest finite value.
 * Palette colours are looked up. Transparency of any kind is composited over white.
 * Only the first frame of an animation, or the first page of a file, is used.
 """

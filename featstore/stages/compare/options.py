@@ -55,7 +55,8 @@ class TransferOptions:
         Passes over the training pictures of every method that trains layers of the network.
     backbone, weights, size
         As in featstore.extract; for a source that is a store: those of the store.
-    root The present folder of the pictures, if they were moved.
+    root
+        The present folder of the pictures, if they were moved.
     batch
         Pictures per batch.
     device
