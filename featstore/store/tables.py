@@ -1,9 +1,8 @@
 """Labels, splits and metadata: side tables by key, separate from the shards, one file per version.
 
 tables/<epoch>/<version>.h5 are sealed (checksummed) HDF5 files; each compaction begins a new epoch. A table has columns
-for some keys. Tables of ``origin`` "source" were read with the pictures; tables of origin "user" came from
-``featstore label`` and override the tables of origin "source".
-Within an origin, newer tables override older ones, for each key and column.
+for some keys. Tables of ``origin`` "source" were read with the pictures; tables of origin "user" came from ``featstore
+label`` and override them. Within an origin, newer tables override older ones, for each key and column.
 """
 
 from __future__ import annotations
@@ -131,9 +130,8 @@ class Table:
     def about(self) -> dict[str, Any]:
         """Properties that are kept when the table is copied.
 
-        ``created`` (UTC). ``generation``: [epoch, number of segments] of the plan at that time. ``reverts``: label
-        version that the table undoes. ``of``: the copied store and version. ``follows``: another store, whose tables
-        are used.
+        ``created`` (UTC). ``generation``: [epoch, number of segments] of the plan at that time. ``reverts``: label version
+        that the table undoes. ``of``: the copied store and version. ``follows``: another store, whose tables are used.
         """
         return {name: self.meta[name] for name in ABOUT if name in self.meta}
 
