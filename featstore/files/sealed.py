@@ -75,7 +75,7 @@ def write(
     ``arrays``: numeric arrays of at least one axis, or Blocks for arrays larger than memory; names may contain ``/``
     (HDF5 groups). ``meta``: JSON of any size. ``summary``: small JSON in the header, readable without opening the rest.
     ``exclusive``: raise FileExistsError if ``path`` exists.
-    Raises DamagedError if the file read back differs from the given data (faulty disk or memory); OSError.
+    Raises DamagedError if the file read back differs from the data (faulty disk or memory), OSError if writing fails.
     """
     text = atomic.canonical_json(dict(meta)).encode()
     if len(text) > _LARGEST_META:
@@ -270,7 +270,7 @@ class SealedFile:
 
     Attributes: ``path``, ``header``, ``summary`` (dict), ``names`` (the arrays).
     Opening checks the header and that every array lies inside the file; ``verify`` checks every byte.
-    ``follow=False`` refuses a symbolic link; ``mapped``: the file, if it is open already. Errors: DamagedError, OSError.
+    ``follow=False`` refuses a symbolic link; ``mapped``: the file, if it is open already. Raises DamagedError; OSError.
     """
 
     def __init__(
@@ -330,12 +330,12 @@ class SealedFile:
         return value
 
     def verify(self) -> list[str]:
-        """Read every byte; return one text per damaged array, which names the array. OSError if reading fails."""
+        """Read every byte; return one text per damaged array, which names the array. Raises OSError if reading fails."""
         what = (name or "the HDF5 structure around the arrays" for name in self.damaged())
         return [f"{self.path}: {each} does not match its checksum" for each in what]
 
     def damaged(self) -> list[str]:
-        """Read every byte; return the names of the damaged arrays ("" for bytes outside all arrays)."""
+        """Read every byte; return the names of damaged arrays ("" for bytes outside all arrays), or raise OSError."""
         with atomic.open_regular(self.path, follow=self._follow) as file:
             status = os.fstat(file.fileno())
             if (status.st_dev, status.st_ino) != self._identity:

@@ -1,9 +1,8 @@
 """Labels, splits and metadata: side tables by key, separate from the shards, one file per version.
 
 tables/<epoch>/<version>.h5 are sealed (checksummed) HDF5 files; each compaction begins a new epoch. A table has columns
-for some keys. Tables of ``origin`` "source" were read with the pictures; tables of origin "user" came from
-``featstore label`` and override the tables of origin "source".
-Within an origin, newer tables override older ones, for each key and column.
+for some keys. Tables of ``origin`` "source" were read with the pictures; tables of origin "user" came from ``featstore
+label`` and override them. Within an origin, newer tables override older ones, for each key and column.
 """
 
 from __future__ import annotations
@@ -131,8 +130,8 @@ class Table:
     def about(self) -> dict[str, Any]:
         """Properties that are kept when the table is copied.
 
-        ``created`` (UTC). ``generation``: [epoch, number of segments] of the plan at that time. ``reverts``: version
-        that the table undoes. ``of``: copied store and version. ``follows``: another store, whose tables are used.
+        ``created`` (UTC). ``generation``: [epoch, number of segments] of the plan at that time. ``reverts``: label version
+        that the table undoes. ``of``: the copied store and version. ``follows``: another store, whose tables are used.
         """
         return {name: self.meta[name] for name in ABOUT if name in self.meta}
 
@@ -316,7 +315,7 @@ class Tables:
 
     @property
     def layers(self) -> list[Table]:
-        """The tables whose values are used, by increasing precedence: tables from sources, then tables of the user."""
+        """The tables in force by increasing precedence: first tables read from sources, then tables of the user."""
         tables = self.in_force
         return [t for t in tables if t.origin != "user"] + [t for t in tables if t.origin == "user"]
 
@@ -335,7 +334,9 @@ class Tables:
         return list(names)
 
     def source_rows(self, digest: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
-        """Return two arrays (m,) for key digests: is the key in tables of origin "source", and its newest row hash."""
+        """Return two arrays (m,) for key digests: whether tables of origin "source" have the key, and its newest row
+        hash.
+        """
         known, value = np.zeros(len(digest), bool), np.zeros(len(digest), np.uint64)
         for table in reversed([t for t in self.versions if t.origin == "source"]):
             missing = np.flatnonzero(~known)

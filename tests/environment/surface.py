@@ -42,6 +42,7 @@ def verbs(place: Path, every: bool) -> None:
         ("train", store, "--report", place / "training.html"),
         ("predict", f"{store}.logreg.head", picture, pictures),
         ("finetune", store, "--out", place / "a.model", "--epochs", "1", "--views", "1", "--cache", "none"),
+        ("compare", "--transfer", store, "--methods", "mlp", "--seeds", "1", "--html", place / "compared.html"),
         ("index", store),
         ("search", f"{store}.faiss", picture, "--html", place / "search.html"),
         ("search", f"{store}.faiss", "--key", "train/ant/00.png"),
