@@ -21,7 +21,7 @@ from featstore.text import did_you_mean
 
 PREFIX: Final = "timm/"
 NO_TAG: Final = "pretrained"
-"""Tag in the name of weights that have no tag in timm."""
+"""Tag for weights that have no tag in timm; it is used in the names of these weights."""
 _NAME: Final = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?")
 _SAFE: Final = {"": "model.safetensors", "open_clip_pytorch_model.bin": "open_clip_model.safetensors"}
 """File name in timm's configuration ("" if missing) -> name of the safetensors file with the same weights."""

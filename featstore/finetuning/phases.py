@@ -1,4 +1,6 @@
-"""The layers of a backbone that are trained in each epoch: all layers above a frozen one, or layers unfrozen gradually."""
+"""The layers of a backbone that are trained in each epoch. Layers can be frozen up to a given layer, and unfrozen
+gradually.
+"""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class EstimatorModel:
     def untrusted(self) -> list[str]:
         """Return the names of the classifier's types that skops does not trust.
 
-        Raises DamagedError, or UsageError if skops is not installed.
+        Raises DamagedError if the file is damaged, UsageError if skops is not installed.
         """
         return skops_bytes.untrusted(self.payload.tobytes(), self.origin)
 

@@ -1,4 +1,4 @@
-"""Curves of a training run: figures of every epoch, against the epoch."""
+"""Charts of a training run: curves of loss, accuracy and other figures over the epochs."""
 
 from __future__ import annotations
 

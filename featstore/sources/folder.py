@@ -209,7 +209,7 @@ def _holds_input(folder: bytes, all_files: bool) -> bool:
     if is_picture_name(folder):
         return True
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        # scandir does not sort, so this stops at the first picture, however many files the folder has.
+        # scandir does not sort: the search stops at the first picture, however many files the folder has.
         if any(not _is_directory(e) and _is_input(e.name, all_files) for e in entries):
             return True
     return any(is_input(found, all_files) for found in walk(Path(os.fsdecode(folder))))

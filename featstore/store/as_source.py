@@ -223,9 +223,9 @@ def behind(store: FeatureStore, source: FeatureStore) -> str:
 
 
 def _copied(mine: Tables, owner: str) -> list[int]:
-    """Return which label versions in ``mine`` were copied from the store with the id ``owner``.
+    """Find the label versions in ``mine`` that were copied from the store with the id ``owner``.
 
-    Item i of the list is the number, in ``mine``, of the copy of version i + 1 of that store.
+    Returns a list: item i is the number in ``mine`` of the copy of that store's version i + 1.
     """
     found: dict[int, int] = {}
     for version, table in enumerate(mine.versions, 1):

@@ -1,4 +1,4 @@
-"""Keep the augmented views of a store without the pictures that were removed from the store."""
+"""Remove pictures from the augmented views of a store if they were removed from the store itself."""
 
 from __future__ import annotations
 
