@@ -120,7 +120,6 @@ def _folder(transfer: str, html: str | None) -> Path:
 
 
 def _text(report: TransferReport, page: Path) -> str:
-    """Return the text that the command prints."""
     accuracies = [
         (
             one.title,

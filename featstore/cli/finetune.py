@@ -204,7 +204,6 @@ def _since(report: FinetuneReport) -> str:
 
 
 def _text(report: FinetuneReport, tuned: Tuned, notes: list[str], page: str | None) -> list[str]:
-    """Return the lines that the command prints."""
     split = tuned.split
     lines = [
         f"{report.path}: {tuned.network.backbone} fine-tuned, {len(tuned.head.classes):,} classes "

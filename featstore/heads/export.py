@@ -166,7 +166,6 @@ class _Graph:
         self._chosen = True
 
     def finish_numbers(self, numbers: str) -> None:
-        """Add the output ``number``."""
         self._add("Identity", numbers, output="number")
 
     def _text(self) -> str:

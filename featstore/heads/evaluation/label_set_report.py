@@ -165,7 +165,7 @@ class _Measurer:
         return np.array(curves), precision, recall, f1
 
     def measure(self, weights: Floats) -> dict[str, float]:
-        """Return the measures in NAMES."""
+        """Compute all measures whose names are in NAMES."""
         average_precision, _, _, f1 = self.by_label(weights)
         hits, both = weights @ self._hits, weights @ (self._true + self._predicted)
         found = {

@@ -161,7 +161,6 @@ class _Search:
         self.solver: Lbfgs
 
     def begin(self, start: Start) -> None:
-        """Begin the L-BFGS iteration at ``start``."""
         noise = 1e-7 if self._rows.dtype == np.float32 else 1e-13
         point = np.ascontiguousarray(start.point, self._rows.dtype)
         self.solver = Lbfgs(point, self._whitener, tol=self._tol, noise=noise, pairs=start.pairs)
