@@ -68,7 +68,8 @@ def transform_input_of(backbone: base.Backbone) -> bool | None:
     if not {"transform_input"} & set(architectures.find(backbone.name).trained):
         return None
     found = getattr(authors_network(backbone), "transform_input", None)
-    # A traced part of a network has no such attribute. Only networks with trained weights transform their input.
+    # A traced part of a network lacks the attribute ``transform_input``. Only networks with trained weights transform
+    # their input.
     return found if isinstance(found, bool) else not backbone.weights.startswith("random:")
 
 

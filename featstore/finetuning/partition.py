@@ -114,7 +114,7 @@ def cut_before(backbone: Backbone, layer: str) -> str:
 
 
 def last_blocks(backbone: Backbone, count: int = 1) -> tuple[str, ...]:
-    """Return the names of the last ``count`` blocks with parameters, or fewer, the last one first, for gradual
+    """Return the names of the last blocks with parameters, at most ``count``, the last one first, for gradual
     unfreezing.
 
     The first block of the network is never included, so that at least this block stays frozen. The result is () if
