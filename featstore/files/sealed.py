@@ -270,8 +270,7 @@ class SealedFile:
 
     Attributes: ``path``, ``header``, ``summary`` (dict), ``names`` (the arrays).
     Opening checks the header and that every array lies inside the file; ``verify`` checks every byte.
-    ``follow=False`` refuses a symbolic link; ``mapped``: the file, if it is open already. Errors: DamagedError,
-    OSError.
+    ``follow=False`` refuses a symbolic link; ``mapped``: the file, if already open. Raises DamagedError and OSError.
     """
 
     def __init__(
