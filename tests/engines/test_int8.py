@@ -72,7 +72,7 @@ def test_int8_engine_built_twice_gives_equal_features() -> None:
         ({"precision": "int8-s16"}, "asked for"),
     ],
 )
-def test_engine_openvino_int8_and_precision_int8_require_each_other(
+def test_engine_openvino_int8_requires_precision_int8_and_vice_versa(
     options: dict[str, str], words: str, backbone: Backbone
 ) -> None:
     with pytest.raises(UsageError, match=words):

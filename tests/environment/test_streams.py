@@ -46,7 +46,7 @@ def place(tmp_path_factory):
 
 
 @pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_standard_streams_do_not_damage_the_store(place, tmp_path, closed):
+def test_closed_standard_streams_do_not_damage_a_store(place, tmp_path, closed):
     done = sh(f"$F extract {place}/pictures s {' '.join(NETWORK)} {closed}", tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(FeatureStore.open(tmp_path / "s")) == 12
