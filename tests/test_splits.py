@@ -165,7 +165,7 @@ def test_plain_folds_have_equal_sizes_and_keep_groups_together():
         splits.plain_folds(10, groups=np.zeros(10), cv=5, seed=0)
 
 
-def test_rows_that_are_always_trained_take_their_group_along():
+def test_always_trained_rows_keep_their_whole_group_in_the_training_part():
     fold, needed = np.array([0, 0, 1, 1]), np.array([True, False, False, False])
     assert splits.always_trained(fold, needed).tolist() == [-1, 0, 1, 1]
     assert splits.always_trained(fold, needed, groups=["a", "b", "a", "c"]).tolist() == [-1, 0, -1, 1]

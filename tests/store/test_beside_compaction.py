@@ -125,7 +125,7 @@ def test_open_store_is_unchanged_by_compaction(master: Path, tmp_path: Path) -> 
     assert everything(store) == expected
 
 
-def test_opening_a_store_gives_up_if_compactions_never_end(
+def test_opening_a_store_fails_if_compactions_never_stop(
     master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = shutil.copytree(master, tmp_path / "s")

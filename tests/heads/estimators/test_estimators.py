@@ -240,7 +240,7 @@ regularised = pytest.mark.parametrize(
 
 @regularised
 @pytest.mark.parametrize("classes", [2, 3])
-def test_sample_weight_of_two_equals_two_copies_of_the_row(head, classes):
+def test_sample_weight_2_equals_two_copies_of_the_row(head, classes):
     X, y = blobs(120, 6, classes, seed=8)
     X = X - X.mean(axis=0)
     weights = np.random.default_rng(0).integers(1, 3, len(y))

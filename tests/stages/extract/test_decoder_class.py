@@ -86,7 +86,7 @@ def test_next_extraction_uses_the_decoder_of_the_store(place, tmp_path, made):
     assert store.identity.decoder == FeatureStore.open(place / made).identity.decoder
 
 
-def test_repair_restores_vectors_bit_identically(place, tmp_path):
+def test_repair_with_the_fast_decoder_restores_vectors_bit_identically(place, tmp_path):
     store = shutil.copytree(place / "fast", tmp_path / "s")
     (shard,) = (store / "shards").glob("*.h5")
     at = sealed.read_header(shard)["arrays"]["features"]["offset"]
@@ -116,7 +116,7 @@ def test_predict_and_search_use_the_decoder_of_the_head_and_index(place, tmp_pat
 
 
 @pytest.mark.slow
-def test_picture_suspected_of_a_crash_is_decoded_alone_by_the_decoder_of_its_store(tmp_path, monkeypatch):
+def test_suspected_picture_is_decoded_alone_by_the_decoder_of_its_store(tmp_path, monkeypatch):
     pictures = write_pictures(tmp_path / "pictures", ["a.png", "b.jpg"])
     stop = threading.Event()
     stop.set()

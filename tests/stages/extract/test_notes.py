@@ -40,7 +40,7 @@ def test_notes_explain_why_no_picture_could_be_read(folder, tmp_path):
     assert (report.fruitless, report.vectors, report.notes) == (False, 2, [])
 
 
-def test_note_counts_the_vectors_kept_by_a_stopped_extraction(folder, tmp_path):
+def test_note_counts_the_vectors_that_a_stopped_extraction_kept(folder, tmp_path):
     stop = threading.Event()
     late = {path.read_bytes() for path in (folder / "bee").iterdir()}
 

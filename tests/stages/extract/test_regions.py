@@ -417,7 +417,7 @@ def test_crash_of_the_decoder_fails_all_regions_of_a_picture(folder, tmp_path, d
 
 
 @pytest.mark.parametrize(("region", "reason"), [([1, 1, 5, 5, 5], ""), ([], ""), ([99, 1, 5, 5, 5], "bad-box")])
-def test_region_suspected_of_a_crash_is_decoded_alone_with_its_box_and_decoder(folder, decoded, region, reason):
+def test_suspected_region_is_decoded_alone_with_its_box_and_decoder(folder, decoded, region, reason):
     limits = {"preprocessing": NETWORK.preprocessing.to_dict(), "max_pixels": 1 << 20, "max_bytes": 1 << 20}
     for decoder in DECODERS.values():
         assert try_picture(str(folder), "0.jpg", -1, -1, **limits, decoder=decoder, region=region) == reason

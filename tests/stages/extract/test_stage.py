@@ -136,7 +136,7 @@ def test_extract_stores_table_columns_and_counts_missing_files(folder, tmp_path)
     assert labels == {"A": "ant", "B": "bee", "C": "wasp"}
 
 
-def test_option_root_finds_pictures_that_were_moved(folder, tmp_path):
+def test_extract_option_root_finds_moved_pictures(folder, tmp_path):
     run(folder, tmp_path / "s")
     write_pictures(folder, ["ant/new.jpg"], seed=50)
     os.rename(folder, tmp_path / "elsewhere")

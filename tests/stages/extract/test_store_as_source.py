@@ -139,7 +139,7 @@ def test_notes_name_missing_and_changed_pictures(old: Path):
     assert any("1 picture has changed since" in note and "'train/ant/04.png'" in note for note in report.notes)
 
 
-def test_option_root_finds_pictures_that_were_moved(old: Path):
+def test_extraction_from_a_store_finds_moved_pictures_by_option_root(old: Path):
     shutil.move(old.parent / "p", old.parent / "moved")
     new = new_store(old, root=old.parent / "moved")
     assert columns(new) == columns(old)
