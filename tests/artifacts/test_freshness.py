@@ -1,4 +1,4 @@
-"""The list of stale stores, heads, indexes and pages in a folder, and the commands that make them anew."""
+"""The list of stale stores, heads, indexes and pages in a folder, and the commands that update them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Place:
         return sorted(zip(*columns, strict=True))
 
     def expected(self) -> set[str]:
-        """Compute the names of the stale artifacts from the rows, labels and splits that each was made of."""
+        """Compute the names of the stale artifacts from the rows, labels and splits that each artifact was made from."""
         old = FeatureStore.open(self.stores[0])
         stale = set()
         for store in self.stores[1:]:

@@ -1,4 +1,4 @@
-"""Model folders: a backbone and its head, written in one step, and the weights alone for other programs."""
+"""Model folders (a backbone and its head, written together), and weights files for other programs."""
 
 from __future__ import annotations
 
@@ -110,7 +110,9 @@ def test_writing_a_model_never_replaces_a_path_that_is_no_model(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("swaps", [True, False])
-def test_failed_write_of_a_model_keeps_the_old_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swaps: bool) -> None:
+def test_failed_write_of_a_model_keeps_the_old_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swaps: bool
+) -> None:
     place = tmp_path / "m"
     write_tuned(place)
     first = load_model(place).backbone.weights_digest
@@ -148,7 +150,9 @@ def test_writing_a_model_rejects_a_head_that_does_not_fit_its_network(tmp_path: 
 
 @pytest.mark.parametrize("name", [NETWORK, "squeezenet1_1"])
 @pytest.mark.parametrize("classes", [["ant", "bee"], ["ant", "bee", "cow"]])
-def test_weights_file_of_a_model_loads_into_the_original_network_class(tmp_path: Path, name: str, classes: list[str]) -> None:
+def test_weights_file_of_a_model_loads_into_the_original_network_class(
+    tmp_path: Path, name: str, classes: list[str]
+) -> None:
     backbone = changed_backbone(name, 64)
     head = random_head(backbone.dimension, classes)
     assert write_weights_only(tmp_path / "w.safetensors", backbone, head) == []

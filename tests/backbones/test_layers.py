@@ -46,7 +46,7 @@ class Pair(nn.Module):
 
 
 class Untraceable(nn.Module):
-    """A network that torch.fx cannot trace, because of an ``if`` on values; its ReLU works in place."""
+    """A network that torch.fx cannot trace, because it contains an ``if`` on tensor values; its ReLU works in place."""
 
     def __init__(self) -> None:
         super().__init__()

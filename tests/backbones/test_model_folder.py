@@ -35,8 +35,8 @@ def same_after_loading(backbone: Backbone, folder: Path) -> Backbone:
     return loaded
 
 
-# RegNet is built on the CPU instead of the meta device; the weights of SqueezeNet's classifier are a convolution;
-# MNASNet converts weights by a version number that a safetensors file does not have.
+# Special cases: RegNet is built on the CPU, not on the meta device. SqueezeNet's classifier is a convolution. MNASNet
+# converts weights by a version number, which a safetensors file does not have.
 @pytest.mark.parametrize("name", [NETWORK, "regnet_y_400mf", "squeezenet1_1", "mnasnet0_5", "mobilenet_v3_small"])
 def test_loaded_backbone_gives_bit_identical_features(tmp_path: Path, name: str) -> None:
     backbone = changed_backbone(name, 64)

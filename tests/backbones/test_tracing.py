@@ -13,7 +13,7 @@ from featstore.backbones.tracing import Trace, depends_on_mode, until
 
 
 class Residual(nn.Module):
-    """Convolution, ReLU in place, a residual connection, and stochastic depth."""
+    """A network of convolutions, an in-place ReLU, a residual connection and stochastic depth."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ def test_trace_finds_the_layers_that_every_path_passes_through() -> None:
     trace = Trace(Residual().eval())
     assert list(trace.outputs) == ["first", "act", "inner", "drop", "last"]
     assert [name for name, node in trace.outputs.items() if node in trace.clean] == ["first", "act", "last"]
-    # The factor is used where the branch ends, after "drop" and before "last".
+    # The parameter "scale" is used at the end of the branch, after "drop" and before "last".
     order = sorted(trace.states, key=lambda name: trace.states[name])
     assert order == ["first.weight", "first.bias", "inner.weight", "inner.bias", "scale", "last.weight", "last.bias"]
 

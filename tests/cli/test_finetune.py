@@ -23,7 +23,7 @@ MANY = ("--epochs", "40", "--cache", "none", *FEW)
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A store of 16 pictures to train on and 8 held out; tests only read it."""
+    """A store of 16 training pictures and 8 held-out pictures; tests only read it."""
     return write_store(tmp_path_factory.mktemp("tuning"))
 
 

@@ -1,4 +1,4 @@
-"""Augmented pictures: their size, their random numbers, and their equality with torchvision's transforms."""
+"""Augmented pictures: their size, their random numbers, and equality with torchvision's transforms."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def preprocessing(fit: str, crop: int = 24) -> Preprocessing:
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("kind", ODD)
-def test_augmented_unusual_pictures_have_the_networks_input_size(decoder: str, fit: str, policy: str, kind: str) -> None:
+def test_augmented_unusual_pictures_have_the_networks_input_size(
+    decoder: str, fit: str, policy: str, kind: str
+) -> None:
     data = encode(ODD[kind], "PNG")
     for view in range(1, 6):
         pixels = open_decoder(decoder, Augment(policy, view))(data, preprocessing(fit))
@@ -119,7 +121,7 @@ def test_augmented_picture_equals_that_of_torchvision_with_the_same_random_numbe
 
 
 def test_augmentation_light_keeps_colours_and_most_of_the_centre_crop() -> None:
-    # A picture whose red value is the column and whose green value is the row, so that the pixels tell their place.
+    # Red is the column and green the row, so that each pixel shows its place in the original picture.
     rows, columns = np.mgrid[0:100, 0:100].astype(np.uint8)
     image = Image.fromarray(np.stack([columns, rows, np.full_like(rows, 200)], 2))
     for view in range(1, 30):

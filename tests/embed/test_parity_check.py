@@ -32,7 +32,7 @@ def test_long_extraction_records_how_far_its_engine_drifts_from_plain_torch(fold
     extract(folder, tmp_path / "s", backbone=tiny_backbone(), engine="openvino", unit_rows=7)
     recorded = drifts(tmp_path / "s")
     assert len(recorded) == 4
-    # The drift is measured once per extraction, on the pictures of the first unit (the pictures of one shard), here 7.
+    # The drift is measured once per extraction, on the pictures of the first shard, here 7.
     assert all(one == recorded[0] for one in recorded)
     assert recorded[0]["pictures"] == 7
     assert 0 < recorded[0]["greatest_difference"] < 1e-3

@@ -171,7 +171,7 @@ def test_waiting_time_counts_only_while_the_network_is_idle(finished, counted):
             return SimpleNamespace(result=Finished(self(pictures)).result, done=lambda: finished)
 
     class Recorded(Timings):
-        """Timings that record, from the first submitted batch on, whether a wait counts as "waiting" or "forward"."""
+        """Timings that record whether each wait after the first submitted batch counts as "waiting" or "forward"."""
 
         sent, names = False, ()
 

@@ -111,8 +111,8 @@ def test_int8_convolutions_do_not_saturate_for_extreme_weights_and_pixels(
     monkeypatch.setattr(int8, "dead_leaves", lambda seed, side: pictures[seed % len(pictures)])
     features = open_engine(backbone, engine="openvino-int8", device="cpu")(pictures)
     exact = open_engine(backbone, engine="torch", device="cpu")(pictures)
-    # Two rounding errors, relative to the largest value. Weights: half a step of 1/63 in each of the two layers.
-    # Activations: 1.5 steps of 1/255.
+    # The tolerance allows two rounding errors, relative to the largest value: half a step of 1/63 for the weights in
+    # each of the two layers, and 1.5 steps of 1/255 for the activations.
     atol = float(np.abs(exact).max()) * (1 / 63 + 1.5 / 255)
     np.testing.assert_allclose(features, exact, rtol=0, atol=atol)
 

@@ -201,7 +201,7 @@ def test_non_blocking_full_output_pipe_loses_no_output(tmp_path):
     os.set_blocking(writer, False)
     child = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=writer)
     os.close(writer)
-    # Wait until the pipe is full or the command has ended; start reading only then.
+    # Wait until the pipe is full or the command has ended; start to read only after that.
     while child.poll() is None and size != struct.unpack("i", fcntl.ioctl(reader, termios.FIONREAD, bytes(4)))[0]:
         time.sleep(0.05)
     with open(reader, "rb") as file:

@@ -253,7 +253,7 @@ def test_deeply_nested_json_is_refused(tmp_path: Path, depth: int) -> None:
     value: Any = []
     for _ in range(min(depth, 300)):
         value = [value]
-    # The JSON of Python cannot write 2000 levels. For 300 levels the file has a valid checksum.
+    # The module json cannot write 2000 nested levels, so only the file with 300 levels has a valid checksum.
     atomic.write_json(manifest, {"identity": value})
     if depth > 300:
         manifest.write_text("[" * depth)

@@ -44,7 +44,9 @@ def model(intact: Path, tmp_path: Path) -> Path:
 
 
 def reseal(model: Path, **changes: Any) -> None:
-    """Change values of ``model.json``; its checksum, and sizes and SHA-256 of the other files, are made valid again."""
+    """Change values of ``model.json``; make its checksum, and the recorded sizes and SHA-256 of other files, valid
+    again.
+    """
     value = json.loads((model / DESCRIPTION).read_text())
     del value["checksum"]
     if "files" not in changes:
@@ -63,7 +65,9 @@ def refused(work: Callable[[], object]) -> str:
 
 @pytest.mark.parametrize("name", [DESCRIPTION, WEIGHTS, HEAD, "metrics.csv"])
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder", "device"])
-def test_model_with_a_part_that_is_no_regular_file_is_refused(model: Path, tmp_path: Path, name: str, kind: str) -> None:
+def test_model_with_a_part_that_is_no_regular_file_is_refused(
+    model: Path, tmp_path: Path, name: str, kind: str
+) -> None:
     part, outside = model / name, tmp_path / "outside"
     shutil.copy(part, outside)
     part.unlink()
@@ -145,7 +149,9 @@ def test_model_with_nan_or_infinite_numbers_is_refused(model: Path) -> None:
     assert "not a JSON file that featstore wrote" in refused(lambda: load_model_backbone(model))
 
 
-def test_loading_a_model_imports_no_module_named_in_its_description(model: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_loading_a_model_imports_no_module_named_in_its_description(
+    model: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
     (tmp_path / "stranger.py").write_text("raise SystemExit")
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("stranger:network", "stranger", "timm/stranger:network", "open_clip/stranger:x"):

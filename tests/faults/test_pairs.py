@@ -84,8 +84,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def begun(place: Path) -> Path:
-    """Return a folder with a store, head, index and export; after they were made, pictures were added, changed,
-    removed."""
+    """Return a folder with a store, head, index and export; pictures were added, changed and removed after these were
+    made.
+    """
     place.mkdir()
     prepare(place, "extract")
     for verb in ("extract", "label", "index --out", "train --out", "export"):
@@ -100,7 +101,7 @@ def begun(place: Path) -> Path:
 
 
 def of_store(folder: Path) -> dict[str, Any]:
-    """Return the content of the store, without the results of head and index."""
+    """Return the content of the store alone, without that of the head and the index."""
     return {name: value for name, value in look(folder).items() if name not in ("predictions", "neighbours")}
 
 

@@ -12,7 +12,8 @@ RATES = Rates(making=100.0, live=80.0, cached=400.0)
 
 
 def test_cache_breaks_even_when_saved_time_equals_the_time_to_fill_the_cache():
-    # Four views of 1,000 pictures and 100 held-out ones take 41 s; an epoch saves 12.5 - 2.5 + 1 - 1/12 s.
+    # A cache of four views of 1,000 pictures and of 100 held-out pictures takes 41 s to fill. Each epoch then saves
+    # 12.5 - 2.5 + 1 - 1/12 s.
     saved = 1000 / 80 - 1000 / 400 + 100 / 100 - 100 / 400 / 3
     assert RATES.break_even(4, 1000, 100) == pytest.approx(41 / saved)
 
@@ -56,10 +57,9 @@ def test_cache_sizes_are_printed_with_units():
 
 
 class Examples:
-    """Live examples of ten rows whose activations are their row numbers."""
+    """Ten examples whose activations are their row numbers, computed live (without a cache)."""
 
     def batches(self, rows, epoch, size):
-        """Yield activations and rows."""
         for start in range(0, len(rows), size):
             yield torch.from_numpy(rows[start : start + size]), rows[start : start + size]
 

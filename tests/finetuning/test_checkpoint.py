@@ -68,7 +68,7 @@ def write(path: Path, arrays: dict[str, Any], value: Any) -> None:
 
 
 def refused(folder: Path, error: type[FeatstoreError], match: str, **changes: Any) -> None:
-    """Resume; require a one-line error, an untouched network, and an untouched file."""
+    """Require that resuming gives a one-line error and changes neither the network nor the checkpoint."""
     before = (folder / FILE).read_bytes() if (folder / FILE).is_file() else b""
     network = changes.pop("network", None) or SmallNetwork()
     state = {name: each.clone() for name, each in network.state_dict().items()}

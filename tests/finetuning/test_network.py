@@ -1,4 +1,4 @@
-"""Networks in training: what is frozen stays bit-identical, and the rest learns as in a plain PyTorch loop."""
+"""Training of a partly frozen network: frozen tensors stay bit-identical, all others equal those of a PyTorch loop."""
 
 from __future__ import annotations
 
@@ -89,13 +89,13 @@ def test_layers_are_unfrozen_one_after_the_other() -> None:
         assert changed(before, backbone.module) == before.keys() - frozen
         counts.append(trained_parameters(network))
     assert counts == sorted(set(counts))
-    # A larger frozen set than before freezes layers again.
+    # Unfrozen layers are frozen again if the new set of frozen layers contains them.
     set_trainable(network, partition, frozen_names(backbone, backbone.layer))
     assert trained_parameters(network) == trained_parameters(network.head)
 
 
 def modes(network: TunedNetwork, kind: type[nn.Module]) -> list[bool]:
-    """Return whether each module of ``kind`` in the tail is in train mode, in the order of computation."""
+    """Return, for each module of class ``kind`` in the tail, whether the module is in train mode."""
     return [network.tail.get_submodule(str(node.target)).training for node in calls(network, kind)]
 
 

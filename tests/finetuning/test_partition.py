@@ -1,4 +1,4 @@
-"""A backbone divided into trunk and tail computes the same features, and only clean cuts are accepted."""
+"""A backbone divided into trunk and tail computes the same features, and no cut through parallel paths is accepted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LAYERS = {
     "efficientnet_lite0": ["_pad", "_blocks.15"],
     "vit_b_16": ["encoder.dropout", "encoder.ln"],
 }
-"""Layers to divide after, besides those of COURSES."""
+"""Layers after which the networks are divided, in addition to those of COURSES."""
 SLOW = {"vgg16", "inception_v3", "vit_b_16", "resnet50"}
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in COURSES]
 
@@ -40,7 +40,7 @@ def without_values(name: str) -> Backbone:
 
 
 def count(backbone: Backbone, names: frozenset[str]) -> int:
-    """Return the number of values of the parameters of ``backbone`` that are not in ``names``."""
+    """Return how many parameter values of ``backbone`` belong to parameters that are not in ``names``."""
     return sum(each.numel() for name, each in backbone.module.named_parameters() if name not in names)
 
 
@@ -71,11 +71,13 @@ def test_number_of_frozen_parameters_equals_that_in_course_code(name: str) -> No
 
 
 def test_number_of_trainable_parameters_equals_that_printed_by_keras() -> None:
-    # "Transfer learning and fine-tuning" of TensorFlow: MobileNetV2, layers[:100] frozen, a head with 1,281 parameters.
+    # The TensorFlow tutorial "Transfer learning and fine-tuning": MobileNetV2 with layers[:100] frozen and a head with
+    # 1,281 parameters.
     mobilenet = without_values("mobilenet_v2")
     assert count(mobilenet, frozenset()) == 2_223_872
     assert count(mobilenet, frozen_before(mobilenet, "block_11_depthwise")) + 1281 == 1_862_721
-    # Chollet's "Deep Learning with Python": VGG16's convolutional base, of which block5 is trained.
+    # An example in Chollet's "Deep Learning with Python": the convolutional base of VGG16, in which only block5 is
+    # trained.
     vgg = without_values("vgg16")
     convolutions = {name for name, _ in vgg.module.named_parameters() if name.startswith("features.")}
     assert count(vgg, frozen_names(vgg, "block4_pool")) - count(vgg, frozen_names(vgg, "block5_pool")) == 7_079_424
@@ -108,7 +110,7 @@ def test_parameter_groups_follow_the_order_of_computation() -> None:
         {"layer4.2"},
     ]
     whole = split_at(without_values("vit_b_16"), "")
-    # Class token and position embedding are used first after conv_proj; the last layer norm is no block of its own.
+    # Class token and position embedding are first used after conv_proj. The last layer norm forms no group of its own.
     assert set(whole.groups[0]) == {"conv_proj.weight", "conv_proj.bias", "class_token", "encoder.pos_embedding"}
     assert {"encoder.ln.weight", "encoder.layers.encoder_layer_11.mlp.3.weight"} <= set(whole.groups[-1])
     assert len(whole.groups) == 13
@@ -140,7 +142,7 @@ def test_timm_networks_can_be_divided_into_trunk_and_tail(name: str) -> None:
 
 
 class Untraceable(nn.Module):
-    """A network that torch.fx cannot trace, because of an ``if`` on values."""
+    """A network that torch.fx cannot trace, because it contains an ``if`` on tensor values."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -73,7 +73,7 @@ def test_resumed_gradual_unfreezing_equals_uninterrupted_training(tmp_path):
         "before features.11",
     ]
     changed = {name.split(".")[1] for name, each in whole.items() if not torch.equal(each, start[name])}
-    assert changed == {"11", "12", "0"}  # "0" is classifier.0.
+    assert changed == {"11", "12", "0"}  # The layer name "0" means classifier.0.
     done: list[EpochRecord] = []
     run(tmp_path / "broken", on_epoch=done.append, stop=lambda: len(done) == 3)
     again, head_again, _ = run(tmp_path / "broken", resume=True)

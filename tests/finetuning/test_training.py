@@ -1,4 +1,4 @@
-"""Training equals plain PyTorch, resumes bit for bit, and keeps the last finished epoch when something goes wrong."""
+"""Training equals plain PyTorch, resumes bit for bit, and keeps the last finished epoch after an error."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.finetuning.small import (
 def run(
     folder: Path, plan: Plan, network: SmallNetwork | None = None, data: TrainingData | None = None, **options: Any
 ) -> tuple[SmallNetwork, list[EpochRecord]]:
-    """Train with gradual unfreezing at epochs 2 and 3, if the plan has as many epochs."""
+    """Train with gradual unfreezing at epochs 2 and 3, if the plan has that many epochs."""
     network = network or SmallNetwork()
     phases = SmallPhases(network, plan, *options.pop("starts", (2, 3)))
     return network, train(network, phases, data or made_data(), plan, folder, **options)
@@ -147,7 +147,7 @@ def test_frozen_layers_keep_parameters_and_batch_norm_statistics(tmp_path):
             name.split(".")[0] for name, each in seen[after].items() if not np.array_equal(each, seen[before][name])
         }
 
-    # Place 0: before the run, 1: epoch 0, 2: epoch 1 and so on.
+    # seen[0] is the state before the run, seen[1] the state after epoch 0, seen[2] the state after epoch 1.
     assert [changed(at, at + 1) for at in range(5)] == [
         set(),
         {"head"},
@@ -243,7 +243,7 @@ def test_keyboard_interrupt_keeps_the_last_finished_epoch(tmp_path):
 
 
 class Spoilt(MadeExamples):
-    """Rows whose inputs are infinite in the second epoch from the fourth batch on."""
+    """Examples whose inputs are infinite from the fourth batch of the second epoch on."""
 
     def batches(self, rows: NDArray[np.intp], epoch: int, size: int) -> Iterator[tuple[Tensor, NDArray[np.intp]]]:
         for number, (inputs, part) in enumerate(super().batches(rows, epoch, size)):
@@ -400,7 +400,7 @@ def test_training_without_held_out_rows_is_refused(tmp_path):
 
 
 class Losing(MadeExamples):
-    """Rows of which the last is never yielded."""
+    """Examples that never yield their last row."""
 
     def batches(self, rows: NDArray[np.intp], epoch: int, size: int) -> Iterator[tuple[Tensor, NDArray[np.intp]]]:
         yield from super().batches(rows[:-1], epoch, size)

@@ -83,8 +83,8 @@ def timed(rows: int, dimension: int, classes: int, turns: int) -> dict[str, Any]
             (partial(network.learn, values, targets, piece, 1e-3), partial(products, len(piece))) for piece in pieces
         ]
         runs.append((partial(network.decide, values, held_out), judging))
-        # The speed of a shared machine changes within seconds, so parts of an epoch are timed in turn with their matrix
-        # products.
+        # The speed of a shared machine changes within seconds, so the timings alternate between parts of an epoch and
+        # the matrix products of these parts.
         seconds = [[_seconds(run) for run in pair] for pair in runs]
         if turn:
             found["epoch"].append(sum(one for one, _ in seconds))

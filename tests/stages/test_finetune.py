@@ -29,19 +29,19 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A store of 16 pictures to train on and 8 held out; tests only read it."""
+    """A store of 16 training pictures and 8 held-out pictures; tests only read it."""
     return write_store(tmp_path_factory.mktemp("tuning"))
 
 
 @pytest.fixture(scope="module")
 def done(store, tmp_path_factory):
-    """A finished run of two epochs with one augmented view in a float32 cache: its report."""
+    """The report of a finished run of two epochs, with one augmented view in a float32 cache."""
     out = tmp_path_factory.mktemp("done") / "m"
     return tuned(store, out, cache=1 << 30, dtype="float32")
 
 
 def stopped(store, out, text, **options):
-    """Return the report of a run that is stopped as soon as it tells a line that begins with ``text``."""
+    """Return the report of a run that is stopped as soon as it prints a line that begins with ``text``."""
     stop = threading.Event()
     told = []
 
@@ -222,7 +222,7 @@ def test_disk_full_error_during_caching_names_the_remedy(store, tmp_path, monkey
 
 
 def fill_when_written_below(monkeypatch, folder):
-    """Make writes to files below ``folder`` fail as on a full disk, where no small disk may be mounted."""
+    """Make writes below ``folder`` fail as on a full disk; used where no small disk can be mounted."""
     real = os.pwrite
 
     def pwrite(handle, data, offset):

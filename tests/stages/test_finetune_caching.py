@@ -17,7 +17,7 @@ OPTIONS = {"device": "cpu", "workers": 1, "batch": 8, "root": None}
 
 
 class Times(nn.Module):
-    """Multiplies by a factor."""
+    """A module that multiplies its input by a factor."""
 
     def __init__(self, factor):
         super().__init__()

@@ -30,7 +30,7 @@ def amount_of(key):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A store with the columns amount, odd (a text and an infinity among the numbers), and same (a constant)."""
+    """A store with three columns: "amount"; "odd", which also holds a text and an infinity; "same", which is constant."""
     place = tmp_path_factory.mktemp("numbers")
     made = make_store(write_coloured(place / "pictures", KEYS), place / "s")
     odd = {KEYS[0]: "", KEYS[1]: "n/a", KEYS[2]: "inf", KEYS[3]: "nan"}

@@ -25,7 +25,7 @@ KEYS = names("", 20, ("ant", "bee", "cow"))
 
 
 def tags_of(key):
-    """Return the label set of a picture as text: its class, and warm for red and green pictures."""
+    """Return the label set of a picture as text: its class, and also "warm" for red and green pictures."""
     kind = key.split("/")[0]
     return kind if kind == "bee" else f"{kind}; warm"
 

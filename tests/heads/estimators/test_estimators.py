@@ -1,4 +1,4 @@
-"""Tests that every head must pass: scikit-learn's own checks, and tests of what featstore guarantees besides."""
+"""Tests that every head must pass: scikit-learn's own checks, and tests of featstore's additional guarantees."""
 
 from __future__ import annotations
 

@@ -79,8 +79,8 @@ def test_label_thresholds_are_chosen_on_held_out_fold_predictions():
     plain = OneVsRestClassifier(LogisticRegression(C=10.0))
     held_out = cross_val_predict(plain, X, sets, method="predict_proba")
     reachable = [f1_score(sets[:, 0], held_out[:, 0] >= t) for t in np.linspace(0.001, 0.999, 500)]
-    assert max(reachable) < 0.7  # no threshold is good on held-out rows
-    assert head.thresholds_[0] < 0.2  # F1 of useless scores is greatest if nearly every row gets the label
+    assert max(reachable) < 0.7  # On held-out rows, every threshold gives a low F1.
+    assert head.thresholds_[0] < 0.2  # With random scores, F1 is highest if nearly every row gets the label.
 
 
 def test_chosen_label_thresholds_raise_the_f1_of_rare_labels():

@@ -221,7 +221,9 @@ def test_index_of_a_newer_format_is_refused(tmp_path: Path) -> None:
 
 
 def write_many(path: str, seed: int, rounds: int) -> dict[str, int]:
-    """Save an index until ``rounds`` saves succeeded; return the numbers of successful and refused saves."""
+    """Save an index again and again until ``rounds`` saves succeeded; return the numbers of successful and refused
+    saves.
+    """
     index = build_index(clusters(60, 8, seed), np.arange(60) * 7, [f"{seed}/{row}" for row in range(60)], kind="flat")
     told = {"saved": 0, "refused": 0}
     while told["saved"] < rounds:

@@ -74,7 +74,9 @@ def test_extraction_of_views_decodes_each_picture_once(
 @pytest.mark.slow
 @pytest.mark.parametrize("decode", ["exact", "fast"])
 @pytest.mark.parametrize("workers", [1, 4])
-def test_augmented_views_do_not_depend_on_the_number_of_processes(tmp_path: Path, folder: Path, decode: str, workers: int) -> None:
+def test_augmented_views_do_not_depend_on_the_number_of_processes(
+    tmp_path: Path, folder: Path, decode: str, workers: int
+) -> None:
     extract_views(folder, tmp_path / "s", 2, augment="light", decode=decode)
     for part in (1, 0):
         extract_views(
@@ -114,7 +116,7 @@ def test_second_extraction_adds_new_views_and_new_pictures(tmp_path: Path, folde
     extract_views(folder, tmp_path / "s", 2, augment="light", augment_seed=3)
     before = rows(view_path(tmp_path / "s", 1))
     write_pictures(folder, ["c/new.png"], seed=99)
-    # Neither policy nor seed is named: they are those of the existing view. The existing view 1 is extended too.
+    # The call names neither policy nor seed, so it uses those of the existing view 1. View 1 is extended too.
     reports = extract_views(folder, tmp_path / "s", 3)
     assert [report.new_vectors for report in reports] == [1, 1, 15]
     after = rows(view_path(tmp_path / "s", 1))
@@ -143,7 +145,9 @@ def test_new_view_of_an_existing_store_uses_its_network_and_settings(tmp_path: P
     assert view == plain
 
 
-def test_extraction_of_several_views_loads_the_network_once(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extraction_of_several_views_loads_the_network_once(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaded, load = [], Request.load
     monkeypatch.setattr(Request, "load", lambda self, *given: loaded.append(self) or load(self, *given))
     extract_views(folder, tmp_path / "s", 4)
