@@ -163,7 +163,7 @@ def test_error_in_any_pipeline_stage_ends_the_extraction(where):
 @pytest.mark.parametrize(("finished", "counted"), [(True, "waiting"), (False, "forward")])
 def test_waiting_time_counts_only_while_the_network_is_idle(finished, counted):
     class Behind(Means):
-        """An asynchronous engine; ``done()`` of each submitted batch always returns ``finished``."""
+        """An asynchronous engine; ``done()`` of every submitted batch returns ``finished``."""
 
         in_flight = 2
 

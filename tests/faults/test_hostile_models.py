@@ -185,7 +185,9 @@ def tensors(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path]
 
 
 def header(length: int, text: bytes) -> Callable[[Path], None]:
-    """Return a function that writes a safetensors file with this header of the claimed ``length`` and no tensors."""
+    """Return a function that writes a file with the header ``text``, the claimed header length ``length``, and no
+    tensors.
+    """
     return lambda file: file.write_bytes(struct.pack("<Q", length) + text) and None
 
 

@@ -66,13 +66,13 @@ VERBS: dict[str, Callable[[Path], object]] = {
     "extract of a store": run_extract_of_store,
 }
 CHANGES = ("extract", "label", "compact", "remove", "remove --purge", "label --undo", "repair")
-"""Names of the commands that change the store."""
+"""Commands that change the store."""
 PAIRS = [
     (first, second)
     for first, second in itertools.combinations_with_replacement(VERBS, 2)
     if first in CHANGES or first.split()[0] == second.split()[0]
 ]
-"""Pairs to test: one of the commands changes the store, or both commands write the same kind of file."""
+"""Pairs of commands to test: one of the two changes the store, or both write the same kind of file."""
 TOLD = re.compile(r"is being (compacted|written) by process \d+ on \S+|process \d+ on \S+ is writing this")
 
 

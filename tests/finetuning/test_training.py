@@ -55,7 +55,7 @@ def without_seconds(path: Path) -> list[list[str]]:
         return [row[:-1] for row in csv.reader(file)]
 
 
-@pytest.mark.slow  # The optimiser classes of torch load its compiler.
+@pytest.mark.slow  # slow, because the optimiser classes of torch load its compiler
 @pytest.mark.parametrize(
     ("name", "make"),
     [
@@ -270,7 +270,7 @@ def test_error_for_a_non_finite_loss_names_epoch_and_step(tmp_path):
     require_equal(whole, resumed)
 
 
-def test_error_after_a_huge_learning_rate_keeps_the_initial_network(tmp_path):
+def test_error_for_a_huge_learning_rate_names_the_epoch_that_is_kept(tmp_path):
     network = SmallNetwork(norm=False)
     before = states(network)
     with pytest.raises(DataError, match="not finite") as caught:

@@ -37,8 +37,7 @@ def test_recall_with_fewer_than_k_neighbours_is_relative_to_their_number() -> No
 
 @pytest.mark.parametrize("together", [0.0, 1.0])
 def test_recall_interval_covers_the_true_recall(together: float) -> None:
-    # If ``together`` is 0, each neighbour is missed independently. If it is 1, a query finds all its neighbours or
-    # none.
+    # ``together`` 0: each neighbour is missed independently. ``together`` 1: a query finds all its neighbours or none.
     random = np.random.default_rng(5)
     covered, widths = 0, []
     for _ in range(400):

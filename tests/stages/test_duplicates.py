@@ -17,7 +17,7 @@ CLOSE = {b"test/b/copy2.png": b"train/a/copy1.png", b"train/c/far.png": b"train/
 
 
 def vector(key: bytes, content: int) -> np.ndarray:
-    """Return a random vector for ``key``; for a key in CLOSE, a vector close to that of the key CLOSE[key]."""
+    """Return a random vector for ``key``; for a key in CLOSE, return a vector close to that of the key CLOSE[key]."""
     alike = np.random.default_rng((content, *CLOSE.get(key, key))).normal(size=32)
     return (alike + 0.05 * np.random.default_rng((*key,)).normal(size=32)).astype(np.float32)
 

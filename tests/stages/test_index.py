@@ -21,8 +21,9 @@ from tests.made import tiny_backbone
 
 
 def keys_by_plain_faiss(path, store, key, k=1):
-    """Search the index file with FAISS, without featstore, for the vector of ``key``; return the keys of the ids
-    found."""
+    """Search the index file with FAISS, without featstore, for the vector of ``key``; return the keys that belong to
+    the found ids.
+    """
     import faiss
 
     index = faiss.read_index(os.fspath(path))

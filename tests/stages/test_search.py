@@ -73,7 +73,7 @@ def test_search_rejects_invalid_arguments(chain, tmp_path):
 
 @pytest.fixture(scope="module")
 def unit(chain):
-    """Return the vectors of the store by key, scaled to length 1."""
+    """Return the vectors of the store by key, normalised to length 1."""
     store = FeatureStore.open(chain.store)
     vectors = store.features() / np.linalg.norm(store.features(), axis=1, keepdims=True)
     return dict(zip(store.keys, vectors, strict=True))

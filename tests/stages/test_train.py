@@ -24,7 +24,7 @@ from tests.made import tiny_backbone
 
 
 def folds(kind, count):
-    """Return the option of ``train`` for ``count`` folds, or no option if heads of this ``kind`` have no folds."""
+    """Return the option of ``train`` for ``count`` folds; no option for a ``kind`` of head without folds."""
     return {"folds": count} if HEADS[kind].folded else {}
 
 

@@ -33,7 +33,7 @@ STEPS = int(os.environ.get("FEATSTORE_PAST_STEPS", "13"))
 
 
 def grown(folder: Path, store: Path) -> None:
-    """Add pictures to the store, change labels twice, and undo the second change."""
+    """Add pictures to the store, change the labels twice, and undo the second change."""
     write_coloured(folder, ["train/ant/new.png", "val/bee/new.png"], seed=5)
     make_store(folder, store)
     set_columns(store, [b"train/ant/00.png"], {"label": ["bee"]})

@@ -14,7 +14,7 @@ from tests.store.building import Pictures, identity, plan
 
 
 def change(path, **changes):
-    """Change fields of the manifest and update its checksum, as another version or an attacker could."""
+    """Change fields of the manifest and update its checksum, as another version of featstore or an attacker could."""
     value = atomic.read_json(path / NAME)
     atomic.write_json(path / NAME, {**value, **changes})
 

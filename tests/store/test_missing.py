@@ -111,7 +111,7 @@ def test_pictures_of_a_unit_without_a_shard_are_pending(store: Path) -> None:
 
 
 def test_compaction_refuses_a_shard_that_the_plan_does_not_list(store: Path) -> None:
-    """Remove the marks (records of finished files) first, because stores of earlier versions have no marks."""
+    """Remove the marks (records of finished files) first: stores of earlier versions have no marks."""
     more = Pictures({**LESS.content, b"98": 8, b"99": 9})
     plan(store, more)
     work(store, more)

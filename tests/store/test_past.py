@@ -71,7 +71,9 @@ class Seen:
         return cls(record_of(store), store.generation, store.ids.tolist(), rows)
 
     def check(self, path: Path) -> None:
-        """Open the store at this past state and compare; only rows that are no longer in the store may be missing."""
+        """Open the store at this past state and compare its content; only rows that are no longer in the store may be
+        missing.
+        """
         found = FeatureStore.open(path, at=self.record, missing="skip")
         there = set(found.ids.tolist())
         assert there <= set(self.ids)

@@ -94,7 +94,7 @@ def test_chosen_label_thresholds_raise_the_f1_of_rare_labels():
 def test_best_threshold_maximises_f1():
     random = np.random.default_rng(0)
     positive = random.random(80) < 0.3
-    decisions = np.round(random.standard_normal(80) + positive, 1)  # with ties
+    decisions = np.round(random.standard_normal(80) + positive, 1)  # rounded, so that scores are tied
     chosen = f1_score(positive, sigmoid(decisions) >= best_threshold(decisions, positive))
     everywhere = [f1_score(positive, decisions >= cut) for cut in np.arange(-4, 4, 0.05)]
     assert chosen == pytest.approx(max(everywhere))

@@ -18,7 +18,8 @@ CUTS = [0.3, 0.5, 0.7]
 def made_up(rows=80, seed=0):
     random = np.random.default_rng(seed)
     truth = random.random((rows, 3)) < (0.5, 0.3, 0.1)
-    return truth, np.round(np.clip(0.5 * truth + 0.7 * random.random((rows, 3)), 0, 1), 2)  # with ties
+    # rounded, so that scores are tied
+    return truth, np.round(np.clip(0.5 * truth + 0.7 * random.random((rows, 3)), 0, 1), 2)
 
 
 def test_label_set_measures_equal_those_of_scikit_learn():

@@ -42,7 +42,7 @@ def place(tmp_path_factory):
 
 
 def expected(folder, store, decoder):
-    """Return the vectors of the pictures of ``store``, computed directly with the decoder ``decoder``."""
+    """Return the vectors of the pictures of ``store``, computed with ``decoder`` and without a store."""
     backbone = tiny_backbone()
     engine, decode = open_engine(backbone, engine="torch"), open_decoder(decoder)
     pixels = [decode((folder / key).read_bytes(), backbone.preprocessing) for key in store.keys]

@@ -302,7 +302,9 @@ def test_next_extraction_uses_the_precision_of_the_store_by_default(folder, tmp_
 
 
 def test_extraction_uses_more_threads_to_read_than_to_decode(folder, tmp_path, monkeypatch):
-    """Make each of the first eight reads wait for the other seven: the run ends only if eight threads read at once."""
+    """Make each of the first eight reads wait for the other seven, so that the run ends only if eight threads read at
+    once.
+    """
     real, together, lock = loader.read_picture, threading.Barrier(8), threading.Lock()
     reads, decoding, most = itertools.count(), 0, 0
 
