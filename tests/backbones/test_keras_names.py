@@ -53,7 +53,7 @@ def test_keras_layers_have_the_shapes_of_their_torchvision_layers(backbone: str)
     assert set(table(backbone).values()) <= layers.keys()
 
 
-def test_layer_names_of_courses_are_translated() -> None:
+def test_keras_layer_names_used_in_courses_are_translated() -> None:
     assert torchvision_name("mobilenet_v2", "block_12_project") == "features.13.conv.2"
     assert torchvision_name("mobilenet_v2", "features[13].conv[2]") == "features.13.conv.2"
     # In Keras' VGG16, each convolution layer includes its ReLU.

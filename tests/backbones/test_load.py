@@ -53,7 +53,7 @@ def test_efficientnet_lite0_loads_offline() -> None:
     assert copied.weights_digest == backbone.weights_digest
 
 
-def test_renamed_file_of_published_weights_gets_its_preprocessing(
+def test_renamed_file_of_published_weights_keeps_its_preprocessing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)

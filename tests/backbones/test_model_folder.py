@@ -38,14 +38,14 @@ def same_after_loading(backbone: Backbone, folder: Path) -> Backbone:
 # Special cases: RegNet is built on the CPU, not on the meta device. SqueezeNet's classifier is a convolution. MNASNet
 # converts weights by a version number, which a safetensors file does not have.
 @pytest.mark.parametrize("name", [NETWORK, "regnet_y_400mf", "squeezenet1_1", "mnasnet0_5", "mobilenet_v3_small"])
-def test_loaded_backbone_gives_bit_identical_features(tmp_path: Path, name: str) -> None:
+def test_backbone_loaded_from_a_model_gives_bit_identical_features(tmp_path: Path, name: str) -> None:
     backbone = changed_backbone(name, 64)
     loaded = same_after_loading(backbone, tmp_path / "m")
     assert (loaded.name, loaded.layer, loaded.weights) == (name, backbone.layer, str(tmp_path / "m"))
     assert loaded.weights_digest != backbone.weights_digest
 
 
-def test_backbone_without_training_keeps_the_digest_of_its_weights(tmp_path: Path) -> None:
+def test_untrained_backbone_in_a_model_keeps_its_weights_digest(tmp_path: Path) -> None:
     backbone = load_backbone(NETWORK, "random:3")
     assert same_after_loading(backbone, tmp_path / "m").weights_digest == backbone.weights_digest
 

@@ -99,7 +99,7 @@ def test_engine_above_its_drift_bound_is_refused_before_any_vector_is_stored(fol
 
 
 @pytest.mark.parametrize("precision", BOUNDS)
-def test_each_precision_class_has_a_bound_of_engine_drift(precision):
+def test_each_precision_class_has_a_maximum_engine_drift(precision):
     name, bound = BOUNDS[precision]
     assert describe_excess(precision, {name: bound}) == ""
     assert f"where {bound:g} are allowed" in describe_excess(precision, {name: 1.01 * bound})

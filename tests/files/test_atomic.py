@@ -154,7 +154,7 @@ def test_lock_of_a_killed_writer_is_taken_over(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "fifo", "folder"])
-def test_writer_keeps_a_foreign_file_at_the_lock_path(tmp_path: Path, kind: str) -> None:
+def test_writer_does_not_delete_an_unrelated_file_at_the_lock_path(tmp_path: Path, kind: str) -> None:
     path, lock, own = tmp_path / "x", tmp_path / ".x.lock", tmp_path / "own"
     own.write_bytes(b"mine")
     {

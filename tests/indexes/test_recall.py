@@ -90,7 +90,7 @@ def of_share(share: float, count: int) -> Recall:
 
 
 def test_tuning_targets_range_from_certain_to_almost_impossible() -> None:
-    """``aims`` returns the recalls to aim at in tuning, from high to low.
+    """``aims`` returns the target recalls for tuning, from high to low.
 
     Search parameters tuned to a high recall nearly always reach the required recall on new queries too; parameters
     tuned to the lowest recall almost never do.

@@ -39,8 +39,8 @@ CUTS: Final[dict[str, tuple[dict[str, Any], str, float, float]]] = {
     "lite0-6": ({"backbone": "efficientnet_lite0"}, "_blocks.14", 2.5, 5.0),
     "resnet50": ({"backbone": "resnet50", "weights": "random:0"}, "layer3", 2.2, 0.0),
 }
-"""For each name: the network, its last frozen layer, and two required ratios, of the time of a live epoch and of an
-epoch of the plain loop to that of a cached epoch.
+"""By name: the network and its last frozen layer; the required ratio of a live epoch's time to that of a cached epoch;
+the same ratio for an epoch of the plain loop.
 """
 
 

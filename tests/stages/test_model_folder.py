@@ -1,4 +1,4 @@
-"""A model folder in the commands: predict, extract, search, export, info and backbones take the path of a model."""
+"""Commands that accept the path of a model folder: predict, extract, search, export, info and backbones."""
 
 from __future__ import annotations
 

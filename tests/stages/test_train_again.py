@@ -202,7 +202,7 @@ def test_opening_at_the_state_of_another_stores_head_is_refused(chain, tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_every_head_made_in_a_random_history_can_be_trained_again(tmp_path: Path, seed: int):
+def test_heads_trained_after_random_store_changes_can_be_trained_again(tmp_path: Path, seed: int):
     random = np.random.default_rng(seed)
     path, heads = tmp_path / "s", []
     source = Pictures({}, {}, {})

@@ -75,7 +75,7 @@ def test_same_seed_gives_bit_identical_heads(head):
 
 
 @every_folded_head
-def test_rows_of_one_group_are_in_the_same_fold(head):
+def test_heads_keep_rows_of_one_group_in_the_same_fold(head):
     # Labels are random and every row appears twice: accuracy is high only if copies are in different folds.
     random = np.random.default_rng(0)
     X = np.repeat(random.standard_normal((150, 6)), 2, axis=0).astype(np.float32)

@@ -155,7 +155,7 @@ def test_open_index_stays_usable_after_its_file_is_replaced(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("step", ["vetting.vet", "faiss_io.VectorIndex.read"])
-def test_opening_is_repeated_if_the_index_is_replaced_meanwhile(tmp_path: Path, step: str) -> None:
+def test_opening_an_index_is_retried_if_the_index_is_replaced_meanwhile(tmp_path: Path, step: str) -> None:
     path = tmp_path / "x"
     saved(path, seed=1)
     where = pair.vetting if step == "vetting.vet" else pair.faiss_io.VectorIndex

@@ -55,8 +55,8 @@ def test_bench_compares_extraction_with_the_limit_from_decoding_and_network():
     measured = {name: Measured(name, [float(rate) for rate in found], {}) for name, found in rates.items()}
     shares = _shares(measured, on_cpu=True)
     assert shares["forward, torch"] == {"times_tutorial": 5}
-    # On a CPU, decoding and network share the cores, so the limit in the first round is 1 / (1/40 + 1/10) = 8 pictures
-    # per second, then 10 and 15. On a GPU the slower of the two is the limit: 10, 20 and 30.
+    # On a CPU, decoding and network share the cores: the limit in the first round is 1 / (1/40 + 1/10) = 8 pictures per
+    # second, then 10 and 15. On a GPU the slower of the two is the limit: 10, 20 and 30.
     expected = {"times_tutorial": 2, "of_forward": 0.5, "of_ceiling": 1}
     assert shares["end to end, torch, exact"] == pytest.approx(expected)
     assert _shares(measured, on_cpu=False)["end to end, torch, exact"]["of_ceiling"] == pytest.approx(0.5)

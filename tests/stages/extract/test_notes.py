@@ -90,7 +90,7 @@ def test_note_mentions_extracted_pictures_of_another_source(folder, tmp_path):
     )
 
 
-def test_note_warns_of_fewer_units_than_processes(folder, tmp_path):
+def test_note_warns_if_more_processes_run_than_units_exist(folder, tmp_path):
     (note,) = run(folder, tmp_path / "s", units=(1, 3)).notes
     assert note.startswith("the store has 1 unit to share among 3 processes")
     assert run(folder, tmp_path / "t", units=(1, 3), unit_rows=2).notes == []

@@ -130,7 +130,7 @@ def test_following_a_store_that_itself_follows_a_store_is_refused(old: Path, tmp
         extract(old, tmp_path / "third.store", follow=True)
 
 
-def test_notes_name_missing_and_changed_pictures(old: Path):
+def test_extract_notes_name_missing_and_changed_pictures(old: Path):
     (old.parent / "p/train/ant/03.png").unlink()
     write_coloured(old.parent / "p", ["train/ant/04.png"], seed=9)
     report = extract(old, old.with_name("new.store"), backbone=OTHER)

@@ -99,7 +99,7 @@ def test_supervisor_raises_errors_of_the_worker_unchanged(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_stop_request_reaches_the_worker_and_the_next_extraction_resumes(tmp_path: Path) -> None:
+def test_stopped_worker_ends_and_the_next_extraction_resumes(tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "pictures", [f"{number:02d}.png" for number in range(40)])
     stop = threading.Event()
 
