@@ -117,7 +117,7 @@ def test_int8_convolutions_do_not_saturate_for_extreme_weights_and_pixels(
     np.testing.assert_allclose(features, exact, rtol=0, atol=atol)
 
 
-def test_older_precision_class_int8_is_rejected_with_the_reason() -> None:
+def test_old_precision_class_int8_is_rejected_with_the_reason() -> None:
     with pytest.raises(IdentityError, match="every kind of processor.*into a new store") as error:
         engine_for_class("int8", "auto")
     assert "\n" not in str(error.value)

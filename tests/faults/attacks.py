@@ -157,7 +157,7 @@ def attack(
     """Make one forgery and run every command on it; yield (kind of file, description of the change, command,
     violations).
 
-    ``folder``: the same as for ``prepare``. After a command that wrote files, the forgery is made again for the next
+    ``folder``: the same as for ``prepare``. If a command wrote files, the forgery is made again before the next
     command.
     """
     ground, how, verbs, changed = Ground(folder), "", dict[str, str](), True

@@ -15,7 +15,7 @@ from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic
 
 
-def test_new_file_appears_complete_or_not_at_all(tmp_path):
+def test_atomic_write_makes_a_complete_file_or_none(tmp_path):
     with atomic.new_file(tmp_path / "a") as temporary:
         temporary.write_text("all")
         assert not (tmp_path / "a").exists()

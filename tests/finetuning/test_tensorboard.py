@@ -14,7 +14,7 @@ pytest.importorskip("tensorboardX")
 
 
 def run(folder: Path, log: Path, *, epochs: int = 9, resume: bool = False, seed: int = 0) -> list[dict[str, object]]:
-    """Train until the epoch ``epochs``; return the figures of all epochs."""
+    """Train until the epoch ``epochs``; return the metrics of all epochs."""
     network, plan, done = SmallNetwork(), made_plan(seed=seed), []
     history = train(
         network,

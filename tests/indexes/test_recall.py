@@ -89,7 +89,7 @@ def of_share(share: float, count: int) -> Recall:
     return Recall(share, *wilson_interval(share, count), 1, count, "held-out")
 
 
-def test_tuning_targets_range_from_certain_to_almost_impossible() -> None:
+def test_target_recalls_for_tuning_range_from_easy_to_nearly_unreachable() -> None:
     """``aims`` returns the target recalls for tuning, from high to low.
 
     Search parameters tuned to a high recall nearly always reach the required recall on new queries too; parameters

@@ -84,7 +84,7 @@ def test_updated_head_equals_a_new_head_with_the_same_settings(tmp_path: Path):
     assert load_head(tmp_path / "a.head").meta["request"] == new.head.meta["request"]
 
 
-def test_update_refuses_to_train_a_head_on_another_store(tmp_path: Path):
+def test_update_of_a_head_refuses_another_store(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("train", 8) + names("val", 4))
     train(make_store(folder, tmp_path / "s"), folds=2, out=tmp_path / "a.head")
     other = make_store(folder, tmp_path / "other")

@@ -175,7 +175,7 @@ def test_repair_replaces_a_missing_table_by_an_empty_one(store: Path) -> None:
     assert set(FeatureStore.open(store).labels.tolist()) == {None}
 
 
-def test_compaction_adds_missing_marks_of_finished_files(store: Path) -> None:
+def test_compaction_restores_missing_marks_of_finished_shards(store: Path) -> None:
     shutil.rmtree(store / "written")
     assert len(FeatureStore.open(store)) == 11
     assert problems(store) == ""

@@ -98,7 +98,7 @@ def test_bench_report_contains_every_measured_part(in_this_process, tmp_path, mo
         assert by_name[name]["timings"]["forwarded"] == 2
         assert set(report["shares"][name]) == {"times_tutorial", "of_forward", "of_ceiling"}
     products = by_name[names[0]]
-    # EfficientNet-Lite0 has 407 million multiply-adds (README of its authors), that is twice as many operations.
+    # EfficientNet-Lite0 has 407 million multiply-adds (README of its authors). A multiply-add counts as two operations.
     assert products["operations_per_picture"] == pytest.approx(2 * 407e6, rel=0.06)
     assert products["median"] == pytest.approx(products["operations_per_second"] / products["operations_per_picture"])
     assert report["shares"]["tutorial loop"] == {"times_tutorial": 1}

@@ -475,7 +475,7 @@ def test_remove_takes_one_region_or_all_regions_of_a_picture(folder, tmp_path):
     assert not any(key.startswith("4.jpg") for key in keys)
 
 
-def test_remaining_regions_keep_their_boxes_after_a_removal(folder, tmp_path):
+def test_regions_left_after_a_removal_keep_their_boxes(folder, tmp_path):
     source = table(folder / "t.csv", some_boxes())
     run(source, tmp_path / "s")
     before = FeatureStore.open(tmp_path / "s").to_pandas().set_index("key")
@@ -509,7 +509,7 @@ def test_renaming_a_file_does_not_restore_its_removed_tiles(folder, tmp_path):
 
 
 @pytest.mark.parametrize("compacted", [False, True])
-def test_picture_key_purges_regions_deleted_from_the_table(folder, tmp_path, compacted):
+def test_purging_a_picture_key_erases_regions_deleted_from_the_table(folder, tmp_path, compacted):
     rows = some_boxes(2)
     run(table(folder / "t.csv", rows), tmp_path / "s")
     run(table(folder / "t.csv", [row for row in rows if row[0] != "0.jpg"]), tmp_path / "s")

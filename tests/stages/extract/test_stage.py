@@ -394,7 +394,7 @@ def test_extract_rejects_options_that_differ_from_the_store(folder, tmp_path, op
 
 @pytest.mark.parametrize("first", ["an empty folder", "a doubled key"])
 @pytest.mark.slow
-def test_store_left_empty_by_a_failed_extraction_accepts_another_backbone(folder, tmp_path, first):
+def test_store_without_vectors_after_a_failed_extraction_accepts_another_backbone(folder, tmp_path, first):
     (tmp_path / "empty").mkdir()
     (tmp_path / "doubled.csv").write_text("path\n" + "pictures/ant/00.jpg\n" * 2)
     with pytest.raises(UsageError):
