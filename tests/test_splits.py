@@ -46,7 +46,7 @@ def test_held_out_part_never_splits_a_group(case, seed):
     try:
         train, test = splits.held_out(y, groups=groups, fraction=0.3, seed=seed)
     except DataError:
-        # With groups of several classes it can be impossible to have each class in both parts.
+        # If groups contain several classes, it can be impossible to have each class in both parts.
         assert any(len(set(y[groups == group])) > 1 for group in set(groups)) or min(groups_of) < 4
         return
     assert not set(groups[train]) & set(groups[test])

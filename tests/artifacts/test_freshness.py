@@ -232,7 +232,7 @@ def test_freshness_report_lists_unreadable_artifacts_and_follows_no_links(tmp_pa
     [{"stores": 7}, {"stores": [7]}, {"files": 7}, {"files": ["x"]}, {"command": {}}, {"folder": 7}],
     ids=str,
 )
-def test_pages_with_a_damaged_description_are_listed_as_unreadable(tmp_path: Path, changes: dict[str, object]):
+def test_html_pages_with_a_damaged_description_are_listed_as_unreadable(tmp_path: Path, changes: dict[str, object]):
     about = {"stores": [], "files": [], "command": [], "folder": "", **changes}
     (tmp_path / "page.html").write_text(f'<meta name="featstore" content="{html.escape(json.dumps(about))}">')
     assert info(tmp_path)["unread"] == [f"{tmp_path / 'page.html'}: the description in the page is damaged"]

@@ -164,7 +164,7 @@ def test_weights_file_of_a_model_loads_into_the_original_network_class(
         ours = head.predict_proba(backbone.module(pictures).numpy()) if name == NETWORK else None
         theirs = network(pictures).softmax(1).numpy()
     if ours is not None:
-        # SqueezeNet applies ReLU and pooling after its classifier; the features of such a network are checked elsewhere.
+        # SqueezeNet applies ReLU and pooling after its classifier. Another test checks features of SqueezeNet.
         np.testing.assert_allclose(theirs, ours, atol=1e-3)
     resnet = models.resnet18(num_classes=len(classes))
     with pytest.raises(RuntimeError, match=r"Missing key\(s\) in state_dict: \"conv1.weight\""):

@@ -100,14 +100,14 @@ class Ends(nn.Module):
 def test_int8_convolutions_do_not_saturate_for_extreme_weights_and_pixels(
     signs: list[list[float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Pixels 0 and 255 become 0 and 1, the ends of the activation range. Without VNNI instructions, sums have 16 bits.
-    # With weights in the whole int8 range, these sums saturated: the brightest picture got half of its true value.
+    # Pixels 0 and 255 become 0 and 1, the ends of the activation range. Without VNNI instructions, sums have 16 bits
+    # and would saturate with weights in the whole int8 range: the brightest picture would get half of its true value.
     preprocessing = Preprocessing(32, 32, mean=(0.0,) * 3, std=(1.0,) * 3)
     backbone = Backbone("ends", "output", len(signs), "random:0", "", preprocessing, Ends(signs).eval())
     pictures = np.zeros((6, 32, 32, 3), np.uint8)
     for number, colours in enumerate(([0, 1, 2], [0, 1], [0], [2], [1, 2])):
         pictures[number][..., colours] = 255
-    # Calibrate on these pictures, so that no activation is clipped.
+    # Calibrate on the tested pictures, so that no activation is clipped.
     monkeypatch.setattr(int8, "dead_leaves", lambda seed, side: pictures[seed % len(pictures)])
     features = open_engine(backbone, engine="openvino-int8", device="cpu")(pictures)
     exact = open_engine(backbone, engine="torch", device="cpu")(pictures)

@@ -141,7 +141,8 @@ def test_hdf5_files_with_data_in_another_file_are_rejected(
     shard.unlink()
     hdf5_with(shard, kind, secret)
     if with_header:
-        # Add a valid featstore header, as an attacker could; the arrays that it lists are not in this file.
+        # Add a valid featstore header, as an attacker could; the file does not contain the arrays that the header
+        # lists.
         size = header.pop("header_bytes")
         data = shard.read_bytes()[1024:]
         header |= {"bytes": size + len(data), "xxh3": ""}

@@ -129,7 +129,7 @@ def test_second_writer_waits_until_the_lock_names_its_owner(tmp_path: Path, lock
     os.close(handle)
 
 
-def test_exclusive_write_tolerates_a_link_call_repeated_by_nfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exclusive_write_succeeds_if_nfs_repeats_the_link_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     link = os.link
 
     def twice(*arguments: Path) -> None:

@@ -160,7 +160,7 @@ def contest(place: Path, which: str, built: dict[str, Any], threads: int, turns:
         for number in range(turns):
             for name in names if number % 2 == 0 else reversed(names):
                 if name == "exact" and number:
-                    continue  # Measure exact search in one turn only: it is slow and has no bound.
+                    continue  # Measure exact search in one turn only: exact search is slow, and no bound applies to it.
                 of_effort: dict[int | None, Rates] = {}
                 for goal, about in built[name]["at"].items():
                     effort = about["effort"]

@@ -47,7 +47,7 @@ def test_search_notes_report_a_grown_or_missing_store(tmp_path):
     make_store(folder, store)
     (note,) = search(indexed, query, backbone=tiny_backbone()).notes
     assert "1 picture is not in the index" in note
-    # Copy index and store to another folder: the index finds the store there by its name.
+    # Copy index and store to another folder: the index then finds the store beside it by name.
     shutil.copytree(store, tmp_path / "moved/s")
     for end in ("", ".featstore"):
         shutil.copy(indexed + end, tmp_path / f"moved/s.faiss{end}")

@@ -20,7 +20,7 @@ def test_error_for_features_of_another_backbone_names_only_the_backbone():
         identity().check(identity(backbone="other", dimension=9, weights="1" * 64), "s")
 
 
-def test_feature_identity_of_maps_has_a_shape_that_matches_its_dimension():
+def test_feature_map_identity_has_a_shape_that_matches_its_dimension():
     made = identity(pool="none", shape=(1, 2, 2))
     assert Identity.from_dict(made.to_dict()) == made
     for changes in ({"shape": [1, 2, 3]}, {"shape": [2, True, 2]}, {"shape": []}, {"pool": "avg"}, {"shape": [-2, -2]}):

@@ -128,5 +128,5 @@ def test_suspected_picture_is_decoded_alone_by_the_decoder_of_its_store(tmp_path
     assert suspects.judge([Held(0, 1, DECODING)], [str(pictures)], job, 1.0) == 0
     (picture,) = tried
     assert (picture["location"], picture["decoder"]) == ("b.jpg", DECODERS["pillow-torch"])
-    # The memory of torch itself, more than 64 MiB, does not count towards this limit.
+    # The memory limit of 64 MiB does not include the memory of torch itself, which is larger.
     assert verdict_on(picture, 10.0, 64 << 20) is None

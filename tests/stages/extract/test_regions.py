@@ -286,7 +286,7 @@ def test_store_of_tiles_refuses_other_tile_options(folder, tmp_path):
             extract(folder, tmp_path / "s", backbone=NETWORK, **options)
 
 
-def test_tiles_cover_each_picture_and_have_the_size_of_the_option(folder, tmp_path, decoded):
+def test_tiles_cover_each_picture_and_have_the_requested_size(folder, tmp_path, decoded):
     (folder / "damaged.jpg").write_bytes((folder / "0.jpg").read_bytes()[:-200])
     (folder / "text.jpg").write_bytes(b"no picture")
     picture(3, (10, 40)).save(folder / "thin.png")
