@@ -154,7 +154,7 @@ def test_head_files_that_expand_to_far_more_memory_are_refused(heads):
         unpack(changed(pack([np.zeros(10_000)]), refer_often), [], "a.head")
 
 
-def test_head_whose_metadata_do_not_fit_its_classifier_is_refused(heads, tmp_path):
+def test_head_file_whose_metadata_contradict_its_classifier_is_refused(heads, tmp_path):
     trained, X = heads
     save_head(tmp_path / "a.head", trained[LDA])
     file = sealed.SealedFile(tmp_path / "a.head")

@@ -284,7 +284,7 @@ def test_head_with_types_outside_the_option_trust_is_refused(chain, named):
     assert not verify(trained.path).problems
 
 
-def test_train_compares_only_scikit_learn_heads_of_equal_class(chain, named, tmp_path):
+def test_train_compares_new_and_old_scikit_learn_heads_only_of_equal_class(chain, named, tmp_path):
     shutil.copy(named[TREE].path, tmp_path / "a.head")
     assert train(chain.store, head=TREE, folds=3, out=tmp_path / "a.head").replaced.better == 0
     replaced = train(chain.store, folds=3, out=tmp_path / "a.head")

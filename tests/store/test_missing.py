@@ -45,7 +45,7 @@ def problems(store: Path) -> str:
         ("tables/000000", "a version of the tables is missing"),
     ],
 )
-def test_store_detects_its_missing_last_plan_segment_or_table(store: Path, name: str, what: str) -> None:
+def test_store_without_its_last_plan_segment_or_table_is_reported_as_damaged(store: Path, name: str, what: str) -> None:
     gone = store / name
     if gone.is_dir():
         shutil.rmtree(gone)

@@ -47,7 +47,7 @@ def orders(rows: int, epochs: int) -> list[NDArray[np.intp]]:
 
 
 def plainly(X: Any, targets: Targets, order: list[NDArray[np.intp]], wanted: Plan, seed: int) -> torch.nn.Sequential:
-    """Train the network that the Plan ``wanted`` describes, without dropout, with a plain PyTorch loop."""
+    """Train the network described by the Plan ``wanted`` in a plain PyTorch loop without dropout."""
     random = np.random.default_rng(seed)
     layers: list[torch.nn.Module] = []
     for inputs, outputs in pairwise([X.shape[1], *wanted.hidden, wanted.outputs]):

@@ -71,7 +71,7 @@ def test_solving_labels_in_groups_gives_the_same_weights_as_all_at_once():
 
 
 def test_label_thresholds_are_chosen_on_held_out_fold_predictions():
-    # With random labels, predictions for training rows separate the labels and predictions for held-out rows do not.
+    # Labels are random: scores of training rows separate the labels, but scores of held-out rows do not.
     random = np.random.default_rng(0)
     X, sets = random.standard_normal((120, 100)), (random.random((120, 3)) < 0.3).astype(int)
     head = OneVsRestHead(C=10.0).fit(X, sets)
