@@ -35,8 +35,9 @@ set -euo pipefail
 {command} "$@"
 if [ "${{1-}}" = sample ]; then find "$3" -name '*.png' ! -name '0[0-2]??.png' -delete; fi
 """
-"""The command ``featstore`` of this Python environment, except that ``featstore sample digits FOLDER`` leaves only the
-first 300 of the 1,797 digits, because the network takes most of the time of the blocks."""
+"""The command ``featstore`` of this Python environment, but ``featstore sample digits FOLDER`` writes only 300 of the
+1,797 digits. With all digits the network would take too long.
+"""
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ def test_held_out_part_never_splits_a_group(case, seed):
     try:
         train, test = splits.held_out(y, groups=groups, fraction=0.3, seed=seed)
     except DataError:
-        # With groups of several classes it can be impossible to have each class in both parts.
+        # If groups contain several classes, it can be impossible to have each class in both parts.
         assert any(len(set(y[groups == group])) > 1 for group in set(groups)) or min(groups_of) < 4
         return
     assert not set(groups[train]) & set(groups[test])
@@ -130,7 +130,7 @@ def test_pictures_of_equal_digest_share_a_group_and_unknown_digests_do_not():
     assert len(set(groups)) == 4
 
 
-def test_groups_may_have_mixed_types_and_each_none_is_separate():
+def test_group_ids_may_have_mixed_types_and_each_none_is_a_group_of_its_own():
     y = np.array(["a", "b"] * 10)
     groups = np.array([None, "x", 3, 3, 3, "x"] + [None] * 14, object)
     train, test = splits.held_out(y, groups=groups, fraction=0.5, seed=0)
@@ -165,7 +165,7 @@ def test_plain_folds_have_equal_sizes_and_keep_groups_together():
         splits.plain_folds(10, groups=np.zeros(10), cv=5, seed=0)
 
 
-def test_rows_that_are_always_trained_take_their_group_along():
+def test_always_trained_rows_keep_their_whole_group_in_the_training_part():
     fold, needed = np.array([0, 0, 1, 1]), np.array([True, False, False, False])
     assert splits.always_trained(fold, needed).tolist() == [-1, 0, 1, 1]
     assert splits.always_trained(fold, needed, groups=["a", "b", "a", "c"]).tolist() == [-1, 0, -1, 1]

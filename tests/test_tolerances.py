@@ -24,7 +24,7 @@ def test_listed_tolerances_belong_to_existing_tests_and_have_reasons():
     assert not missing, f"no longer there; run python -m tests.slow.instruction_sets --tolerances: {missing}"
 
 
-def test_tolerance_table_lists_largest_used_shares_and_missing_reasons(tmp_path):
+def test_tolerance_table_lists_the_largest_error_to_bound_ratio_and_missing_reasons(tmp_path):
     old, new = tmp_path / "avx2", tmp_path / "amx"
     old.write_text(
         '{"tests/a.py::test_a": {"rtol=0, atol=1": 0.25}}\n{"tests/a.py::test_a": {"rtol=0, atol=1": 0.5}}\n'

@@ -29,7 +29,9 @@ SERVER.set_forkserver_preload(
 
 
 class _Worker:
-    """What the supervisor uses of ``subprocess.Popen``. The command is ``python OPTIONS -c CODE ARGUMENTS``."""
+    """A replacement for ``subprocess.Popen`` with only the parts that the supervisor uses. The command is ``python
+    OPTIONS -c CODE ARGUMENTS``.
+    """
 
     def __init__(self, command: Sequence[str], *, pass_fds: Sequence[int], stdin: int, process_group: int) -> None:
         assert (stdin, process_group) == (subprocess.DEVNULL, 0)
@@ -151,7 +153,8 @@ def call_in_fork(function: str, arguments: Mapping[str, Any]) -> Any:
 
 
 class ForkedWorkers:
-    """In place of ``subprocess``: a worker is a fork of this process, or a fresh interpreter if it may have threads.
+    """Replaces the module ``subprocess``: a worker is a fork of this process, or a fresh interpreter if it may have
+    threads.
 
     In a fork of a process with threads, a lock that another thread held would stay locked for ever.
     """
@@ -168,6 +171,6 @@ class ForkedWorkers:
 
 
 class ServedWorkers:
-    """In place of ``subprocess``: a worker is a fork of SERVER, so this process may have threads."""
+    """Replaces the module ``subprocess``: a worker is a fork of SERVER, so this process may have threads."""
 
     DEVNULL, TimeoutExpired, Popen = subprocess.DEVNULL, subprocess.TimeoutExpired, _Served

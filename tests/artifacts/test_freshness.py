@@ -1,4 +1,4 @@
-"""The list of stale stores, heads, indexes and pages in a folder, and the commands that make them anew."""
+"""The list of stale stores, heads, indexes and pages in a folder, and the commands that update them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Place:
         return sorted(zip(*columns, strict=True))
 
     def expected(self) -> set[str]:
-        """Compute the names of the stale artifacts from the rows, labels and splits that each was made of."""
+        """Compute the names of the stale artifacts from the rows, labels and splits that each artifact was made from."""
         old = FeatureStore.open(self.stores[0])
         stale = set()
         for store in self.stores[1:]:
@@ -182,7 +182,7 @@ def test_freshness_report_lists_exactly_the_stale_artifacts(
     capsys.readouterr()
 
 
-def test_page_is_stale_if_its_store_or_index_is_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_html_page_is_stale_if_its_store_or_index_is_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = write_coloured(tmp_path / "p", names("", 3))
     store = make_store(folder, tmp_path / "s")
     path = index(store, out=tmp_path / "s.faiss").path
@@ -205,7 +205,7 @@ def test_page_is_stale_if_its_store_or_index_is_stale(tmp_path: Path, monkeypatc
     assert stale_in(tmp_path) == set()
 
 
-def test_unreadable_stores_heads_and_indexes_are_listed_and_links_are_not_followed(tmp_path: Path):
+def test_freshness_report_lists_unreadable_artifacts_and_follows_no_links(tmp_path: Path):
     store = make_store(write_coloured(tmp_path / "elsewhere", names("", 3)), tmp_path / "elsewhere" / "s")
     folder = tmp_path / "looked-at"
     shutil.copytree(store, folder / "damaged")
@@ -232,7 +232,7 @@ def test_unreadable_stores_heads_and_indexes_are_listed_and_links_are_not_follow
     [{"stores": 7}, {"stores": [7]}, {"files": 7}, {"files": ["x"]}, {"command": {}}, {"folder": 7}],
     ids=str,
 )
-def test_pages_with_a_damaged_description_are_listed_as_unreadable(tmp_path: Path, changes: dict[str, object]):
+def test_html_pages_with_a_damaged_description_are_listed_as_unreadable(tmp_path: Path, changes: dict[str, object]):
     about = {"stores": [], "files": [], "command": [], "folder": "", **changes}
     (tmp_path / "page.html").write_text(f'<meta name="featstore" content="{html.escape(json.dumps(about))}">')
     assert info(tmp_path)["unread"] == [f"{tmp_path / 'page.html'}: the description in the page is damaged"]
@@ -247,7 +247,7 @@ def test_malformed_origin_fields_of_heads_and_indexes_are_ignored(past: object, 
     assert _parents([origin], past) == ()
 
 
-def test_pending_pictures_make_a_store_and_its_artifacts_stale(tmp_path: Path):
+def test_store_with_pending_pictures_is_stale_and_so_are_its_artifacts(tmp_path: Path):
     from tests.store.building import Pictures, build, plan
 
     source = Pictures({f"a/{number}".encode(): number for number in range(4)}, location=str(tmp_path / "p"))
@@ -259,7 +259,7 @@ def test_pending_pictures_make_a_store_and_its_artifacts_stale(tmp_path: Path):
     assert info(tmp_path)["commands"][0] == f"featstore extract {tmp_path / 'p'} {tmp_path / 's'}"
 
 
-def test_store_that_follows_the_labels_of_another_store_is_stale_if_the_other_moved(
+def test_store_that_follows_another_stores_labels_is_stale_after_that_store_moved(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     def told() -> str:

@@ -1,4 +1,4 @@
-"""Model folders: a backbone and its head, written in one step, and the weights alone for other programs."""
+"""Model folders (a backbone and its head, written together), and weights files for other programs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ np.save(sys.argv[3], model.head.decision_function(features))
 
 @pytest.mark.parametrize("hidden", [0, 5])
 @pytest.mark.parametrize("classes", [("ant", "bee"), ("ant", "bee", "cow")])
-def test_head_of_a_model_has_the_identity_of_the_tuned_features(
+def test_head_in_a_model_has_the_identity_of_the_fine_tuned_features(
     tmp_path: Path, classes: tuple[str, ...], hidden: int
 ) -> None:
     written = write_tuned(tmp_path / "m", classes=classes, hidden=hidden)
@@ -57,7 +57,7 @@ def test_head_of_a_model_has_the_identity_of_the_tuned_features(
 
 
 @pytest.mark.slow
-def test_another_process_computes_equal_logits_from_a_model(tmp_path: Path) -> None:
+def test_model_loaded_in_another_process_gives_equal_logits(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -73,7 +73,7 @@ def test_another_process_computes_equal_logits_from_a_model(tmp_path: Path) -> N
     assert np.array_equal(np.load(tmp_path / "y.npy"), model.head.decision_function(features))
 
 
-def test_model_is_replaced_only_if_asked(tmp_path: Path) -> None:
+def test_writing_a_model_replaces_an_old_model_only_on_request(tmp_path: Path) -> None:
     place = tmp_path / "m"
     write_tuned(place)
     first = load_model(place).backbone.weights_digest
@@ -86,7 +86,7 @@ def test_model_is_replaced_only_if_asked(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["m"]
 
 
-def test_anything_else_than_a_model_is_never_replaced(tmp_path: Path) -> None:
+def test_writing_a_model_never_replaces_a_path_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.jpg").write_bytes(b"x")
@@ -110,7 +110,9 @@ def test_anything_else_than_a_model_is_never_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("swaps", [True, False])
-def test_failed_writing_leaves_the_old_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swaps: bool) -> None:
+def test_failed_write_of_a_model_keeps_the_old_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swaps: bool
+) -> None:
     place = tmp_path / "m"
     write_tuned(place)
     first = load_model(place).backbone.weights_digest
@@ -135,7 +137,7 @@ def test_failed_writing_leaves_the_old_model(tmp_path: Path, monkeypatch: pytest
     assert os.listdir(tmp_path) == ["m"]
 
 
-def test_model_that_does_not_fit_is_not_written(tmp_path: Path) -> None:
+def test_writing_a_model_rejects_a_head_that_does_not_fit_its_network(tmp_path: Path) -> None:
     backbone = changed_backbone()
     with pytest.raises(UsageError, match="a head of 7 values does not fit features of 1,024"):
         write_model(tmp_path / "m", backbone, random_head(7, ["a", "b"]), {})
@@ -148,7 +150,9 @@ def test_model_that_does_not_fit_is_not_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [NETWORK, "squeezenet1_1"])
 @pytest.mark.parametrize("classes", [["ant", "bee"], ["ant", "bee", "cow"]])
-def test_weights_alone_load_into_the_authors_class(tmp_path: Path, name: str, classes: list[str]) -> None:
+def test_weights_file_of_a_model_loads_into_the_original_network_class(
+    tmp_path: Path, name: str, classes: list[str]
+) -> None:
     backbone = changed_backbone(name, 64)
     head = random_head(backbone.dimension, classes)
     assert write_weights_only(tmp_path / "w.safetensors", backbone, head) == []
@@ -160,14 +164,14 @@ def test_weights_alone_load_into_the_authors_class(tmp_path: Path, name: str, cl
         ours = head.predict_proba(backbone.module(pictures).numpy()) if name == NETWORK else None
         theirs = network(pictures).softmax(1).numpy()
     if ours is not None:
-        # SqueezeNet applies ReLU and pooling after its classifier; the features of such a network are checked elsewhere.
+        # SqueezeNet applies ReLU and pooling after its classifier. Another test checks features of SqueezeNet.
         np.testing.assert_allclose(theirs, ours, atol=1e-3)
     resnet = models.resnet18(num_classes=len(classes))
     with pytest.raises(RuntimeError, match=r"Missing key\(s\) in state_dict: \"conv1.weight\""):
         resnet.load_state_dict(load_file(tmp_path / "w.safetensors"))
 
 
-def test_weights_alone_have_no_classifier_if_the_head_is_no_linear_layer_there(tmp_path: Path) -> None:
+def test_weights_file_has_no_classifier_if_the_network_cannot_hold_the_head(tmp_path: Path) -> None:
     place = tmp_path / "w.safetensors"
     mlp = random_head(1024, ["a", "b"], hidden=3)
     (note,) = write_weights_only(place, changed_backbone(), mlp)
@@ -183,14 +187,14 @@ def test_weights_alone_have_no_classifier_if_the_head_is_no_linear_layer_there(t
     assert other.read_bytes() == b"x"
 
 
-def test_record_of_the_training_is_written_as_json(tmp_path: Path) -> None:
+def test_model_folder_contains_the_training_record_as_json(tmp_path: Path) -> None:
     backbone = changed_backbone()
     record = {"loss": [float("nan"), np.float32(0.5)], "rows": np.arange(2), 3: (Path("x"), None, True)}
     write_model(tmp_path / "m", backbone, random_head(backbone.dimension, ["a", "b"]), record)
     assert load_model(tmp_path / "m").record == {"loss": [None, 0.5], "rows": [0, 1], "3": ["x", None, True]}
 
 
-def test_description_of_a_model_is_json_that_anyone_can_read(tmp_path: Path) -> None:
+def test_model_description_is_plain_json(tmp_path: Path) -> None:
     write_tuned(tmp_path / "m")
     value = json.loads((tmp_path / "m" / "model.json").read_text())
     assert (value["format"], value["architecture"], value["layer"]) == (1, NETWORK, "input of fc")

@@ -16,7 +16,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="package", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Run torch on one thread, because on a busy machine threads that wait for each other are many times slower."""
+    """Run torch on one thread: on a busy machine, several threads would wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

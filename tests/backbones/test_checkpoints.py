@@ -149,7 +149,7 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
     assert not target.exists()
     pickle.loads((tmp_path / "bare.pth").read_bytes())
-    assert target.exists()  # Control: unpickling with pickle does run the code.
+    assert target.exists()  # Control: pickle itself does run the code in the file.
 
 
 def test_checkpoint_tensor_larger_than_its_file_is_rejected(state: State, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def state_of(variant: Variant) -> dict[str, torch.Tensor]:
 
 
 @EVERY
-def test_efficientnet_lite_output_equals_that_of_the_reference_package(variant: Variant) -> None:
+def test_efficientnet_lite_features_equal_those_of_the_reference_package(variant: Variant) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from efficientnet_lite_pytorch import EfficientNet

@@ -1,4 +1,4 @@
-"""Keras' names of layers stand for the layers of torchvision's networks that compute the same."""
+"""Layer names of Keras refer to the torchvision layers that compute the same."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def test_keras_layers_have_the_shapes_of_their_torchvision_layers(backbone: str)
     assert set(table(backbone).values()) <= layers.keys()
 
 
-def test_layer_names_of_courses_are_translated() -> None:
+def test_keras_layer_names_used_in_courses_are_translated() -> None:
     assert torchvision_name("mobilenet_v2", "block_12_project") == "features.13.conv.2"
     assert torchvision_name("mobilenet_v2", "features[13].conv[2]") == "features.13.conv.2"
-    # In Keras, a convolution of VGG16 includes its ReLU.
+    # In Keras' VGG16, each convolution layer includes its ReLU.
     assert torchvision_name("vgg16", "block5_conv3") == "features.29"
     assert torchvision_name("vgg16", "block_12_project") == "block_12_project"
     assert torchvision_name("vit_b_16", "encoder.ln") == "encoder.ln"

@@ -46,7 +46,7 @@ class Pair(nn.Module):
 
 
 class Untraceable(nn.Module):
-    """A network that torch.fx cannot trace, because of an ``if`` on values; its ReLU works in place."""
+    """A network that torch.fx cannot trace, because it contains an ``if`` on tensor values; its ReLU works in place."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ def test_unknown_layers_and_unsuitable_pools_are_rejected(layer: str, pool: str 
     assert "\n" not in str(error.value)
 
 
-def test_layer_outputs_reject_a_pool_for_vectors_and_too_large_feature_maps() -> None:
+def test_layer_rejects_a_pool_for_vectors_and_too_large_feature_maps() -> None:
     backbone = tiny_backbone()
     assert take(backbone, "4").dimension == 8
     with pytest.raises(UsageError, match="takes no pool"):

@@ -53,7 +53,7 @@ def test_efficientnet_lite0_loads_offline() -> None:
     assert copied.weights_digest == backbone.weights_digest
 
 
-def test_renamed_file_of_published_weights_gets_its_preprocessing(
+def test_renamed_file_of_published_weights_keeps_its_preprocessing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
@@ -71,7 +71,7 @@ def test_renamed_file_of_published_weights_gets_its_preprocessing(
 
 
 @pytest.mark.parametrize("asked", [None, "DEFAULT", "IMAGENET1K_V1", "ResNet18_Weights.IMAGENET1K_V1"])
-def test_published_weights_are_loaded_from_the_cache(
+def test_published_weights_are_loaded_from_the_weights_cache(
     asked: str | None, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(11)

@@ -35,30 +35,30 @@ def same_after_loading(backbone: Backbone, folder: Path) -> Backbone:
     return loaded
 
 
-# RegNet is built on the CPU instead of the meta device; the weights of SqueezeNet's classifier are a convolution;
-# MNASNet converts weights by a version number that a safetensors file does not have.
+# Special cases: RegNet is built on the CPU, not on the meta device. SqueezeNet's classifier is a convolution. MNASNet
+# converts weights by a version number, which a safetensors file does not have.
 @pytest.mark.parametrize("name", [NETWORK, "regnet_y_400mf", "squeezenet1_1", "mnasnet0_5", "mobilenet_v3_small"])
-def test_loaded_backbone_gives_bit_identical_features(tmp_path: Path, name: str) -> None:
+def test_backbone_loaded_from_a_model_gives_bit_identical_features(tmp_path: Path, name: str) -> None:
     backbone = changed_backbone(name, 64)
     loaded = same_after_loading(backbone, tmp_path / "m")
     assert (loaded.name, loaded.layer, loaded.weights) == (name, backbone.layer, str(tmp_path / "m"))
     assert loaded.weights_digest != backbone.weights_digest
 
 
-def test_backbone_without_training_keeps_the_digest_of_its_weights(tmp_path: Path) -> None:
+def test_untrained_backbone_in_a_model_keeps_its_weights_digest(tmp_path: Path) -> None:
     backbone = load_backbone(NETWORK, "random:3")
     assert same_after_loading(backbone, tmp_path / "m").weights_digest == backbone.weights_digest
 
 
 @pytest.mark.parametrize(("layer", "pool"), [("stage3", "avg"), ("stage2.0", "max"), ("stage4", "none")])
-def test_backbone_that_ends_at_an_inner_layer_is_loaded_with_this_layer(tmp_path: Path, layer: str, pool: str) -> None:
+def test_model_of_an_inner_layer_loads_as_a_backbone_of_this_layer(tmp_path: Path, layer: str, pool: str) -> None:
     loaded = same_after_loading(take(changed_backbone(), layer, pool), tmp_path / "m")
     assert (loaded.layer, loaded.pool) == (f"output of {layer}", pool)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layer", [None, "inception3b"])
-def test_googlenet_keeps_the_option_that_transforms_its_input(tmp_path: Path, layer: str | None) -> None:
+def test_googlenet_in_a_model_keeps_the_option_transform_input(tmp_path: Path, layer: str | None) -> None:
     # With random weights, transform_input is False; with trained weights it is True.
     backbone = changed_backbone("googlenet", 64, layer)
     again = same_after_loading(backbone, tmp_path / "m")
@@ -66,13 +66,13 @@ def test_googlenet_keeps_the_option_that_transforms_its_input(tmp_path: Path, la
 
 
 @pytest.mark.slow
-def test_vision_transformer_keeps_its_picture_size(tmp_path: Path) -> None:
+def test_vision_transformer_in_a_model_keeps_its_picture_size(tmp_path: Path) -> None:
     pytest.importorskip("timm")
     backbone = changed_backbone("timm/vit_tiny_patch16_224", 96)
     assert same_after_loading(backbone, tmp_path / "m").preprocessing.crop == 96
 
 
-def test_model_folder_is_a_backbone_and_a_source_of_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_folder_is_usable_as_backbone_and_as_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     written = write_tuned("m").backbone
     for loaded in (load_backbone("m"), load_backbone("./m"), load_backbone(NETWORK, "m"), load_recorded(NETWORK, "m")):
@@ -83,7 +83,7 @@ def test_model_folder_is_a_backbone_and_a_source_of_weights(tmp_path: Path, monk
         load_backbone("resnet18", "m")
 
 
-def test_name_of_a_backbone_means_the_backbone_although_a_model_has_this_name(
+def test_backbone_name_takes_precedence_over_a_model_folder_of_this_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -94,7 +94,7 @@ def test_name_of_a_backbone_means_the_backbone_although_a_model_has_this_name(
     assert load_backbone("./resnet18").name == NETWORK
 
 
-def test_users_own_network_cannot_become_a_model(tmp_path: Path) -> None:
+def test_network_defined_by_the_user_cannot_be_written_as_a_model(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="tiny: comes from your own function"):
         require_rebuildable(tiny_backbone())
     with pytest.raises(UsageError, match="holds no code"):
@@ -102,7 +102,7 @@ def test_users_own_network_cannot_become_a_model(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_weights_of_a_model_do_not_load_into_another_network(tmp_path: Path) -> None:
+def test_weights_of_a_model_are_refused_by_another_network(tmp_path: Path) -> None:
     write_tuned(tmp_path / "m")
     file = str(tmp_path / "m" / "weights.safetensors")
     assert load_backbone(NETWORK, file).weights_digest == load_model_backbone(tmp_path / "m").weights_digest

@@ -86,7 +86,7 @@ def test_picture_and_text_vectors_equal_those_of_open_clip(tmp_path: Path, caplo
     assert backbone.text is not None
     assert backbone.text.scale == pytest.approx(float(theirs.logit_scale.detach().exp()))
 
-    # Other weights in the text tower change the digest; a file without the text tower is refused.
+    # Changed weights of the text tower change the digest. A file without a text tower is refused.
     state = load_file(file)
     state["text_projection"] = state["text_projection"] + 0.1
     save_file(state, tmp_path / "other.safetensors")

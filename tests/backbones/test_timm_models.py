@@ -76,7 +76,7 @@ def test_features_with_another_size_or_pool_equal_those_of_timm(tmp_path: Path) 
         layers.resized(load_backbone("timm/test_vit", str(file)), 7, None)
 
 
-def test_timm_model_that_distorts_pictures_has_the_fit_squash() -> None:
+def test_timm_model_that_distorts_pictures_uses_fit_squash() -> None:
     info = {one.name: one for one in list_backbones("timm/convnext_tiny.in12k_ft_in1k_384")}
     assert info["timm/convnext_tiny.in12k_ft_in1k_384"].input_size == 384
     model = timm_models.find("convnext_tiny.in12k_ft_in1k_384")

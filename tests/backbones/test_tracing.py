@@ -13,7 +13,7 @@ from featstore.backbones.tracing import Trace, depends_on_mode, until
 
 
 class Residual(nn.Module):
-    """Convolution, ReLU in place, a residual connection, and stochastic depth."""
+    """A network of convolutions, an in-place ReLU, a residual connection and stochastic depth."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,16 +28,16 @@ class Residual(nn.Module):
         return self.last(x if factor is None else x * factor).flatten(1)
 
 
-def test_clean_layers_are_those_that_every_path_leads_through() -> None:
+def test_trace_finds_the_layers_that_every_path_passes_through() -> None:
     trace = Trace(Residual().eval())
     assert list(trace.outputs) == ["first", "act", "inner", "drop", "last"]
     assert [name for name, node in trace.outputs.items() if node in trace.clean] == ["first", "act", "last"]
-    # The factor is used where the branch ends, after "drop" and before "last".
+    # The parameter "scale" is used at the end of the branch, after "drop" and before "last".
     order = sorted(trace.states, key=lambda name: trace.states[name])
     assert order == ["first.weight", "first.bias", "inner.weight", "inner.bias", "scale", "last.weight", "last.bias"]
 
 
-def test_tail_does_not_change_its_input_in_place() -> None:
+def test_tail_of_a_divided_network_does_not_change_its_input_in_place() -> None:
     network = Residual().eval().requires_grad_(False)
     trace = Trace(network)
     pictures = torch.randn(5, 3, 4, 4)
@@ -48,7 +48,7 @@ def test_tail_does_not_change_its_input_in_place() -> None:
     assert torch.equal(between, before)
 
 
-def test_stochastic_depth_acts_in_train_mode_alone() -> None:
+def test_stochastic_depth_has_an_effect_only_in_train_mode() -> None:
     network = Residual().eval().requires_grad_(False)
     tail = Trace(network).after(None)
     pictures = torch.randn(20, 3, 4, 4)
@@ -61,11 +61,11 @@ def test_stochastic_depth_acts_in_train_mode_alone() -> None:
 
 
 @pytest.mark.parametrize(("module", "depends"), [(StochasticDepth(0.1, "row"), True), (nn.Dropout(), False)])
-def test_modules_that_read_their_mode_are_found_outside_torch(module: nn.Module, depends: bool) -> None:
+def test_trace_finds_modules_outside_torch_that_depend_on_train_mode(module: nn.Module, depends: bool) -> None:
     assert depends_on_mode(module) is depends
 
 
-def test_later_blocks_of_a_vision_transformer_do_not_run() -> None:
+def test_vision_transformer_cut_after_a_block_does_not_run_later_blocks() -> None:
     network = load_backbone("vit_b_32", "random:0").module
     part = until(network, "encoder.layers.encoder_layer_0")
     blocks = [name for name, _ in part.named_modules() if name.startswith("encoder.layers.encoder_layer_")]

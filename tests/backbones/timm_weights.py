@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 
 
 def drawn(model: Any, seed: int = 0) -> Any:
-    """Randomise the weights of ``model``, because with timm's initial values near 0 features hardly depend on the
-    picture, so that a test would miss errors."""
+    """Randomise the weights of ``model``: with timm's initial values near 0, features would hardly depend on the
+    picture.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

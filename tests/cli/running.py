@@ -28,8 +28,9 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run ``featstore`` with ``arguments``; require the exit ``code`` and no traceback.
 
-    The process is forked from a server that has imported the large libraries but no module of featstore, and the worker
-    process of an extraction is a fork of it. tests/stages/extract/test_supervisor.py starts workers as users do.
+    The process is a fork of a server that has imported the large libraries but no module of featstore. The worker
+    process of an extraction is a fork of this process. tests/stages/extract/test_supervisor.py starts workers as users
+    do.
     """
     words = list(map(os.fspath, arguments))
     surroundings = {**os.environ, "PYTHONWARNINGS": "error"}

@@ -16,7 +16,7 @@ def test_all_backbones_are_listed_with_their_properties():
 
 
 @pytest.mark.slow
-def test_backbones_command_with_a_full_name_describes_the_backbone_and_its_layers():
+def test_backbones_command_with_a_full_name_describes_the_backbone():
     told = run_json("backbones", "resnet18")
     assert (told["name"], told["dimension"], told["input_size"]) == ("resnet18", 512, 224)
     found = {entry["name"]: entry for entry in told["layers"]}

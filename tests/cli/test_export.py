@@ -30,7 +30,7 @@ def test_export_reports_usage_errors_in_one_line(place, tmp_path):
 
 
 @pytest.mark.slow
-def test_head_is_exported_to_onnx_with_or_without_its_network(indexed, tmp_path):
+def test_head_is_exported_to_onnx_with_or_without_its_backbone(indexed, tmp_path):
     run("train", indexed / "s", "--out", tmp_path / "h", "--C", "1")
     told = run("export", tmp_path / "h", "--onnx").stdout
     assert told.startswith(f"{tmp_path / 'h'}.onnx: logreg, 2 classes (")

@@ -23,11 +23,11 @@ MANY = ("--epochs", "40", "--cache", "none", *FEW)
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A store of 16 pictures to train on and 8 held out; tests only read it."""
+    """A store of 16 training pictures and 8 held-out pictures; tests only read it."""
     return write_store(tmp_path_factory.mktemp("tuning"))
 
 
-def test_finetune_prints_figures_and_writes_model_and_page(store, tmp_path):
+def test_finetune_command_prints_accuracies_and_writes_model_and_page(store, tmp_path):
     result = run("finetune", store, "--out", tmp_path / "m", "--html", tmp_path / "page.html", *SMALL)
     for text in (
         "squeezenet1_1 fine-tuned, 2 classes (2 epochs",
@@ -54,7 +54,7 @@ def test_finetune_prints_figures_and_writes_model_and_page(store, tmp_path):
     assert "--force" in again.stderr
 
 
-def test_finetune_json_has_the_choice_of_inputs_with_rates_and_break_even(store, tmp_path):
+def test_finetune_json_reports_cache_choice_learning_rates_and_break_even(store, tmp_path):
     told = run_json(
         "finetune", store, "--out", tmp_path / "m", *FEW, "--epochs", "2", "--cache", "1G", "--dtype", "float32"
     )
@@ -76,7 +76,7 @@ def test_finetune_json_has_the_choice_of_inputs_with_rates_and_break_even(store,
         (("--all", "--freeze-to", "features.9"), "leave freeze_to and unfreeze out"),
     ],
 )
-def test_finetune_refuses_wrong_options_with_one_line(store, tmp_path, options, message):
+def test_finetune_command_refuses_invalid_options_in_one_line(store, tmp_path, options, message):
     result = run("finetune", store, "--out", tmp_path / "m", *options, code=2)
     assert message in result.stderr
     assert not (tmp_path / "m").exists()
@@ -95,7 +95,7 @@ def begin(store, out):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_interrupted_run_resumes_to_bit_identical_weights(store, tmp_path, number):
+def test_interrupted_finetune_command_resumes_to_bit_identical_weights(store, tmp_path, number):
     process = begin(store, tmp_path / "m")
     os.kill(process.pid, number)
     said = process.communicate(timeout=120)[1]

@@ -19,7 +19,7 @@ def test_info_describes_store_head_index_and_folder(place):
 
 
 @pytest.mark.slow
-def test_info_describes_a_model_that_predict_and_export_take_too(tmp_path):
+def test_info_describes_a_model_that_predict_and_export_accept(tmp_path):
     write_tuned(tmp_path / "m", classes=("ant", "bee", "cow"))
     picture(7).save(tmp_path / "a.png")
     lines = run("info", "m", cwd=tmp_path).stdout.splitlines()

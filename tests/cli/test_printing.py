@@ -144,7 +144,9 @@ def test_csv_cells_that_look_like_formulas_are_quoted(name: str) -> None:
     assert csv_cell(f"x{name}") == f"x{name}"
 
 
-def test_csv_of_failures_and_predictions_has_no_formula(place: Path, tmp_path: Path, spoken: Spoken) -> None:
+def test_csv_output_of_failures_and_predictions_contains_no_formula(
+    place: Path, tmp_path: Path, spoken: Spoken
+) -> None:
     write_pictures(tmp_path / "p", ["=a.png", "@b.png"])
     (tmp_path / "p" / "=bad\x1b[1m.jpg").write_bytes(b"<html>")
     extract(tmp_path / "p", tmp_path / "t", backbone=tiny_backbone())

@@ -187,7 +187,7 @@ def targets(place):
     return place / "u"
 
 
-def test_train_and_predict_label_sets(targets, tmp_path):
+def test_train_and_predict_commands_work_with_label_sets(targets, tmp_path):
     head, page = tmp_path / "a.head", tmp_path / "a.html"
     given = ("--labels", "tags", "--separator", ";", "--folds", "2", "--set", "thresholds=0.4", "--out", head)
     shown = run("train", targets, *given, "--report", page).stdout
@@ -211,7 +211,7 @@ def test_train_and_predict_label_sets(targets, tmp_path):
     assert "the separator '|' is in no text" in said
 
 
-def test_train_and_predict_numbers(targets, tmp_path):
+def test_train_and_predict_commands_work_with_numbers(targets, tmp_path):
     head, page = tmp_path / "a.head", tmp_path / "a.html"
     shown = run(
         "train", targets, "--target", "size", "--folds", "2", "--out", head, "--report", page, "--beside"

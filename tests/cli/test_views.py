@@ -23,7 +23,7 @@ def vectors(store: Path) -> list[bytes]:
     return [FeatureStore.open(path).features().tobytes() for path in (store, *view_stores(store).values())]
 
 
-def test_views_work_in_extract_info_train_and_remove(tmp_path: Path) -> None:
+def test_extract_info_train_and_remove_work_with_augmented_views(tmp_path: Path) -> None:
     write_coloured(tmp_path / "p", names("train", 8) + names("val", 4))
     said = run("extract", "p", "s", *SMALL, "--views", "3", "--augment", "light", "--augment-seed", "4", cwd=tmp_path)
     assert "view s.views/2: 24 vectors + 0 failures + 0 pending; this run: 24 vectors" in said.stdout
@@ -40,7 +40,7 @@ def test_views_work_in_extract_info_train_and_remove(tmp_path: Path) -> None:
     assert all(len(FeatureStore.open(path)) == 23 for path in view_stores(tmp_path / "s").values())
 
 
-def test_killed_extraction_goes_on_to_the_same_views(tmp_path: Path) -> None:
+def test_killed_extraction_of_views_resumes_to_the_same_views(tmp_path: Path) -> None:
     write_coloured(tmp_path / "p", names("", 40))
     arguments = ("extract", "p", "s", *SMALL, "--views", "3", "--quiet")
     run("extract", "p", "whole", *SMALL, "--views", "3", cwd=tmp_path)
@@ -56,7 +56,7 @@ def test_killed_extraction_goes_on_to_the_same_views(tmp_path: Path) -> None:
     assert vectors(tmp_path / "s") == vectors(tmp_path / "whole")
 
 
-def test_two_processes_share_the_units_of_all_views(tmp_path: Path) -> None:
+def test_two_concurrent_extractions_share_the_work_on_all_views(tmp_path: Path) -> None:
     write_coloured(tmp_path / "p", names("", 12))
     run("extract", "p", "whole", *SMALL, "--views", "2", cwd=tmp_path)
     command = [sys.executable, "-m", "featstore", "extract", "p", "s", *SMALL, "--views", "2", "--unit-rows", "5"]
@@ -86,7 +86,7 @@ def test_two_processes_share_the_units_of_all_views(tmp_path: Path) -> None:
         (["t", "--views", "2"], "one store"),
     ],
 )
-def test_unusable_requests_for_views_are_refused_in_one_line(tmp_path: Path, options: list[str], message: str) -> None:
+def test_invalid_view_options_are_refused_in_one_line(tmp_path: Path, options: list[str], message: str) -> None:
     write_coloured(tmp_path / "p", names("", 1))
     said = run("extract", "p", "s", *options, cwd=tmp_path, code=2)
     assert message in said.stderr

@@ -1,4 +1,4 @@
-"""Augmented pictures: their size, their random numbers, and their equality with torchvision's transforms."""
+"""Augmented pictures: their size, their random numbers, and equality with torchvision's transforms."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def preprocessing(fit: str, crop: int = 24) -> Preprocessing:
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("kind", ODD)
-def test_augmented_odd_pictures_have_the_size_of_the_network(decoder: str, fit: str, policy: str, kind: str) -> None:
+def test_augmented_unusual_pictures_have_the_networks_input_size(
+    decoder: str, fit: str, policy: str, kind: str
+) -> None:
     data = encode(ODD[kind], "PNG")
     for view in range(1, 6):
         pixels = open_decoder(decoder, Augment(policy, view))(data, preprocessing(fit))
@@ -57,7 +59,7 @@ def test_augmented_odd_pictures_have_the_size_of_the_network(decoder: str, fit: 
     view=st.integers(1, 9999),
     decoder=st.sampled_from(sorted(DECODERS)),
 )
-def test_augmented_pictures_of_any_size_have_the_size_of_the_network(
+def test_augmented_pictures_of_any_size_have_the_networks_input_size(
     width: int, height: int, crop: int, fit: str, policy: str, view: int, decoder: str
 ) -> None:
     image = photograph(1, width, height)
@@ -65,18 +67,18 @@ def test_augmented_pictures_of_any_size_have_the_size_of_the_network(
     assert (pixels.shape, pixels.dtype) == ((crop, crop, 3), np.uint8)
 
 
-def test_random_numbers_are_fixed_for_all_time() -> None:
+def test_augmentation_random_numbers_never_change_between_versions() -> None:
     random = generator(hashlib.sha256(b"picture").digest(), None, 1, 0)
     assert random.random(3).tolist() == [0.44381565885664975, 0.6451363668925502, 0.4984628386341252]
 
 
-def test_random_numbers_differ_by_picture_box_view_and_seed() -> None:
+def test_augmentation_random_numbers_depend_on_picture_box_view_and_seed() -> None:
     one, other = hashlib.sha256(b"one").digest(), hashlib.sha256(b"other").digest()
     given = [(one, None, 1, 0), (other, None, 1, 0), (one, (0, 0, 5, 5), 1, 0), (one, None, 2, 0), (one, None, 1, 1)]
     assert len({generator(*each).random() for each in given}) == len(given)
 
 
-def test_augmenting_leaves_the_global_generators_alone() -> None:
+def test_augmentation_does_not_change_global_random_generators() -> None:
     before, python = torch.get_rng_state(), np.random.get_state()[1].tolist()
     open_fitting("pillow", Augment("standard", 1))(photograph(1, 50, 40), preprocessing("crop"), bytes(32))
     assert torch.equal(torch.get_rng_state(), before)
@@ -84,7 +86,7 @@ def test_augmenting_leaves_the_global_generators_alone() -> None:
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_threads_give_the_pixels_of_one_thread(decoder: str) -> None:
+def test_augmentation_in_several_threads_gives_the_same_pixels_as_in_one(decoder: str) -> None:
     pictures = [encode(photograph(seed, 90, 61), "PNG") for seed in range(12)]
     run = open_decoder(decoder, Augment("standard", 3, 5))
     alone = [run(data, preprocessing("crop")) for data in pictures]
@@ -93,7 +95,7 @@ def test_threads_give_the_pixels_of_one_thread(decoder: str) -> None:
     assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
 
 
-def test_augmented_picture_equals_torchvisions_functions_with_the_same_random_numbers() -> None:
+def test_augmented_picture_equals_that_of_torchvision_with_the_same_random_numbers() -> None:
     image, how = photograph(4, 120, 90), preprocessing("crop", 40)
     found = augment.augment(image, how, "standard", generator(bytes(32), None, 2, 0))
     random = generator(bytes(32), None, 2, 0)
@@ -118,8 +120,8 @@ def test_augmented_picture_equals_torchvisions_functions_with_the_same_random_nu
     assert np.array_equal(found, np.asarray(expected))
 
 
-def test_light_keeps_colours_and_shows_most_of_the_central_square() -> None:
-    # A picture whose red value is the column and whose green value is the row, so that the pixels tell their place.
+def test_augmentation_light_keeps_colours_and_most_of_the_centre_crop() -> None:
+    # Red is the column and green the row, so that each pixel shows its place in the original picture.
     rows, columns = np.mgrid[0:100, 0:100].astype(np.uint8)
     image = Image.fromarray(np.stack([columns, rows, np.full_like(rows, 200)], 2))
     for view in range(1, 30):
@@ -129,20 +131,20 @@ def test_light_keeps_colours_and_shows_most_of_the_central_square() -> None:
         assert seen > 0.7 * 100 * 100
 
 
-def test_margins_of_pad_keep_their_colour_under_colour_jitter() -> None:
+def test_colour_jitter_does_not_change_the_padding_of_fit_pad() -> None:
     how = preprocessing("pad")
     pixels = open_fitting("pillow", Augment("standard", 1))(photograph(1, 200, 20), how, bytes(32))
     assert set(map(tuple, pixels[:3].reshape(-1, 3).tolist())) == {how.fill}
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_plain_fitting_ignores_digest_and_box(decoder: str) -> None:
+def test_fitting_without_augmentation_ignores_digest_and_box(decoder: str) -> None:
     data = encode(photograph(1, 90, 61), "PNG")
     plain = open_fitting(decoder)(load_rgb(data), preprocessing("crop"), bytes(32), (1, 2, 3, 4))
     assert np.array_equal(plain, open_decoder(decoder)(data, preprocessing("crop")))
 
 
-def test_evaluation_pixels_do_not_change_when_pictures_are_augmented_too() -> None:
+def test_augmentation_does_not_change_later_decoding_without_augmentation() -> None:
     data = encode(photograph(1, 90, 61), "JPEG")
     before = decode(data, preprocessing("crop"))
     for policy in POLICIES:
@@ -150,7 +152,7 @@ def test_evaluation_pixels_do_not_change_when_pictures_are_augmented_too() -> No
     assert np.array_equal(before, decode(data, preprocessing("crop")))
 
 
-def test_damaged_picture_fails_like_its_plain_version() -> None:
+def test_damaged_picture_gives_the_same_error_with_and_without_augmentation() -> None:
     from featstore.decode import DecodeFailure
 
     file = io.BytesIO()
@@ -165,6 +167,6 @@ def test_damaged_picture_fails_like_its_plain_version() -> None:
 @pytest.mark.parametrize(
     "values", [("heavy", 1), ("light", 0), ("light", True), ("light", 10_000), ("light", 1, -1), ("light", 1, 0, 2)]
 )
-def test_rejects_unknown_policies_views_seeds_and_versions(values: tuple[object, ...]) -> None:
+def test_augment_rejects_unknown_policies_views_seeds_and_versions(values: tuple[object, ...]) -> None:
     with pytest.raises(UsageError):
         Augment(*values)  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ def test_long_extraction_records_how_far_its_engine_drifts_from_plain_torch(fold
     extract(folder, tmp_path / "s", backbone=tiny_backbone(), engine="openvino", unit_rows=7)
     recorded = drifts(tmp_path / "s")
     assert len(recorded) == 4
-    # The drift is measured once per extraction, on the pictures of the first unit (the pictures of one shard), here 7.
+    # The drift is measured once per extraction, on the pictures of the first shard, here 7.
     assert all(one == recorded[0] for one in recorded)
     assert recorded[0]["pictures"] == 7
     assert 0 < recorded[0]["greatest_difference"] < 1e-3
@@ -99,7 +99,7 @@ def test_engine_above_its_drift_bound_is_refused_before_any_vector_is_stored(fol
 
 
 @pytest.mark.parametrize("precision", BOUNDS)
-def test_each_precision_class_has_a_bound_of_engine_drift(precision):
+def test_each_precision_class_has_a_maximum_engine_drift(precision):
     name, bound = BOUNDS[precision]
     assert describe_excess(precision, {name: bound}) == ""
     assert f"where {bound:g} are allowed" in describe_excess(precision, {name: 1.01 * bound})

@@ -135,7 +135,7 @@ def test_batches_overlap_in_an_asynchronous_engine():
     assert [row for each in done for row in each.vectors[:, 0].tolist()] == [row for row in range(20) if row != 7]
 
 
-def test_none_in_the_stream_of_batches_writes_all_earlier_batches_first():
+def test_extraction_pipeline_writes_all_earlier_batches_when_the_stream_yields_none():
     written = []
 
     def batches():
@@ -163,7 +163,7 @@ def test_error_in_any_pipeline_stage_ends_the_extraction(where):
 @pytest.mark.parametrize(("finished", "counted"), [(True, "waiting"), (False, "forward")])
 def test_waiting_time_counts_only_while_the_network_is_idle(finished, counted):
     class Behind(Means):
-        """An asynchronous engine; ``done()`` of each submitted batch always returns ``finished``."""
+        """An asynchronous engine; ``done()`` of every submitted batch returns ``finished``."""
 
         in_flight = 2
 
@@ -171,7 +171,7 @@ def test_waiting_time_counts_only_while_the_network_is_idle(finished, counted):
             return SimpleNamespace(result=Finished(self(pictures)).result, done=lambda: finished)
 
     class Recorded(Timings):
-        """Timings that record, from the first submitted batch on, whether a wait counts as "waiting" or "forward"."""
+        """Timings that record whether each wait after the first submitted batch counts as "waiting" or "forward"."""
 
         sent, names = False, ()
 

@@ -46,7 +46,7 @@ def test_scikit_learn_pipeline_classifies_pictures(chain, embedder):
     assert list(pipeline[:-1].get_feature_names_out()) == [f"imageembedder{i}" for i in range(8)]
 
 
-def test_image_embedder_accepts_paths_bytes_arrays_and_images(chain, embedder):
+def test_image_embedder_accepts_paths_bytes_arrays_and_pil_images(chain, embedder):
     paths, store = paths_of(chain)
     expected = store.features()
     found = embedder.transform(paths)
@@ -94,7 +94,7 @@ def test_features_of_an_image_in_memory_equal_those_of_its_file(embedder, tmp_pa
     np.testing.assert_array_equal(embedder.transform([image, image]), embedder.transform([file, Image.open(file)]))
 
 
-def test_unreadable_picture_is_named_in_one_line(embedder, tmp_path):
+def test_image_embedder_names_the_unreadable_picture_in_one_line(embedder, tmp_path):
     good = write_pictures(tmp_path, ["a.png", "b.png"])
     (tmp_path / "b.png").write_bytes((good / "b.png").read_bytes()[:300])
     for bad in (tmp_path / "b.png", tmp_path / "none.png"):
@@ -117,7 +117,7 @@ def test_unreadable_picture_is_named_in_one_line(embedder, tmp_path):
         ([np.zeros((0, 4), np.uint8)], "of uint8"),
     ],
 )
-def test_image_embedder_rejects_input_that_is_no_picture(embedder, pictures, message):
+def test_image_embedder_rejects_input_that_is_not_a_picture(embedder, pictures, message):
     for method in (embedder.fit, embedder.transform):
         with pytest.raises(UsageError, match=message):
             method(pictures)

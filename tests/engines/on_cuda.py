@@ -2,10 +2,10 @@
 
     python -m tests.engines.on_cuda [BACKBONE] [WEIGHTS]
 
-For each engine and precision, this program checks three things: features differ little from those of plain torch on the
-CPU, batches that overlap give the same features as single batches, and batches that are too large for the GPU memory
-are halved. The program measures pictures per second with pixels in host memory, and of the CUDA graph alone. The exit
-code is 1 if an exact engine is not exact or a batch differs.
+For each engine and precision, this program checks three things. Features differ little from those of plain torch on the
+CPU. Overlapping batches give the same features as single batches. Batches that are too large for the GPU memory are
+halved. The program measures pictures per second with pixels in host memory, and of the CUDA graph alone. The exit code
+is 1 if an exact engine is not exact or a batch differs.
 """
 
 from __future__ import annotations

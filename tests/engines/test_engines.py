@@ -47,7 +47,7 @@ def engine(request: pytest.FixtureRequest, backbone: Backbone) -> Engine:
 
 @pytest.fixture(scope="module")
 def pictures(engine: Engine) -> NDArray[np.uint8]:
-    """Return 11 pictures: small ones for torch in bf16, which takes a second per large picture where it is emulated."""
+    """Return 11 pictures; for torch in bf16 they are small, because emulated bf16 takes a second per large picture."""
     side = 96 if (engine.name, engine.precision) == ("torch-folded", "bf16") else 224
     return np.stack([np.asarray(photograph(seed, side, side)) for seed in range(11)])
 

@@ -72,7 +72,7 @@ def test_int8_engine_built_twice_gives_equal_features() -> None:
         ({"precision": "int8-s16"}, "asked for"),
     ],
 )
-def test_engine_openvino_int8_and_precision_int8_require_each_other(
+def test_engine_openvino_int8_requires_precision_int8_and_vice_versa(
     options: dict[str, str], words: str, backbone: Backbone
 ) -> None:
     with pytest.raises(UsageError, match=words):
@@ -100,24 +100,24 @@ class Ends(nn.Module):
 def test_int8_convolutions_do_not_saturate_for_extreme_weights_and_pixels(
     signs: list[list[float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Pixels 0 and 255 become 0 and 1, the ends of the activation range. Without VNNI instructions, sums have 16 bits.
-    # With weights in the whole int8 range, these sums saturated: the brightest picture got half of its true value.
+    # Pixels 0 and 255 become 0 and 1, the ends of the activation range. Without VNNI instructions, sums have 16 bits
+    # and would saturate with weights in the whole int8 range: the brightest picture would get half of its true value.
     preprocessing = Preprocessing(32, 32, mean=(0.0,) * 3, std=(1.0,) * 3)
     backbone = Backbone("ends", "output", len(signs), "random:0", "", preprocessing, Ends(signs).eval())
     pictures = np.zeros((6, 32, 32, 3), np.uint8)
     for number, colours in enumerate(([0, 1, 2], [0, 1], [0], [2], [1, 2])):
         pictures[number][..., colours] = 255
-    # Calibrate on these pictures, so that no activation is clipped.
+    # Calibrate on the tested pictures, so that no activation is clipped.
     monkeypatch.setattr(int8, "dead_leaves", lambda seed, side: pictures[seed % len(pictures)])
     features = open_engine(backbone, engine="openvino-int8", device="cpu")(pictures)
     exact = open_engine(backbone, engine="torch", device="cpu")(pictures)
-    # Two rounding errors, relative to the largest value. Weights: half a step of 1/63 in each of the two layers.
-    # Activations: 1.5 steps of 1/255.
+    # The tolerance allows two rounding errors, relative to the largest value: half a step of 1/63 for the weights in
+    # each of the two layers, and 1.5 steps of 1/255 for the activations.
     atol = float(np.abs(exact).max()) * (1 / 63 + 1.5 / 255)
     np.testing.assert_allclose(features, exact, rtol=0, atol=atol)
 
 
-def test_older_precision_class_int8_is_rejected_with_the_reason() -> None:
+def test_old_precision_class_int8_is_rejected_with_the_reason() -> None:
     with pytest.raises(IdentityError, match="every kind of processor.*into a new store") as error:
         engine_for_class("int8", "auto")
     assert "\n" not in str(error.value)

@@ -43,7 +43,7 @@ def test_out_of_memory_for_one_picture_is_an_error() -> None:
         halving(limited(0, MemoryError(), []), pictures(2))
 
 
-def test_halving_batches_for_lack_of_memory_reraises_other_errors() -> None:
+def test_halving_of_batches_reraises_errors_other_than_out_of_memory() -> None:
     with pytest.raises(RuntimeError, match="shape"):
         halving(limited(0, RuntimeError("shape mismatch"), []), pictures(2))
     assert not is_out_of_memory(ValueError("out of memory"))

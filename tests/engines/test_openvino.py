@@ -24,7 +24,7 @@ for _ in range(20):
 
 
 @pytest.mark.slow
-def test_signals_work_after_a_thread_with_openvino_ended():
+def test_signal_handling_works_after_a_thread_that_used_openvino_ended():
     # With faulthandler, Python handles signals on an alternate stack, which OpenVINO replaces on processors with AMX.
     ended = subprocess.run([sys.executable, "-X", "faulthandler", "-W", "ignore", "-c", SIGNALS], check=False)
     assert ended.returncode == 0

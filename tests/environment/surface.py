@@ -51,8 +51,8 @@ def verbs(place: Path, every: bool) -> None:
         ("repair", store),
         ("compact", store),
         ("remove", store, "train/ant/01.png"),
-        # Purge (erase all data of) a picture of the imported store. For a.store, the exit code would be 1, because HTML
-        # pages show its pictures.
+        # Purge (erase all data of) a picture of the imported store. A purge of a.store would exit with code 1, because
+        # HTML pages show pictures of a.store.
         ("remove", place / "imported.store", "train/ant/01.png", "--purge"),
         ("sample", "digits", place / "digits"),
         ("backbones",),
@@ -66,7 +66,7 @@ def verbs(place: Path, every: bool) -> None:
 
 
 def start_forks() -> None:
-    """Import torch, and start the processes of bench and extract as forks, which then need not import it.
+    """Import torch, and start the processes of bench and extract as forks, which then need not import torch.
 
     A fork inherits the audit hook of sitecustomize.py. The program with "few" starts fresh interpreters.
     """

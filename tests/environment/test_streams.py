@@ -46,7 +46,7 @@ def place(tmp_path_factory):
 
 
 @pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_standard_streams_do_not_damage_the_store(place, tmp_path, closed):
+def test_closed_standard_streams_do_not_damage_a_store(place, tmp_path, closed):
     done = sh(f"$F extract {place}/pictures s {' '.join(NETWORK)} {closed}", tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(FeatureStore.open(tmp_path / "s")) == 12
@@ -201,7 +201,7 @@ def test_non_blocking_full_output_pipe_loses_no_output(tmp_path):
     os.set_blocking(writer, False)
     child = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=writer)
     os.close(writer)
-    # Wait until the pipe is full or the command has ended; start reading only then.
+    # Wait until the pipe is full or the command has ended; start to read only after that.
     while child.poll() is None and size != struct.unpack("i", fcntl.ioctl(reader, termios.FIONREAD, bytes(4)))[0]:
         time.sleep(0.05)
     with open(reader, "rb") as file:

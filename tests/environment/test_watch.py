@@ -45,7 +45,8 @@ def watched(place: Path, *arguments: str, home: Path | None = None, foreign: boo
     if foreign:
         if os.geteuid() != 0 or shutil.which("setpriv") is None:
             pytest.skip("only root can become another user, by setpriv")
-        # Let the user read every file, because the interpreter can be in any folder; the rights to write stay limited.
+        # Allow the unprivileged user to read every file, because the Python interpreter can be in any folder. The right
+        # to write stays limited.
         read = ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
         command = ["setpriv", f"--reuid={FOREIGN}", f"--regid={FOREIGN}", "--clear-groups", *read, *command]
     environment = {

@@ -111,7 +111,7 @@ def _make(ground: Ground, kinds: Sequence[str]) -> None:
     if "named" in kinds:
         shutil.copy2(ground.theirs / "named/KNeighborsClassifier.head", ground.theirs / "named/x.head")
     if "model" in kinds:
-        # The network is not tuned, so that the model's features are those of the store.
+        # The model contains the network unchanged, so that the model's features equal those in the store.
         write_model(
             "a.model", load_backbone("squeezenet1_1", "random:0"), open_head("a.head"), {"epochs": 3, "lr": 0.1}
         )
@@ -157,7 +157,7 @@ def attack(
     """Make one forgery and run every command on it; yield (kind of file, description of the change, command,
     violations).
 
-    ``folder``: the same as for ``prepare``. After a command that wrote files, the forgery is made again for the next
+    ``folder``: the same as for ``prepare``. If a command wrote files, the forgery is made again before the next
     command.
     """
     ground, how, verbs, changed = Ground(folder), "", dict[str, str](), True

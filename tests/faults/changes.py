@@ -49,7 +49,7 @@ class Changes:
             path.mkdir()
 
     def _numbers(self, file: bytes) -> bytes:
-        """Return the content ``file`` with a few binary integers or floats overwritten at random, mostly near the
+        """Return the file content ``file`` with a few binary integers or floats overwritten at random, mostly near the
         start."""
         data = bytearray(file)
         for _ in range(self.draw.choice((1, 1, 2, 5))):

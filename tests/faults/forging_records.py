@@ -391,15 +391,15 @@ class RecordsForger(Changes):
         return ": ".join(told)
 
     def forge_sets(self, to: Ground) -> str:
-        """Forge a head of label sets: anything in its file, an array, its labels, or its target in the record."""
+        """Forge a head of label sets: change any part of its file, an array, its labels, or its recorded target."""
         return self._targets(to.theirs / "sets.head", ("labels", "separator"))
 
     def forge_numbers(self, to: Ground) -> str:
-        """Forge a head of numbers: anything in its file, an array, its target in the record, or an option."""
+        """Forge a head of numbers: change any part of its file, an array, its recorded target, or an option."""
         return self._targets(to.theirs / "numbers.head", ("target", "alpha", "alphas"))
 
     def _targets(self, path: Path, options: tuple[str, ...]) -> str:
-        """Forge a head of targets; ``options``: names of options of ``train`` that chose them."""
+        """Forge a head of label sets or numbers; ``options``: the options of ``train`` that chose the target."""
         told = [self.draw.choice(("seal", "array", "array", "classes", "task", "task", "option"))]
         if told[0] == "seal":
             return f"seal: {self._seal(path)}"
@@ -433,7 +433,7 @@ class RecordsForger(Changes):
         return " ".join(told)
 
     def forge_perceptron(self, to: Ground) -> str:
-        """Forge a multilayer perceptron: anything in its file, its layers, or the options for training it again."""
+        """Forge a multilayer perceptron: change any part of its file, its layers, or the options to train it again."""
         path, told = (
             to.theirs / "mlp.head",
             [self.draw.choice(("seal", "array", "array", "layers", "options", "options"))],

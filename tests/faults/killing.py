@@ -120,7 +120,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Kill commands as the command line says and print the results; exit with 1 if a result differs."""
+    """Kill commands, as often as the command line requests, and print the results; exit with 1 if a result differs."""
     parser = argparse.ArgumentParser()
     parser.add_argument("count", type=int)
     parser.add_argument("--seed", type=int, default=0)

@@ -136,7 +136,7 @@ def asked(outcome: tuple[int, Any]) -> Any:
 
 
 def main() -> None:
-    """Kill purges as the command line says and print the results as JSON."""
+    """Kill purges, as often as the command line requests, and print the results as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)

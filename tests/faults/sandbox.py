@@ -138,7 +138,8 @@ def run_verb(ground: Ground, arguments: list[str], cache: Path) -> list[str]:
         wrong.append(f"took {peak >> 20} MiB")
     if "Traceback" in text or code == 99:
         wrong.append(text.strip().splitlines()[-1][:200] if text.strip() else "no text")
-    # With --history a line that begins with "featstore: " is no error: it names the program that changed labels.
+    # In the output of --history, a line that begins with "featstore: " is no error message: it names the program that
+    # changed labels.
     if code == 0 and "--history" not in arguments and (told_error := re.search(r"^featstore: .*", text, re.MULTILINE)):
         wrong.append(f"success, and the error {told_error[0][:200]}")
     if raw := {c for c in text if c != "\n" and not c.isprintable()}:

@@ -15,7 +15,7 @@ from tests.faults.corpus import MAX_MEMORY, make
 pytestmark = pytest.mark.slow
 
 
-def test_every_bad_file_becomes_a_vector_or_a_failure(tmp_path: Path) -> None:
+def test_every_damaged_file_becomes_a_vector_or_a_failure(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     expected = make(folder)

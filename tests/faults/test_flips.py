@@ -13,7 +13,7 @@ from tests.faults.flips import flips
 pytestmark = pytest.mark.slow
 
 
-def test_every_flipped_bit_is_detected_and_its_file_named(master: Path, tmp_path: Path) -> None:
+def test_verify_detects_every_flipped_bit_and_names_its_file(master: Path, tmp_path: Path) -> None:
     folder = copy_of(master, tmp_path / "copy")
     for path in ("store", "a.head", "an.index"):
         assert not verify(folder / path).problems

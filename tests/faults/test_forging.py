@@ -16,8 +16,8 @@ LEFT_OUT = ("demo", "regions", "follower", "identity", "imported", "lineage", "n
 """Kinds of forgeries that only tests.slow.forged runs, because they take from five seconds to a minute each."""
 
 
-# Run one forgery of each kind that is not left out; tests.slow.forged draws a thousand of all kinds. Use a separate
-# process, because commands run in forks, which work only if torch has started no thread.
+# Run one forgery of each kind that is not excluded; tests.slow.forged runs a thousand. Use a separate process, because
+# commands run in forks, and forks work only if torch has started no thread.
 @pytest.mark.slow
 def test_commands_do_no_harm_on_forged_files() -> None:
     kinds = [word for kind in KINDS if kind not in LEFT_OUT for word in ("--each", kind)]

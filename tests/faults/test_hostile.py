@@ -141,7 +141,8 @@ def test_hdf5_files_with_data_in_another_file_are_rejected(
     shard.unlink()
     hdf5_with(shard, kind, secret)
     if with_header:
-        # Add a valid featstore header, as an attacker could; the arrays that it lists are not in this file.
+        # Add a valid featstore header, as an attacker could; the file does not contain the arrays that the header
+        # lists.
         size = header.pop("header_bytes")
         data = shard.read_bytes()[1024:]
         header |= {"bytes": size + len(data), "xxh3": ""}
@@ -253,7 +254,7 @@ def test_deeply_nested_json_is_refused(tmp_path: Path, depth: int) -> None:
     value: Any = []
     for _ in range(min(depth, 300)):
         value = [value]
-    # The JSON of Python cannot write 2000 levels. For 300 levels the file has a valid checksum.
+    # The module json cannot write 2000 nested levels, so only the file with 300 levels has a valid checksum.
     atomic.write_json(manifest, {"identity": value})
     if depth > 300:
         manifest.write_text("[" * depth)

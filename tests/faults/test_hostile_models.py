@@ -44,7 +44,9 @@ def model(intact: Path, tmp_path: Path) -> Path:
 
 
 def reseal(model: Path, **changes: Any) -> None:
-    """Change values of ``model.json``; its checksum, and sizes and SHA-256 of the other files, are made valid again."""
+    """Change values of ``model.json``; make its checksum, and the recorded sizes and SHA-256 of other files, valid
+    again.
+    """
     value = json.loads((model / DESCRIPTION).read_text())
     del value["checksum"]
     if "files" not in changes:
@@ -63,7 +65,9 @@ def refused(work: Callable[[], object]) -> str:
 
 @pytest.mark.parametrize("name", [DESCRIPTION, WEIGHTS, HEAD, "metrics.csv"])
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder", "device"])
-def test_parts_that_are_no_regular_files_are_refused(model: Path, tmp_path: Path, name: str, kind: str) -> None:
+def test_model_with_a_part_that_is_no_regular_file_is_refused(
+    model: Path, tmp_path: Path, name: str, kind: str
+) -> None:
     part, outside = model / name, tmp_path / "outside"
     shutil.copy(part, outside)
     part.unlink()
@@ -125,27 +129,29 @@ def test_parts_that_are_no_regular_files_are_refused(model: Path, tmp_path: Path
         ("more", 1),
     ],
 )
-def test_forged_descriptions_are_refused(model: Path, name: str, value: Any) -> None:
+def test_model_with_a_forged_description_is_refused(model: Path, name: str, value: Any) -> None:
     reseal(model, **{name: value})
     refused(lambda: load_model(model))
 
 
 @pytest.mark.parametrize("value", [10**400, -1, "64", [64], None, True])
 @pytest.mark.parametrize("name", ["crop", "mean", "std", "interpolation"])
-def test_forged_preprocessing_is_refused(model: Path, name: str, value: Any) -> None:
+def test_model_with_forged_preprocessing_is_refused(model: Path, name: str, value: Any) -> None:
     steps = json.loads((model / DESCRIPTION).read_text())["preprocessing"]
     odd = [value] * 2 if name == "mean" else [value] * 3 if name == "std" and value is not True else value
     reseal(model, preprocessing={**steps, name: odd})
     refused(lambda: load_model_backbone(model))
 
 
-def test_numbers_that_are_not_finite_are_refused(model: Path) -> None:
+def test_model_with_nan_or_infinite_numbers_is_refused(model: Path) -> None:
     text = (model / DESCRIPTION).read_text()
     (model / DESCRIPTION).write_text(text.replace('"crop": 32', '"crop": NaN'))
     assert "not a JSON file that featstore wrote" in refused(lambda: load_model_backbone(model))
 
 
-def test_no_module_that_a_description_names_is_imported(model: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_loading_a_model_imports_no_module_named_in_its_description(
+    model: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
     (tmp_path / "stranger.py").write_text("raise SystemExit")
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("stranger:network", "stranger", "timm/stranger:network", "open_clip/stranger:x"):
@@ -155,13 +161,13 @@ def test_no_module_that_a_description_names_is_imported(model: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "7", "[]", "{}", "", "\x00", '{"checksum": 1}'])
-def test_deep_or_malformed_json_is_refused(model: Path, text: str) -> None:
+def test_model_with_deeply_nested_or_malformed_json_is_refused(model: Path, text: str) -> None:
     (model / DESCRIPTION).write_text(text)
     refused(lambda: load_model_backbone(model))
     refused(lambda: info(model))
 
 
-def test_description_of_a_hundred_mebibytes_is_not_read(model: Path) -> None:
+def test_model_description_of_100_mib_is_not_read(model: Path) -> None:
     with open(model / DESCRIPTION, "r+b") as file:
         file.truncate(100 << 20)
     assert "are the most" in refused(lambda: load_model_backbone(model))
@@ -179,7 +185,9 @@ def tensors(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path]
 
 
 def header(length: int, text: bytes) -> Callable[[Path], None]:
-    """Return a function that writes a safetensors file with this header of the claimed ``length`` and no tensors."""
+    """Return a function that writes a file with the header ``text``, the claimed header length ``length``, and no
+    tensors.
+    """
     return lambda file: file.write_bytes(struct.pack("<Q", length) + text) and None
 
 
@@ -207,7 +215,7 @@ def header(length: int, text: bytes) -> Callable[[Path], None]:
         (lambda file: torch.save({"conv1.0.weight": torch.zeros(1)}, file), "not a readable safetensors file"),
     ],
 )
-def test_forged_weights_are_refused(model: Path, forge: Callable[[Path], Any], why: str) -> None:
+def test_model_with_forged_weights_is_refused(model: Path, forge: Callable[[Path], Any], why: str) -> None:
     forge(model / WEIGHTS)
     size = (model / WEIGHTS).stat().st_size
     # A sparse file of a tebibyte would take minutes to hash.
@@ -216,7 +224,7 @@ def test_forged_weights_are_refused(model: Path, forge: Callable[[Path], Any], w
     assert why in refused(lambda: load_model_backbone(model))
 
 
-def test_changed_or_missing_parts_are_refused(model: Path) -> None:
+def test_model_with_changed_or_missing_parts_is_refused(model: Path) -> None:
     data = bytearray((model / WEIGHTS).read_bytes())
     data[-1] ^= 1
     (model / WEIGHTS).write_bytes(data)
@@ -230,7 +238,7 @@ def test_changed_or_missing_parts_are_refused(model: Path) -> None:
     assert "is no model folder" in refused(lambda: load_model_backbone(model))
 
 
-def test_head_of_another_network_is_refused(model: Path) -> None:
+def test_model_with_the_head_of_another_network_is_refused(model: Path) -> None:
     save_head(model / HEAD, random_head(1024, ["ant", "bee"]))
     reseal(model)
     assert "is not the head that model.json describes" in refused(lambda: load_model(model))
@@ -239,7 +247,7 @@ def test_head_of_another_network_is_refused(model: Path) -> None:
     refused(lambda: load_model(model))
 
 
-def test_listing_a_folder_names_damaged_models_and_goes_on(model: Path, intact: Path) -> None:
+def test_listing_a_folder_names_damaged_models_and_continues(model: Path, intact: Path) -> None:
     (model / DESCRIPTION).write_text("[" * 100_000)
     (model / "sub").mkdir()
     shutil.copytree(intact, model.parent / "other")
@@ -249,7 +257,7 @@ def test_listing_a_folder_names_damaged_models_and_goes_on(model: Path, intact: 
     assert str(model) in found.unread[0]
 
 
-def test_control_characters_in_a_record_are_kept_out_of_messages(model: Path) -> None:
+def test_error_messages_contain_no_control_characters_from_a_model(model: Path) -> None:
     reseal(model, record={"note": ATTACK, "deep": [[ATTACK]]})
     from featstore.cli.info import _model_text
     from featstore.cli.output import all_printable
@@ -259,7 +267,7 @@ def test_control_characters_in_a_record_are_kept_out_of_messages(model: Path) ->
     assert "\\x1b" in text
 
 
-def test_pickle_under_the_name_of_a_part_is_never_loaded(model: Path) -> None:
+def test_pickle_in_place_of_a_model_part_is_never_loaded(model: Path) -> None:
     for name in (WEIGHTS, HEAD):
         np.save(model / "x.npy", np.array([{}], object), allow_pickle=True)
         shutil.move(model / "x.npy", model / name)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_rerun_of_a_killed_command_equals_an_uninterrupted_run() -> None:
-    # Run in a separate process: this process has started threads of torch, so torch would not work in its forks.
+    # Run in a separate process: the test process has started threads of torch, so torch would not work in its forks.
     result = subprocess.run(
         [sys.executable, "-m", "tests.faults.killing", "12", "--seed", "7"],
         stdout=subprocess.PIPE,

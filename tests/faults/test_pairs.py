@@ -66,13 +66,13 @@ VERBS: dict[str, Callable[[Path], object]] = {
     "extract of a store": run_extract_of_store,
 }
 CHANGES = ("extract", "label", "compact", "remove", "remove --purge", "label --undo", "repair")
-"""Names of the commands that change the store."""
+"""Commands that change the store."""
 PAIRS = [
     (first, second)
     for first, second in itertools.combinations_with_replacement(VERBS, 2)
     if first in CHANGES or first.split()[0] == second.split()[0]
 ]
-"""Pairs to test: one of the commands changes the store, or both commands write the same kind of file."""
+"""Pairs of commands to test: one of the two changes the store, or both write the same kind of file."""
 TOLD = re.compile(r"is being (compacted|written) by process \d+ on \S+|process \d+ on \S+ is writing this")
 
 
@@ -84,8 +84,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def begun(place: Path) -> Path:
-    """Return a folder with a store, head, index and export; after they were made, pictures were added, changed,
-    removed."""
+    """Return a folder with a store, head, index and export; pictures were added, changed and removed after these were
+    made.
+    """
     place.mkdir()
     prepare(place, "extract")
     for verb in ("extract", "label", "index --out", "train --out", "export"):
@@ -100,7 +101,7 @@ def begun(place: Path) -> Path:
 
 
 def of_store(folder: Path) -> dict[str, Any]:
-    """Return the content of the store, without the results of head and index."""
+    """Return the content of the store alone, without that of the head and the index."""
     return {name: value for name, value in look(folder).items() if name not in ("predictions", "neighbours")}
 
 

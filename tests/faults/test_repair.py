@@ -127,7 +127,7 @@ def test_repair_extracts_pictures_of_an_unverifiable_shard_again(store: Path, da
     assert not verify(store).problems
 
 
-def test_set_aside_turns_pictures_of_a_damaged_shard_into_failures(store: Path, tmp_path: Path) -> None:
+def test_option_set_aside_turns_pictures_of_a_damaged_shard_into_failures(store: Path, tmp_path: Path) -> None:
     shard(store).write_bytes(b"gone")
     report = repair(store, set_aside=True)
     assert report.failed == 6
@@ -138,7 +138,7 @@ def test_set_aside_turns_pictures_of_a_damaged_shard_into_failures(store: Path, 
 
 
 @pytest.mark.parametrize("array", ["keys/bytes", "view", "row_xxh3", "meta"])
-def test_repair_restores_shard_arrays_without_reading_pictures(store: Path, array: str) -> None:
+def test_repair_restores_a_damaged_array_of_a_shard_without_pictures(store: Path, array: str) -> None:
     before = contents(store)
     overwrite(shard(store), array)
     report = repair(store, set_aside=True)

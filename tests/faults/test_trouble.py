@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def cases() -> list[dict[str, object]]:
-    """Run all cases of faults in a separate process, in which torch has started no thread, so that forks work."""
+    """Run all fault cases in a separate process: forks work only if torch has started no thread."""
     result = subprocess.run(
         [sys.executable, "-m", "tests.faults.trouble", "3"], stdout=subprocess.PIPE, text=True, check=True
     )

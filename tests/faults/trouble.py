@@ -107,7 +107,7 @@ def full_disks(folder: Path, plain: dict[str, Any], count: int) -> Iterator[dict
 
 
 def others(folder: Path, plain: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Run the other cases of faults: a deleted or read-only directory, a clock that goes backwards, and a read
+    """Run the other fault cases: a deleted or read-only directory, a clock that goes backwards, and a read
     error."""
 
     def removed() -> None:
@@ -193,7 +193,7 @@ def two_at_once(folder: Path, plain: dict[str, Any], shares: list[tuple[int, int
 
 
 def run(full: int) -> list[dict[str, Any]]:
-    """Run all cases of faults, in ``full`` of which the disk becomes full; return one entry per case."""
+    """Run all fault cases; the disk becomes full in ``full`` of them. Return one entry per case."""
     with tempfile.TemporaryDirectory(prefix="featstore-trouble-") as name:
         folder = Path(name)
         plain = make(folder)

@@ -1,8 +1,7 @@
 """Run and kill commands for the crash tests, and read their results. A workplace is a folder with pictures and a store.
 
 Commands run in forks of this process, so that a test can kill them. This process imports all modules but does not run
-torch, because torch does not work in a fork of a process in which it has started threads. Results are read in forks
-too.
+torch: once torch has started threads, it does not work in forks. Results are read in forks too.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic
 
 
-def test_new_file_appears_complete_or_not_at_all(tmp_path):
+def test_atomic_write_makes_a_complete_file_or_none(tmp_path):
     with atomic.new_file(tmp_path / "a") as temporary:
         temporary.write_text("all")
         assert not (tmp_path / "a").exists()
@@ -129,7 +129,7 @@ def test_second_writer_waits_until_the_lock_names_its_owner(tmp_path: Path, lock
     os.close(handle)
 
 
-def test_exclusive_write_tolerates_a_link_call_repeated_by_nfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exclusive_write_succeeds_if_nfs_repeats_the_link_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     link = os.link
 
     def twice(*arguments: Path) -> None:
@@ -154,7 +154,7 @@ def test_lock_of_a_killed_writer_is_taken_over(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "fifo", "folder"])
-def test_writer_keeps_a_foreign_file_at_the_lock_path(tmp_path: Path, kind: str) -> None:
+def test_writer_does_not_delete_an_unrelated_file_at_the_lock_path(tmp_path: Path, kind: str) -> None:
     path, lock, own = tmp_path / "x", tmp_path / ".x.lock", tmp_path / "own"
     own.write_bytes(b"mine")
     {

@@ -45,7 +45,7 @@ def test_file_object_for_libhdf5_raises_the_first_write_error_when_checked(tmp_p
         assert caught.value.filename == os.fspath(tmp_path / "a")
 
 
-def test_file_object_for_libhdf5_runs_one_early_sync_at_a_time(tmp_path, monkeypatch):
+def test_file_object_for_libhdf5_never_runs_two_early_syncs_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(hdf5_sink, "_SETTLED_AT_ONCE", 100)
     real, begun, go = os.fsync, [], threading.Event()
 

@@ -22,9 +22,9 @@ AUXILIARY_WEIGHT = 0.4
 
 @dataclass(frozen=True)
 class Course:
-    """Fine-tuning of one network: ``layer`` is the last frozen one; ``frozen`` lists the same part of the network.
+    """A network to fine-tune. ``layer``: the last frozen layer. ``frozen``: the frozen parts of the network.
 
-    ``size``: a small side of the pictures, in pixels, that the network takes.
+    ``size``: side length of the pictures in pixels, as small as possible to save time.
     """
 
     layer: str
@@ -55,7 +55,7 @@ COURSES = {
 def backbone_of(name: str) -> Backbone:
     """Return the network with random weights for pictures of the course's size.
 
-    BatchNorm has the statistics of one batch. Otherwise the values of deep random networks vanish.
+    BatchNorm layers hold the statistics of one batch; otherwise activations vanish in deep random networks.
     """
     backbone = resized(load_backbone(name, "random:0"), COURSES[name].size, None)
     norms = [module for module in backbone.module.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -98,7 +98,7 @@ def by_hand(name: str) -> nn.Module:
 
 
 def loss_of(output: Any, codes: Tensor) -> Tensor:
-    """Return the cross-entropy; with an auxiliary classifier, plus 0.4 times the auxiliary classifier's."""
+    """Return the cross-entropy loss, plus 0.4 times that of the auxiliary classifier if there is one."""
     if isinstance(output, tuple):
         return loss_of(output[0], codes) + AUXILIARY_WEIGHT * loss_of(output[1], codes)
     return nn.functional.cross_entropy(output, codes)
@@ -107,7 +107,7 @@ def loss_of(output: Any, codes: Tensor) -> Tensor:
 def steps(
     network: nn.Module, inputs: Tensor, codes: Tensor, count: int, batch: int, optimiser: type[Any], rate: float
 ) -> None:
-    """Train ``network`` for ``count`` steps on random batches of ``inputs``; seeds set batches and dropout."""
+    """Train ``network`` for ``count`` steps on random batches of ``inputs``; fixed seeds determine batches and dropout."""
     chosen = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimiser = optimiser(chosen, lr=rate)
     for number in range(count):
@@ -133,7 +133,7 @@ def stored(trunk: nn.Module, pictures: Tensor, batch: int) -> Tensor:
 
 
 def greatest_difference(name: str, ours: TunedNetwork, backbone: Backbone, plain: nn.Module) -> dict[str, float]:
-    """Return the greatest difference of all parameters, and that of all buffers, from the network trained by hand."""
+    """Return the largest differences from the network trained by hand: of all parameters, and of all buffers."""
     classifier = base.classifier_of(plain)
     own = {**_tensors(backbone.module), **{f"{classifier}.{key}": each for key, each in _tensors(ours.head).items()}}
     if ours.auxiliary is not None:

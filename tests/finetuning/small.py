@@ -51,7 +51,7 @@ class WithAuxiliary(SmallNetwork):
 
 
 class SmallPhases:
-    """Trains the head alone, the second layer from the epoch ``second``, everything from the epoch ``first``."""
+    """Trains only the head at first, the second layer too from epoch ``second``, and all layers from epoch ``first``."""
 
     def __init__(self, network: SmallNetwork, plan: Plan, second: int = 1, first: int = 1) -> None:
         self.network, self.plan, self.starts = network, plan, {"second": second, "first": first}
@@ -99,12 +99,12 @@ def made_rows(rows: int, classes: int, seed: int) -> tuple[NDArray[np.float32], 
 
 
 def made_data(classes: int = 3, rows: int = 61, held_out: int = 30) -> TrainingData:
-    """Return training rows with a shift by epoch, and held-out rows without."""
+    """Return training rows, which are shifted in every epoch, and held-out rows, which are not shifted."""
     training, test = made_rows(rows, classes, 2), made_rows(held_out, classes, 3)
     names = tuple(f"class {number}" for number in range(classes))
     return TrainingData(MadeExamples(*training), MadeExamples(*test, shift=0.0), names, "made up")
 
 
 def made_plan(**changes: Any) -> Plan:
-    """Return a plan of 4 epochs with large steps."""
+    """Return a training plan of 4 epochs with a large learning rate."""
     return Plan(**{"epochs": 4, "batch_size": 10, "learning_rate": 1e-2, **changes})

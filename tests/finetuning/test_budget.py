@@ -11,13 +11,14 @@ from featstore.finetuning.budget import Choice, Rates, cache_bytes, cache_limit,
 RATES = Rates(making=100.0, live=80.0, cached=400.0)
 
 
-def test_cache_breaks_even_when_the_saved_time_equals_the_time_to_make_the_cache():
-    # Four views of 1,000 pictures and 100 held-out ones take 41 s; an epoch saves 12.5 - 2.5 + 1 - 1/12 s.
+def test_cache_breaks_even_when_saved_time_equals_the_time_to_fill_the_cache():
+    # A cache of four views of 1,000 pictures and of 100 held-out pictures takes 41 s to fill. Each epoch then saves
+    # 12.5 - 2.5 + 1 - 1/12 s.
     saved = 1000 / 80 - 1000 / 400 + 100 / 100 - 100 / 400 / 3
     assert RATES.break_even(4, 1000, 100) == pytest.approx(41 / saved)
 
 
-def test_cache_that_saves_no_time_never_pays():
+def test_cache_that_saves_no_time_never_breaks_even():
     assert Rates(100.0, 80.0, 70.0).break_even(1, 1000, 0) is None
 
 
@@ -32,7 +33,7 @@ def test_cache_that_saves_no_time_never_pays():
         (4.0, 1000, True, False),
     ],
 )
-def test_cache_is_made_if_it_fits_and_pays_or_the_user_asks_for_it(pays, needed, asked, cached):
+def test_cache_is_used_if_it_fits_and_saves_time_or_on_request(pays, needed, asked, cached):
     choice = choose(RATES, pays, 10, 4, needed, 100, asked=asked)
     assert choice.cached == cached
     assert choice.reason.startswith("cached" if cached else "live")
@@ -40,32 +41,31 @@ def test_cache_is_made_if_it_fits_and_pays_or_the_user_asks_for_it(pays, needed,
     assert Choice.from_dict(choice.to_dict()) == choice
 
 
-def test_size_of_the_cache_counts_views_in_their_type_and_held_out_pictures_in_float32():
+def test_cache_size_counts_all_views_and_the_float32_held_out_pictures():
     assert cache_bytes((320, 7, 7), 1000, 100, 8, "float16") == 320 * 49 * (8 * 1000 * 2 + 100 * 4)
     assert cache_bytes((10,), 1000, 0, 1, "float32") == 40_000
 
 
-def test_default_limit_is_a_share_of_the_free_disk(tmp_path):
+def test_default_cache_limit_is_a_fraction_of_the_free_disk_space(tmp_path):
     free = shutil.disk_usage(tmp_path).free
     assert cache_limit(tmp_path, None) == pytest.approx(free / 4, rel=0.2)
     assert cache_limit(tmp_path, 12345) == 12345
 
 
-def test_sizes_are_written_with_their_units():
+def test_cache_sizes_are_printed_with_units():
     assert [size_text(size) for size in (12, 1500, 2_340_000, 12e9)] == ["12 bytes", "1.5 kB", "2.34 MB", "12 GB"]
 
 
 class Examples:
-    """Live examples of ten rows whose activations are their row numbers."""
+    """Ten examples whose activations are their row numbers, computed live (without a cache)."""
 
     def batches(self, rows, epoch, size):
-        """Yield activations and rows."""
         for start in range(0, len(rows), size):
             yield torch.from_numpy(rows[start : start + size]), rows[start : start + size]
 
 
 @pytest.mark.parametrize("size", [3, 10, 50])
-def test_measuring_takes_a_step_on_each_batch_live_and_from_memory(size):
+def test_epoch_times_are_measured_with_live_and_with_cached_activations(size):
     seen = []
     rates = measure(Examples(), lambda inputs, rows: seen.append((inputs.tolist(), rows.tolist())), np.arange(10), size)
     assert min(rates.to_dict().values()) > 0

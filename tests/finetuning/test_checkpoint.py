@@ -68,7 +68,7 @@ def write(path: Path, arrays: dict[str, Any], value: Any) -> None:
 
 
 def refused(folder: Path, error: type[FeatstoreError], match: str, **changes: Any) -> None:
-    """Resume; require a one-line error, an untouched network, and an untouched file."""
+    """Require that resuming gives a one-line error and changes neither the network nor the checkpoint."""
     before = (folder / FILE).read_bytes() if (folder / FILE).is_file() else b""
     network = changes.pop("network", None) or SmallNetwork()
     state = {name: each.clone() for name, each in network.state_dict().items()}
@@ -83,7 +83,7 @@ def refused(folder: Path, error: type[FeatstoreError], match: str, **changes: An
         assert (folder / FILE).read_bytes() == before
 
 
-def test_checkpoint_of_other_settings_names_them(tmp_path):
+def test_error_for_a_checkpoint_with_other_settings_names_the_settings(tmp_path):
     broken_off(tmp_path)
     plan = made_plan(learning_rate=0.5, epochs=9)
     refused(
@@ -91,12 +91,12 @@ def test_checkpoint_of_other_settings_names_them(tmp_path):
     )
 
 
-def test_checkpoint_of_other_classes_is_refused(tmp_path):
+def test_checkpoint_with_other_classes_is_refused(tmp_path):
     broken_off(tmp_path)
     refused(tmp_path, UsageError, "other classes", data=replace(made_data(), classes=("a", "b", "c")))
 
 
-def test_checkpoint_of_other_data_is_refused(tmp_path):
+def test_checkpoint_made_with_other_data_is_refused(tmp_path):
     broken_off(tmp_path)
     refused(tmp_path, UsageError, "other data", data=replace(made_data(), digest="another store"))
     values, codes = made_rows(61, 3, 2)
@@ -110,7 +110,7 @@ def test_checkpoint_of_another_network_is_refused(tmp_path):
     refused(tmp_path, UsageError, "another network or other weights", network=SmallNetwork(norm=False))
 
 
-def test_head_may_start_elsewhere_because_the_checkpoint_replaces_it(tmp_path):
+def test_resume_replaces_the_initial_head_by_that_of_the_checkpoint(tmp_path):
     whole = run(tmp_path / "whole", made_plan())
     broken_off(tmp_path / "broken")
     network = SmallNetwork()
@@ -120,7 +120,7 @@ def test_head_may_start_elsewhere_because_the_checkpoint_replaces_it(tmp_path):
     torch.testing.assert_close(network.head.weight, whole.head.weight, rtol=0, atol=0)
 
 
-def test_resume_with_another_number_of_threads_is_noticed(tmp_path):
+def test_resume_with_another_number_of_threads_gives_a_warning(tmp_path):
     path = broken_off(tmp_path)
     arrays, value = contents(path)
     write(path, arrays, {**value, "machine": {**value["machine"], "threads": "77"}})
@@ -128,7 +128,7 @@ def test_resume_with_another_number_of_threads_is_noticed(tmp_path):
         run(tmp_path, made_plan())
 
 
-def test_existing_checkpoint_is_refused_without_resume(tmp_path):
+def test_training_without_resume_refuses_an_existing_checkpoint(tmp_path):
     path, plan = broken_off(tmp_path), made_plan()
     before = path.read_bytes()
     network = SmallNetwork()
@@ -137,7 +137,7 @@ def test_existing_checkpoint_is_refused_without_resume(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_resume_of_a_finished_run_returns_its_figures_and_network(tmp_path):
+def test_resuming_a_finished_run_returns_its_results_and_network(tmp_path):
     first = run(tmp_path, made_plan())
     data = made_data()
     second = run(tmp_path, made_plan(), data=data)
@@ -145,7 +145,7 @@ def test_resume_of_a_finished_run_returns_its_figures_and_network(tmp_path):
     torch.testing.assert_close(second.state_dict(), first.state_dict(), rtol=0, atol=0)
 
 
-def test_flipped_byte_anywhere_is_refused(tmp_path):
+def test_checkpoint_with_any_flipped_byte_is_refused(tmp_path):
     path = broken_off(tmp_path)
     good = path.read_bytes()
     for at in [*range(0, 600, 7), *range(600, len(good), 97), len(good) - 1]:
@@ -155,7 +155,7 @@ def test_flipped_byte_anywhere_is_refused(tmp_path):
         refused(tmp_path, FeatstoreError, "remove the file")
 
 
-def test_truncated_and_foreign_files_are_refused(tmp_path):
+def test_truncated_checkpoints_and_other_files_are_refused(tmp_path):
     path = broken_off(tmp_path)
     good = path.read_bytes()
     (header,) = struct.unpack("<Q", good[:8])
@@ -228,14 +228,14 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_file_is_refused(tmp_path, name):
+def test_malicious_checkpoint_is_refused(tmp_path, name):
     path = broken_off(tmp_path)
     HOSTILE[name](path)
     refused(tmp_path, DamagedError, "no checkpoint of featstore, or damaged")
 
 
 @pytest.mark.parametrize("depth", [200, 900, 3000])
-def test_deep_value_in_the_settings_is_refused(tmp_path, depth):
+def test_checkpoint_with_deeply_nested_settings_is_refused(tmp_path, depth):
     path = broken_off(tmp_path)
     arrays, value = contents(path)
     text = json.dumps({**value, "plan": "PLAN"}).replace('"PLAN"', '{"epochs": ' + "[" * depth + "]" * depth + "}")
@@ -243,7 +243,7 @@ def test_deep_value_in_the_settings_is_refused(tmp_path, depth):
     refused(tmp_path, FeatstoreError, "remove the file")
 
 
-def test_more_epochs_than_planned_are_refused(tmp_path):
+def test_checkpoint_with_more_epochs_than_planned_is_refused(tmp_path):
     run(tmp_path, made_plan())
     arrays, value = contents(tmp_path / FILE)
     history = [{**value["history"][1], "epoch": epoch} for epoch in range(9)]
@@ -251,7 +251,7 @@ def test_more_epochs_than_planned_are_refused(tmp_path):
     refused(tmp_path, DamagedError, "has 8 epochs, where 4 are planned")
 
 
-def test_links_and_pipes_are_refused(tmp_path):
+def test_link_or_pipe_in_place_of_a_checkpoint_is_refused(tmp_path):
     path = broken_off(tmp_path)
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
@@ -261,7 +261,7 @@ def test_links_and_pipes_are_refused(tmp_path):
     refused(tmp_path, DamagedError, "no regular file")
 
 
-def test_file_in_place_of_the_folder_is_refused(tmp_path):
+def test_file_in_place_of_the_checkpoint_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="is a file, where a folder"):
         run(tmp_path / "file", made_plan())
@@ -303,7 +303,7 @@ train(network, SmallPhases(network, plan, 2, 3), made_data(), plan, Path(sys.arg
 @pytest.mark.parametrize(
     ("epoch", "step", "where"), [(0, 0, "rename"), (2, 3, "step"), (3, 0, "rename"), (1, 0, "epoch")]
 )
-def test_run_killed_by_sigkill_and_resumed_equals_an_unbroken_run(tmp_path, epoch, step, where):
+def test_killed_and_resumed_training_equals_uninterrupted_training(tmp_path, epoch, step, where):
     whole = run(tmp_path / "whole", made_plan())
     folder = tmp_path / "killed"
     arguments = [sys.executable, "-c", CHILD, str(folder), str(epoch), str(step), where]
@@ -343,7 +343,7 @@ except FeatstoreError as error:
 
 
 @pytest.mark.slow
-def test_full_disk_keeps_the_last_epoch(tmp_path):
+def test_checkpoint_of_the_last_epoch_survives_a_full_disk(tmp_path):
     done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True)
     assert "the checkpoint cannot be written" in done.stdout
     assert done.stdout.count("\n") == 1

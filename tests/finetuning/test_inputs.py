@@ -60,7 +60,7 @@ def collected(examples, rows=ROWS, epoch=1, size=3):
 
 
 @pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation("light", 3, 2), Augmentation("standard", 0, 2)])
-def test_cached_and_live_inputs_are_equal_bit_for_bit_in_float32(store, tmp_path, augmentation):
+def test_cached_and_live_inputs_are_bit_identical_in_float32(store, tmp_path, augmentation):
     cached, live = cached_of(store, tmp_path, augmentation, unit_rows=4), live_of(store, augmentation)
     assert len(list((tmp_path / str(min(1, augmentation.views)) / "shards").glob("*.h5"))) > 1
     for epoch in (1, 2, 3):
@@ -68,7 +68,7 @@ def test_cached_and_live_inputs_are_equal_bit_for_bit_in_float32(store, tmp_path
         assert torch.equal(collected(cached, epoch=epoch), collected(live, epoch=epoch))
 
 
-def test_epochs_take_the_views_in_turn(store, tmp_path):
+def test_successive_epochs_use_successive_views(store, tmp_path):
     augmentation = Augmentation("light", 0, 2)
     assert [augmentation.view(epoch) for epoch in range(1, 6)] == [1, 2, 1, 2, 1]
     assert [Augmentation().view(epoch) for epoch in range(1, 4)] == [0, 0, 0]
@@ -78,17 +78,17 @@ def test_epochs_take_the_views_in_turn(store, tmp_path):
     assert not torch.equal(first, second)
 
 
-def test_float16_cache_is_read_as_float32_rounded_to_float16(store, tmp_path):
+def test_float16_cache_returns_activations_rounded_to_float16(store, tmp_path):
     cached, live = cached_of(store, tmp_path, dtype="float16"), live_of(store)
     assert torch.equal(collected(cached), collected(live).to(torch.float16).to(torch.float32))
 
 
-def test_last_batch_of_one_row_joins_the_batch_before(store):
+def test_last_batch_with_one_row_is_merged_with_the_batch_before(store):
     sizes = [len(part) for _, part in live_of(store).batches(np.arange(7), 1, 3)]
     assert sizes == [3, 4]
 
 
-def test_plain_inputs_equal_the_pixels_of_extraction_for_regions_too(tmp_path):
+def test_finetuning_inputs_equal_the_pixels_that_extract_uses(tmp_path):
     folder = write_coloured(tmp_path / "pictures", names("", 2))
     (folder / "boxes.csv").write_text(TABLE)
     extract(folder / "boxes.csv", tmp_path / "s", backbone=tiny_backbone(), boxes=("x", "y", "w", "h"))
@@ -99,7 +99,7 @@ def test_plain_inputs_equal_the_pixels_of_extraction_for_regions_too(tmp_path):
         assert torch.equal(live, collected(cached_of(store, place, augmentation), np.arange(3)))
 
 
-def test_picture_that_changed_or_vanished_is_named(tmp_path):
+def test_error_names_a_picture_that_changed_or_vanished(tmp_path):
     folder = write_coloured(tmp_path / "pictures", names("", 5))
     store = FeatureStore.open(make_store(folder, tmp_path / "s"))
     live = live_of(store)

@@ -1,4 +1,4 @@
-"""Networks in training: what is frozen stays bit-identical, and the rest learns as in a plain PyTorch loop."""
+"""Training of a partly frozen network: frozen tensors stay bit-identical, all others equal those of a PyTorch loop."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def changed(before: dict[str, Tensor], network: nn.Module) -> set[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_parameters_and_buffers_under_the_cut_stay_bit_identical(name: str) -> None:
+def test_frozen_parameters_and_buffers_stay_bit_identical_in_training(name: str) -> None:
     backbone, partition, _ = divided(name)
     pictures, codes = pictures_of(name, 4)
     head = nn.Linear(backbone.dimension, CLASSES)
@@ -65,7 +65,7 @@ def test_parameters_and_buffers_under_the_cut_stay_bit_identical(name: str) -> N
 
 
 @pytest.mark.slow
-def test_training_on_stored_activations_equals_a_plain_loop_with_a_live_trunk() -> None:
+def test_training_on_cached_activations_equals_a_plain_pytorch_loop() -> None:
     name = "efficientnet_lite0"
     pictures, codes = pictures_of(name, 40)
     plain = by_hand(name)
@@ -76,7 +76,7 @@ def test_training_on_stored_activations_equals_a_plain_loop_with_a_live_trunk() 
     assert max(greatest_difference(name, network, backbone, plain).values()) <= 1e-5
 
 
-def test_layers_are_unfrozen_in_turn() -> None:
+def test_layers_are_unfrozen_one_after_the_other() -> None:
     backbone, partition, network = divided("efficientnet_lite0", "_blocks.13")
     pictures, codes = pictures_of("efficientnet_lite0", 4)
     activations = stored(partition.trunk, pictures, 4)
@@ -89,13 +89,13 @@ def test_layers_are_unfrozen_in_turn() -> None:
         assert changed(before, backbone.module) == before.keys() - frozen
         counts.append(trained_parameters(network))
     assert counts == sorted(set(counts))
-    # A larger frozen set than before freezes layers again.
+    # Unfrozen layers are frozen again if the new set of frozen layers contains them.
     set_trainable(network, partition, frozen_names(backbone, backbone.layer))
     assert trained_parameters(network) == trained_parameters(network.head)
 
 
 def modes(network: TunedNetwork, kind: type[nn.Module]) -> list[bool]:
-    """Return whether each module of ``kind`` in the tail is in train mode, in the order of computation."""
+    """Return, for each module of class ``kind`` in the tail, whether the module is in train mode."""
     return [network.tail.get_submodule(str(node.target)).training for node in calls(network, kind)]
 
 
@@ -107,7 +107,7 @@ def calls(network: TunedNetwork, kind: type[nn.Module]) -> list[torch.fx.Node]:
     ]
 
 
-def test_dropout_of_the_authors_acts_in_the_trained_part_alone() -> None:
+def test_dropout_of_the_original_network_acts_only_in_trained_layers() -> None:
     backbone, partition, network = divided("efficientnet_b0", "block4")
     assert len(modes(network.train(), StochasticDepth)) == 5
     assert all(modes(network, StochasticDepth))
@@ -134,7 +134,7 @@ def test_dropout_between_frozen_layers_of_vgg_does_not_act() -> None:
 
 
 @pytest.mark.slow
-def test_auxiliary_classifier_is_trained_if_its_input_is() -> None:
+def test_auxiliary_classifier_is_kept_if_its_input_layer_is_trained() -> None:
     backbone = backbone_of("inception_v3")
     partition = split_at(backbone, "mixed6")
     auxiliary = auxiliary_classifier(partition, CLASSES, 0)
@@ -173,7 +173,7 @@ def network_model(classes: int, scale: float) -> NetworkModel:
 @pytest.mark.parametrize("made", [linear_model, network_model])
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("scale", [1.0, 2.5])
-def test_head_gives_the_probabilities_of_its_model_before_and_after_training(made, classes: int, scale: float) -> None:
+def test_torch_head_gives_the_probabilities_of_the_converted_head(made, classes: int, scale: float) -> None:
     model = made(classes, scale)
     features = np.random.default_rng(0).standard_normal((20, 9)).astype(np.float32)
     head = head_from_model(model, dropout=0.5).eval()
@@ -193,7 +193,7 @@ def test_head_gives_the_probabilities_of_its_model_before_and_after_training(mad
 
 
 @pytest.mark.parametrize("made", [linear_model, network_model])
-def test_head_and_model_are_converted_without_loss(made) -> None:
+def test_conversion_of_a_head_to_torch_and_back_is_lossless(made) -> None:
     once = model_from_head(head_from_model(made(4, 1.0)))
     again = model_from_head(head_from_model(once))
     for name, array in once.arrays().items():
@@ -203,14 +203,14 @@ def test_head_and_model_are_converted_without_loss(made) -> None:
         )
 
 
-def test_standardisation_of_a_perceptron_is_not_trained() -> None:
+def test_standardisation_of_the_mlp_head_is_not_trained() -> None:
     head = head_from_model(network_model(4, 1.0), dropout=0.3)
     assert isinstance(head[0], Standardise)
     assert len(list(head[0].parameters())) == 0
     assert [module.p for module in head.modules() if isinstance(module, nn.Dropout)] == [0.3, 0.3]
 
 
-def test_learning_rates_fall_with_the_distance_from_the_head() -> None:
+def test_learning_rate_decreases_with_the_distance_from_the_head() -> None:
     _, partition, network = divided("efficientnet_lite0", "_blocks.13")
     groups = parameter_groups(network, partition, 0.1, 0.5, 0.01)
     named = {name: group for group in groups for name in group["names"]}

@@ -1,4 +1,4 @@
-"""A backbone divided into trunk and tail computes the same features, and only clean cuts are accepted."""
+"""A backbone divided into trunk and tail computes the same features, and no cut through parallel paths is accepted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LAYERS = {
     "efficientnet_lite0": ["_pad", "_blocks.15"],
     "vit_b_16": ["encoder.dropout", "encoder.ln"],
 }
-"""Layers to divide after, besides those of COURSES."""
+"""Layers after which the networks are divided, in addition to those of COURSES."""
 SLOW = {"vgg16", "inception_v3", "vit_b_16", "resnet50"}
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in COURSES]
 
@@ -47,12 +47,12 @@ def without_values(name: str) -> Backbone:
 
 
 def count(backbone: Backbone, names: frozenset[str]) -> int:
-    """Return the number of values of the parameters of ``backbone`` that are not in ``names``."""
+    """Return how many parameter values of ``backbone`` belong to parameters that are not in ``names``."""
     return sum(each.numel() for name, each in backbone.module.named_parameters() if name not in names)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_trunk_then_tail_equals_the_backbone_bit_for_bit(name: str) -> None:
+def test_trunk_followed_by_tail_equals_the_whole_backbone_bit_for_bit(name: str) -> None:
     backbone = backbone_of(name)
     pictures, _ = pictures_of(name, 2)
     with torch.inference_mode():
@@ -67,7 +67,7 @@ def test_trunk_then_tail_equals_the_backbone_bit_for_bit(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_as_many_parameters_are_frozen_as_in_the_code_of_courses(name: str) -> None:
+def test_number_of_frozen_parameters_equals_that_in_course_code(name: str) -> None:
     backbone = backbone_of(name)
     frozen = frozen_names(backbone, COURSES[name].layer)
     tail = split_at(backbone, COURSES[name].layer).tail
@@ -77,12 +77,14 @@ def test_as_many_parameters_are_frozen_as_in_the_code_of_courses(name: str) -> N
     assert not frozen & {key for key, _ in [*tail.named_parameters(), *tail.named_buffers()]}
 
 
-def test_trainable_counts_equal_those_that_keras_prints() -> None:
-    # "Transfer learning and fine-tuning" of TensorFlow: MobileNetV2, layers[:100] frozen, a head with 1,281 parameters.
+def test_number_of_trainable_parameters_equals_that_printed_by_keras() -> None:
+    # The TensorFlow tutorial "Transfer learning and fine-tuning": MobileNetV2 with layers[:100] frozen and a head with
+    # 1,281 parameters.
     mobilenet = without_values("mobilenet_v2")
     assert count(mobilenet, frozenset()) == 2_223_872
     assert count(mobilenet, frozen_before(mobilenet, "block_11_depthwise")) + 1281 == 1_862_721
-    # Chollet's "Deep Learning with Python": VGG16's convolutional base, of which block5 is trained.
+    # An example in Chollet's "Deep Learning with Python": the convolutional base of VGG16, in which only block5 is
+    # trained.
     vgg = without_values("vgg16")
     convolutions = {name for name, _ in vgg.module.named_parameters() if name.startswith("features.")}
     assert count(vgg, frozen_names(vgg, "block4_pool")) - count(vgg, frozen_names(vgg, "block5_pool")) == 7_079_424
@@ -91,7 +93,7 @@ def test_trainable_counts_equal_those_that_keras_prints() -> None:
     assert count(efficientnet, frozenset()) == 4_007_548
 
 
-def test_residual_blocks_are_frozen_in_part_and_divided_only_around() -> None:
+def test_network_cannot_be_divided_inside_a_residual_block() -> None:
     backbone = without_values("mobilenet_v2")
     frozen = frozen_names(backbone, "block_12_project")
     assert {"features.13.conv.2.weight", "features.13.conv.1.1.running_var"} <= frozen
@@ -106,7 +108,7 @@ def test_residual_blocks_are_frozen_in_part_and_divided_only_around() -> None:
     assert cut_before(backbone, "Conv1") == ""
 
 
-def test_blocks_and_groups_follow_the_order_of_computation() -> None:
+def test_parameter_groups_follow_the_order_of_computation() -> None:
     partition = split_at(without_values("resnet50"), "layer3")
     assert partition.blocks == ("layer4.0", "layer4.1", "layer4.2", "layer4")
     assert [{name.rsplit(".", 2)[0].split(".downsample")[0] for name in group} for group in partition.groups] == [
@@ -115,7 +117,7 @@ def test_blocks_and_groups_follow_the_order_of_computation() -> None:
         {"layer4.2"},
     ]
     whole = split_at(without_values("vit_b_16"), "")
-    # Class token and position embedding are used first after conv_proj; the last layer norm is no block of its own.
+    # Class token and position embedding are first used after conv_proj. The last layer norm forms no group of its own.
     assert set(whole.groups[0]) == {"conv_proj.weight", "conv_proj.bias", "class_token", "encoder.pos_embedding"}
     assert {"encoder.ln.weight", "encoder.layers.encoder_layer_11.mlp.3.weight"} <= set(whole.groups[-1])
     assert len(whole.groups) == 13
@@ -124,7 +126,7 @@ def test_blocks_and_groups_follow_the_order_of_computation() -> None:
     )
 
 
-def test_maps_with_channels_last_are_divided_as_they_are_stored() -> None:
+def test_swin_network_with_channels_last_is_divided_without_transposing() -> None:
     backbone = load_backbone("swin_t", "random:0")
     partition = split_at(backbone, "features.5")
     pictures = torch.randn(1, 3, 224, 224)
@@ -136,7 +138,7 @@ def test_maps_with_channels_last_are_divided_as_they_are_stored() -> None:
 
 
 @pytest.mark.parametrize("name", ["timm/resnet18", "timm/vit_tiny_patch16_224", "timm/efficientnet_b0"])
-def test_networks_of_timm_are_divided(name: str) -> None:
+def test_timm_networks_can_be_divided_into_trunk_and_tail(name: str) -> None:
     pytest.importorskip("timm")
     backbone = load_backbone(name, "random:0")
     blocks = split_at(backbone, "").blocks
@@ -147,7 +149,7 @@ def test_networks_of_timm_are_divided(name: str) -> None:
 
 
 class Untraceable(nn.Module):
-    """A network that torch.fx cannot trace, because of an ``if`` on values."""
+    """A network that torch.fx cannot trace, because it contains an ``if`` on tensor values."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,7 +175,7 @@ def made_up(module: nn.Module, dimension: int) -> Backbone:
     return Backbone("made-up", "input of head", dimension, "random:0", "", Preprocessing(4, 4), module)
 
 
-def test_untraceable_network_is_trained_whole_or_not_at_all() -> None:
+def test_untraceable_network_cannot_be_divided_at_an_inner_layer() -> None:
     backbone = made_up(Untraceable(), 4)
     whole = split_at(backbone, "")
     assert (whole.tail, whole.shape, whole.blocks) == (backbone.module, (3, 4, 4), ())
@@ -185,7 +187,7 @@ def test_untraceable_network_is_trained_whole_or_not_at_all() -> None:
         assert "\n" not in str(error.value)
 
 
-def test_layers_that_share_parameters_are_not_divided() -> None:
+def test_network_cannot_be_divided_between_layers_with_shared_parameters() -> None:
     backbone = made_up(Tied(), 32)
     with pytest.raises(UsageError, match="last"):
         split_at(backbone, "middle")
@@ -201,18 +203,18 @@ def test_layers_that_share_parameters_are_not_divided() -> None:
         ("block5_conv3", "no layer 'block5_conv3'"),
     ],
 )
-def test_unknown_layers_are_refused_with_near_names(layer: str, words: str) -> None:
+def test_error_for_an_unknown_layer_suggests_similar_names(layer: str, words: str) -> None:
     with pytest.raises(UsageError, match=words) as error:
         split_at(without_values("mobilenet_v2"), layer)
     assert "\n" not in str(error.value)
 
 
-def test_layers_that_run_more_than_once_are_refused() -> None:
+def test_network_cannot_be_divided_at_a_layer_that_runs_repeatedly() -> None:
     with pytest.raises(UsageError, match="does not give one vector"):
         split_at(without_values("resnet50"), "layer3.0.relu")
 
 
-def test_last_layer_by_any_name_leaves_the_head_alone() -> None:
+def test_freezing_up_to_the_last_layer_leaves_only_the_head_to_train() -> None:
     backbone = without_values("mobilenet_v2")
     everything = {name for name, _ in [*backbone.module.named_parameters(), *backbone.module.named_buffers()]}
     for name in ("classifier.1", "input of classifier.1"):
@@ -224,14 +226,14 @@ def test_last_layer_by_any_name_leaves_the_head_alone() -> None:
     assert frozen_names(backbone, "") == frozenset()
 
 
-def test_backbone_whose_features_are_an_inner_layer_is_divided() -> None:
+def test_backbone_that_ends_at_an_inner_layer_can_be_divided() -> None:
     backbone = take(tiny_backbone(), "1", "avg")
     partition = split_at(backbone, "0")
     pictures = torch.randn(2, 3, 16, 16)
     assert torch.equal(partition.tail(partition.trunk(pictures)), backbone.module(pictures))
 
 
-def test_tail_trains_the_parameters_of_the_backbone_itself() -> None:
+def test_tail_shares_its_parameters_with_the_backbone() -> None:
     backbone = tiny_backbone()
     before = copy.deepcopy(backbone.module.state_dict())
     partition = split_at(backbone, "")

@@ -63,7 +63,7 @@ def run(folder: Path, **options: Any) -> tuple[dict[str, Tensor], dict[str, Tens
 
 
 @pytest.mark.slow
-def test_backbone_is_unfrozen_layer_by_layer_and_resumes_bit_for_bit(tmp_path):
+def test_resumed_gradual_unfreezing_equals_uninterrupted_training(tmp_path):
     start = parts()[0].module.state_dict()
     whole, head, history = run(tmp_path / "whole")
     assert [record.frozen for record in history] == [
@@ -73,7 +73,7 @@ def test_backbone_is_unfrozen_layer_by_layer_and_resumes_bit_for_bit(tmp_path):
         "before features.11",
     ]
     changed = {name.split(".")[1] for name, each in whole.items() if not torch.equal(each, start[name])}
-    assert changed == {"11", "12", "0"}  # "0" is classifier.0.
+    assert changed == {"11", "12", "0"}  # The layer name "0" means classifier.0.
     done: list[EpochRecord] = []
     run(tmp_path / "broken", on_epoch=done.append, stop=lambda: len(done) == 3)
     again, head_again, _ = run(tmp_path / "broken", resume=True)
@@ -103,12 +103,12 @@ def phases(shared: tuple[Backbone, Partition, TunedNetwork], **changes: Any) -> 
         ({"unfreeze": (("features.12", 1),)}, ["before features.12"] * 3),
     ],
 )
-def test_frozen_layers_are_told_in_words(shared, changes, words):
+def test_frozen_layers_are_described_in_words(shared, changes, words):
     made = phases(shared, **changes)
     assert [made.frozen(epoch) for epoch in (1, 2, 3)] == words
 
 
-def test_trained_parameters_and_rates_follow_the_phase(shared):
+def test_trained_parameters_and_learning_rates_follow_the_schedule(shared):
     backbone, partition, network = shared
     made = LayerPhases(backbone, network, partition, plan(layer_decay=0.5))
     trained = []
@@ -135,7 +135,7 @@ def test_trained_parameters_and_rates_follow_the_phase(shared):
         ({"unfreeze": (), "freeze_to": ""}, "the whole network cannot be trained"),
     ],
 )
-def test_layers_that_do_not_fit_are_refused(shared, changes, match):
+def test_invalid_layers_to_unfreeze_are_refused(shared, changes, match):
     with pytest.raises(UsageError, match=match) as caught:
         phases(shared, **changes)
     assert "\n" not in str(caught.value)

@@ -14,7 +14,7 @@ pytest.importorskip("tensorboardX")
 
 
 def run(folder: Path, log: Path, *, epochs: int = 9, resume: bool = False, seed: int = 0) -> list[dict[str, object]]:
-    """Train until the epoch ``epochs``; return the figures of all epochs."""
+    """Train until the epoch ``epochs``; return the metrics of all epochs."""
     network, plan, done = SmallNetwork(), made_plan(seed=seed), []
     history = train(
         network,
@@ -32,7 +32,7 @@ def run(folder: Path, log: Path, *, epochs: int = 9, resume: bool = False, seed:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_reader_of_tensorboard_reads_every_epoch_once_after_a_resume(tmp_path):
+def test_tensorboard_reads_every_epoch_once_after_a_resume(tmp_path):
     reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     log = tmp_path / "deep" / "log"
     log.mkdir(parents=True)
@@ -64,7 +64,7 @@ def test_reader_of_tensorboard_reads_every_epoch_once_after_a_resume(tmp_path):
 
 
 @pytest.mark.parametrize("below", ["", "log"])
-def test_log_path_that_is_a_file_is_refused_before_training(tmp_path, below):
+def test_tensorboard_path_that_is_a_file_is_refused_before_training(tmp_path, below):
     (tmp_path / "file").touch()
     network, plan, data = SmallNetwork(), made_plan(), made_data()
     with pytest.raises(UsageError, match="is a file, where a folder is needed"):

@@ -1,4 +1,4 @@
-"""Training equals plain PyTorch, resumes bit for bit, and keeps the last finished epoch when something goes wrong."""
+"""Training equals plain PyTorch, resumes bit for bit, and keeps the last finished epoch after an error."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.finetuning.small import (
 def run(
     folder: Path, plan: Plan, network: SmallNetwork | None = None, data: TrainingData | None = None, **options: Any
 ) -> tuple[SmallNetwork, list[EpochRecord]]:
-    """Train with gradual unfreezing at epochs 2 and 3, if the plan has as many epochs."""
+    """Train with gradual unfreezing at epochs 2 and 3, if the plan has that many epochs."""
     network = network or SmallNetwork()
     phases = SmallPhases(network, plan, *options.pop("starts", (2, 3)))
     return network, train(network, phases, data or made_data(), plan, folder, **options)
@@ -55,7 +55,7 @@ def without_seconds(path: Path) -> list[list[str]]:
         return [row[:-1] for row in csv.reader(file)]
 
 
-@pytest.mark.slow  # The optimiser classes of torch load its compiler.
+@pytest.mark.slow  # slow, because the optimiser classes of torch load its compiler
 @pytest.mark.parametrize(
     ("name", "make"),
     [
@@ -64,7 +64,7 @@ def without_seconds(path: Path) -> list[list[str]]:
         ("sgd", lambda each: torch.optim.SGD(each, 1e-2, momentum=0.9, weight_decay=0.1)),
     ],
 )
-def test_weights_equal_those_of_a_plain_loop_with_the_optimiser_of_torch(tmp_path, name, make):
+def test_trained_weights_equal_those_of_a_plain_pytorch_loop(tmp_path, name, make):
     plan = made_plan(optimiser=name, weight_decay=0.1, label_smoothing=0.1)
     network, _ = run(tmp_path, plan, SmallNetwork(dropout=0.0), starts=(1, 1))
     plain, data = SmallNetwork(dropout=0.0), made_data()
@@ -87,7 +87,7 @@ def test_weights_equal_those_of_a_plain_loop_with_the_optimiser_of_torch(tmp_pat
         np.testing.assert_array_equal(array, expected[key], err_msg=key)
 
 
-def test_accumulated_gradients_equal_those_of_a_large_batch(tmp_path):
+def test_accumulated_gradients_equal_those_of_one_large_batch(tmp_path):
     first, _ = run(tmp_path / "1", made_plan(batch_size=20, optimiser="sgd"), SmallNetwork(norm=False, dropout=0.0))
     second, _ = run(
         tmp_path / "2", made_plan(batch_size=5, accumulate=4, optimiser="sgd"), SmallNetwork(norm=False, dropout=0.0)
@@ -98,7 +98,7 @@ def test_accumulated_gradients_equal_those_of_a_large_batch(tmp_path):
         assert not np.array_equal(array, states(SmallNetwork(norm=False, dropout=0.0))[name])
 
 
-def test_epoch_0_measures_the_network_as_given(tmp_path):
+def test_epoch_0_evaluates_the_network_before_training(tmp_path):
     network = SmallNetwork().eval()
     data = made_data()
     with torch.no_grad():
@@ -112,7 +112,7 @@ def test_epoch_0_measures_the_network_as_given(tmp_path):
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_figures_equal_those_of_scikit_learn(tmp_path, classes):
+def test_held_out_metrics_equal_those_of_scikit_learn(tmp_path, classes):
     data = made_data(classes)
     network, history = run(tmp_path, made_plan(), SmallNetwork(classes), data)
     with torch.no_grad():
@@ -125,7 +125,7 @@ def test_figures_equal_those_of_scikit_learn(tmp_path, classes):
     assert last.held_out_loss == pytest.approx(log_loss(codes, logits.softmax(1).numpy()), abs=1e-5)
 
 
-def test_macro_f1_equals_scikit_learns_when_classes_are_missing_from_the_held_out_rows():
+def test_macro_f1_equals_that_of_scikit_learn_if_held_out_classes_are_missing():
     from featstore.finetuning.history import Tally
 
     random, tally = np.random.default_rng(0), Tally(6)
@@ -137,7 +137,7 @@ def test_macro_f1_equals_scikit_learns_when_classes_are_missing_from_the_held_ou
     assert tally.macro_f1 == pytest.approx(expected, abs=1e-12)
 
 
-def test_frozen_layers_keep_parameters_and_statistics_until_they_are_unfrozen(tmp_path):
+def test_frozen_layers_keep_parameters_and_batch_norm_statistics(tmp_path):
     network = SmallNetwork()
     seen = [states(network)]
     run(tmp_path, made_plan(), network, on_epoch=lambda record: seen.append(states(network)))
@@ -147,7 +147,7 @@ def test_frozen_layers_keep_parameters_and_statistics_until_they_are_unfrozen(tm
             name.split(".")[0] for name, each in seen[after].items() if not np.array_equal(each, seen[before][name])
         }
 
-    # Place 0: before the run, 1: epoch 0, 2: epoch 1 and so on.
+    # seen[0] is the state before the run, seen[1] the state after epoch 0, seen[2] the state after epoch 1.
     assert [changed(at, at + 1) for at in range(5)] == [
         set(),
         {"head"},
@@ -160,7 +160,7 @@ def test_frozen_layers_keep_parameters_and_statistics_until_they_are_unfrozen(tm
 
 @pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
 @pytest.mark.parametrize("steps", [0, 3, 8, 13, 19])
-def test_run_stopped_at_any_step_and_resumed_equals_an_unbroken_run_bit_for_bit(tmp_path, optimiser, steps):
+def test_stopped_and_resumed_training_equals_uninterrupted_training(tmp_path, optimiser, steps):
     plan = made_plan(optimiser=optimiser, balance="sampler")
     whole, history = run(tmp_path / "whole", plan)
     count = 0
@@ -178,7 +178,7 @@ def test_run_stopped_at_any_step_and_resumed_equals_an_unbroken_run_bit_for_bit(
     assert [record.seconds for record in again[: len(part)]] == [record.seconds for record in part]
 
 
-def test_second_run_in_the_same_folder_is_refused_while_the_first_one_trains(tmp_path):
+def test_second_concurrent_training_in_one_folder_is_refused(tmp_path):
     errors: list[str] = []
 
     def second() -> None:
@@ -199,7 +199,7 @@ def test_second_run_in_the_same_folder_is_refused_while_the_first_one_trains(tmp
     require_equal(network, run(tmp_path / "alone", made_plan())[0])
 
 
-def test_stopped_run_returns_the_network_of_the_last_finished_epoch(tmp_path):
+def test_stopped_training_returns_the_network_of_the_last_finished_epoch(tmp_path):
     network, event, at_epoch = SmallNetwork(), threading.Event(), {}
 
     def on_step(epoch: int, step: int, steps: int, loss: float) -> None:
@@ -220,7 +220,7 @@ def test_stopped_run_returns_the_network_of_the_last_finished_epoch(tmp_path):
     assert not network.training
 
 
-def test_keyboard_interrupt_leaves_the_last_finished_epoch(tmp_path):
+def test_keyboard_interrupt_keeps_the_last_finished_epoch(tmp_path):
     network, at_epoch = SmallNetwork(), {}
 
     def on_step(epoch: int, step: int, steps: int, loss: float) -> None:
@@ -243,14 +243,14 @@ def test_keyboard_interrupt_leaves_the_last_finished_epoch(tmp_path):
 
 
 class Spoilt(MadeExamples):
-    """Rows whose inputs are infinite in the second epoch from the fourth batch on."""
+    """Examples whose inputs are infinite from the fourth batch of the second epoch on."""
 
     def batches(self, rows: NDArray[np.intp], epoch: int, size: int) -> Iterator[tuple[Tensor, NDArray[np.intp]]]:
         for number, (inputs, part) in enumerate(super().batches(rows, epoch, size)):
             yield inputs * (float("inf") if epoch == 2 and number >= 3 else 1.0), part
 
 
-def test_loss_that_is_not_finite_names_epoch_and_step_and_keeps_the_epoch_before(tmp_path):
+def test_error_for_a_non_finite_loss_names_epoch_and_step(tmp_path):
     good = made_data()
     data = TrainingData(Spoilt(*made_rows(61, 3, 2)), good.held_out, good.classes, good.digest)
     network, at_epoch = SmallNetwork(), {}
@@ -270,7 +270,7 @@ def test_loss_that_is_not_finite_names_epoch_and_step_and_keeps_the_epoch_before
     require_equal(whole, resumed)
 
 
-def test_huge_learning_rate_is_an_error_that_keeps_the_start(tmp_path):
+def test_error_for_a_huge_learning_rate_names_the_epoch_that_is_kept(tmp_path):
     network = SmallNetwork(norm=False)
     before = states(network)
     with pytest.raises(DataError, match="not finite") as caught:
@@ -283,7 +283,7 @@ def test_huge_learning_rate_is_an_error_that_keeps_the_start(tmp_path):
             np.testing.assert_array_equal(array, before[name])
 
 
-def test_sampler_draws_half_of_each_class_of_a_nine_to_one_set(tmp_path):
+def test_balanced_sampler_draws_both_classes_equally_often(tmp_path):
     values, codes = made_rows(1000, 2, 5)
     codes[:] = np.arange(1000) % 10 == 0
     training = MadeExamples(values, codes)
@@ -295,7 +295,7 @@ def test_sampler_draws_half_of_each_class_of_a_nine_to_one_set(tmp_path):
     assert len({rows.tobytes() for rows, _ in training.asked}) == 8
 
 
-def test_balance_weights_multiplies_each_class_by_its_inverse_frequency(tmp_path):
+def test_balance_weights_scales_the_loss_by_inverse_class_frequency(tmp_path):
     values, codes = made_rows(100, 2, 5)
     codes[:] = np.arange(100) % 4 == 0
     data = TrainingData(MadeExamples(values, codes, shift=0.0), made_data(2).held_out, ("no", "yes"), "")
@@ -312,7 +312,7 @@ def test_balance_weights_multiplies_each_class_by_its_inverse_frequency(tmp_path
         np.testing.assert_allclose(after.detach().numpy(), expected.detach().numpy(), atol=1e-5, err_msg=name)
 
 
-def test_sigmoid_and_softmax_of_two_classes_have_the_same_smoothed_loss():
+def test_sigmoid_and_softmax_losses_of_two_classes_are_equal_with_smoothing():
     from featstore.finetuning.steps import losses
 
     logits, codes = torch.randn(20, 2, generator=torch.Generator().manual_seed(0)), np.arange(20) % 2
@@ -322,7 +322,7 @@ def test_sigmoid_and_softmax_of_two_classes_have_the_same_smoothed_loss():
     np.testing.assert_allclose(softmax.numpy(), expected.numpy(), atol=1e-5)
 
 
-def test_auxiliary_classifier_adds_two_fifths_of_its_loss(tmp_path):
+def test_loss_of_the_auxiliary_classifier_has_the_weight_0_4(tmp_path):
     plan = made_plan(epochs=1, batch_size=61, optimiser="sgd", momentum=0.0, weight_decay=0.0)
     network, plain = WithAuxiliary(), WithAuxiliary().train()
     plain.load_state_dict(network.state_dict())
@@ -337,7 +337,7 @@ def test_auxiliary_classifier_adds_two_fifths_of_its_loss(tmp_path):
     assert plain.auxiliary.weight.grad.abs().max() > 0
 
 
-def test_last_batch_of_one_row_joins_the_batch_before():
+def test_last_batch_with_one_row_is_merged_with_the_batch_before():
     assert batch_sizes(61, 10) == [10, 10, 10, 10, 10, 11]
     assert batch_sizes(62, 10) == [10, 10, 10, 10, 10, 10, 2]
     assert batch_sizes(60, 10) == [10] * 6
@@ -345,7 +345,7 @@ def test_last_batch_of_one_row_joins_the_batch_before():
     assert batch_sizes(3, 1) == [1, 2]
 
 
-def test_batch_of_one_row_is_refused_if_batch_norm_is_trained(tmp_path):
+def test_batch_size_1_is_refused_if_batch_norm_layers_are_trained(tmp_path):
     data = made_data()
     with pytest.raises(UsageError, match="batch size of at least 2"):
         run(tmp_path, made_plan(batch_size=1), data=data)
@@ -354,7 +354,7 @@ def test_batch_of_one_row_is_refused_if_batch_norm_is_trained(tmp_path):
     run(tmp_path / "none", made_plan(batch_size=1, epochs=1), SmallNetwork(norm=False))
 
 
-def test_global_state_of_torch_is_left_as_found(tmp_path):
+def test_training_leaves_the_global_state_of_torch_unchanged(tmp_path):
     torch.manual_seed(5)
     before = torch.get_rng_state()
     with torch.no_grad():
@@ -368,7 +368,7 @@ def test_global_state_of_torch_is_left_as_found(tmp_path):
     assert not np.array_equal(first.head.weight.detach(), third.head.weight.detach())
 
 
-def test_rate_rises_in_a_tenth_of_the_steps_and_falls_to_zero_by_a_cosine():
+def test_learning_rate_warms_up_linearly_and_decays_by_a_cosine():
     factors = [rate_factor(step, 100) for step in range(100)]
     assert factors[:10] == pytest.approx([step / 11 for step in range(1, 11)])
     assert factors[10] == 1.0
@@ -385,14 +385,14 @@ def test_rate_rises_in_a_tenth_of_the_steps_and_falls_to_zero_by_a_cosine():
         ([0, 1] * 10, ("a", "b", "c"), "1 of 3"),
     ],
 )
-def test_missing_classes_are_refused_before_training(tmp_path, codes, classes, match):
+def test_training_data_that_lack_a_class_are_refused(tmp_path, codes, classes, match):
     data = TrainingData(MadeExamples(made_rows(20, 2, 0)[0], np.array(codes)), made_data(2).held_out, classes)
     with pytest.raises(DataError, match=match):
         run(tmp_path / "out", made_plan(), data=data)
     assert not (tmp_path / "out").exists()
 
 
-def test_run_without_held_out_rows_is_refused(tmp_path):
+def test_training_without_held_out_rows_is_refused(tmp_path):
     data = made_data()
     empty = MadeExamples(np.zeros((0, 8), np.float32), np.zeros(0, np.intp))
     with pytest.raises(DataError, match="no held-out rows"):
@@ -400,19 +400,19 @@ def test_run_without_held_out_rows_is_refused(tmp_path):
 
 
 class Losing(MadeExamples):
-    """Rows of which the last is never yielded."""
+    """Examples that never yield their last row."""
 
     def batches(self, rows: NDArray[np.intp], epoch: int, size: int) -> Iterator[tuple[Tensor, NDArray[np.intp]]]:
         yield from super().batches(rows[:-1], epoch, size)
 
 
-def test_examples_that_lose_a_row_are_an_error(tmp_path):
+def test_training_examples_that_omit_a_row_raise_an_error(tmp_path):
     data = made_data()
     with pytest.raises(RuntimeError, match="did not yield the rows"):
         run(tmp_path, made_plan(), data=TrainingData(Losing(*made_rows(61, 3, 2)), data.held_out, data.classes))
 
 
-def test_network_of_another_number_of_classes_is_refused(tmp_path):
+def test_network_with_another_number_of_classes_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"shape \(10, 4\), which do not fit 3 classes"):
         run(tmp_path, made_plan(), SmallNetwork(4))
 
@@ -430,11 +430,11 @@ def test_network_of_another_number_of_classes_is_refused(tmp_path):
         ({"unfreeze": (("a", 2), ("b", 2))}, "two layers for one epoch"),
     ],
 )
-def test_invalid_settings_are_refused(changes, match):
+def test_invalid_training_settings_are_refused(changes, match):
     with pytest.raises(UsageError, match=match):
         made_plan(**changes)
 
 
-def test_bf16_is_refused_on_the_cpu(tmp_path):
+def test_precision_bf16_is_refused_on_the_cpu(tmp_path):
     with pytest.raises(UsageError, match="bf16 is for CUDA only"):
         run(tmp_path, made_plan(bf16=True))

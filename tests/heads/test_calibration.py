@@ -46,7 +46,7 @@ def test_rescaling_probabilities_equals_softmax_of_rescaled_decisions(columns):
     np.testing.assert_array_equal(rescale(np.array([[1.0, 0.0]]), 0.5).round(6), [[1.0, 0.0]])
 
 
-def test_measures_before_calibration_are_those_of_uncalibrated_decisions():
+def test_calibration_report_before_scaling_uses_uncalibrated_decisions():
     random = np.random.default_rng(1)
     codes = random.integers(0, 3, 500)
     decisions = 6 * (np.eye(3)[codes] + random.normal(size=(500, 3)))

@@ -109,7 +109,7 @@ def test_sklearn_export_of_a_scikit_learn_head_is_its_classifier(kind, names, tm
         to_onnx(head)
 
 
-def test_export_refuses_a_classifier_that_fails_to_predict(tmp_path: Path) -> None:
+def test_export_refuses_a_classifier_whose_predictions_fail(tmp_path: Path) -> None:
     pytest.importorskip("skops")
     from sklearn.naive_bayes import GaussianNB
 

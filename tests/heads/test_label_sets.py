@@ -32,13 +32,13 @@ def head():
     return train_label_sets(X, sets_of(indicator), C=0.1, folds=3, meta={"task": {"separator": "|"}})
 
 
-def test_labels_are_in_natural_order_and_counted(head):
+def test_label_set_head_lists_and_counts_labels_in_natural_order(head):
     assert head.classes == NAMES
     assert head.meta["class_counts"] == dict(zip(NAMES, tagged()[1].sum(axis=0).tolist(), strict=True))
     assert (head.task, head.separator, head.kind) == ("label sets", "|", "logreg")
 
 
-def test_saved_head_predicts_the_same_sets_and_probabilities(head, tmp_path):
+def test_saved_label_set_head_predicts_the_same_sets_and_probabilities(head, tmp_path):
     X, _ = tagged(seed=5)
     save_head(tmp_path / "a.head", head)
     loaded = load_head(tmp_path / "a.head")
@@ -64,7 +64,7 @@ def test_saved_head_predicts_the_same_sets_and_probabilities(head, tmp_path):
         ({"intercept": np.zeros(5, np.float32)}, "missing or of the wrong type"),
     ],
 )
-def test_a_file_whose_arrays_do_not_fit_is_damaged(head, tmp_path, change, message):
+def test_label_set_head_file_with_inconsistent_arrays_is_damaged(head, tmp_path, change, message):
     class Other(LabelSetsModel):
         def arrays(self):
             return {**super().arrays(), **change}
@@ -76,7 +76,7 @@ def test_a_file_whose_arrays_do_not_fit_is_damaged(head, tmp_path, change, messa
     assert "\n" not in str(error.value)
 
 
-def test_onnx_gives_the_same_probabilities_and_choices(head):
+def test_onnx_export_of_a_label_set_head_gives_the_same_label_sets(head):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
     session = onnxruntime.InferenceSession(to_onnx(head), providers=["CPUExecutionProvider"])
@@ -89,7 +89,7 @@ def test_onnx_gives_the_same_probabilities_and_choices(head):
     assert json.loads(session.get_modelmeta().custom_metadata_map["labels"]) == NAMES
 
 
-def test_scikit_learn_export_gives_the_same_probabilities_and_names_the_thresholds(head, tmp_path):
+def test_sklearn_export_of_a_label_set_head_gives_the_same_probabilities(head, tmp_path):
     X, _ = tagged(seed=5)
     notes = export_sklearn(head, tmp_path / "a.joblib")
     estimator = joblib.load(tmp_path / "a.joblib")
@@ -110,7 +110,7 @@ def test_scikit_learn_export_gives_the_same_probabilities_and_names_the_threshol
         (lambda sets: [one | {"all"} for one in sets], "all training pictures, or all but one, have all"),
     ],
 )
-def test_label_sets_that_cannot_be_learnt_are_refused_in_one_line(change, message):
+def test_unlearnable_label_sets_are_refused_in_one_line(change, message):
     X, indicator = tagged()
     with pytest.raises(UsageError, match=re.escape(message)) as error:
         train_label_sets(X, change(sets_of(indicator)))

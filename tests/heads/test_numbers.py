@@ -28,7 +28,7 @@ def head():
     return train_numbers(X, y, folds=3)
 
 
-def test_saved_head_predicts_the_same_numbers(head, tmp_path):
+def test_saved_ridge_head_predicts_the_same_numbers(head, tmp_path):
     X, y = measured(seed=0)
     save_head(tmp_path / "a.head", head)
     loaded = load_head(tmp_path / "a.head")
@@ -53,7 +53,7 @@ def test_saved_head_predicts_the_same_numbers(head, tmp_path):
         ({"intercept": np.zeros(1, np.float32)}, "missing or of the wrong type"),
     ],
 )
-def test_a_file_whose_arrays_do_not_fit_is_damaged(head, tmp_path, change, message):
+def test_ridge_head_file_with_inconsistent_arrays_is_damaged(head, tmp_path, change, message):
     class Other(NumbersModel):
         def arrays(self):
             return {**super().arrays(), **change}
@@ -64,13 +64,13 @@ def test_a_file_whose_arrays_do_not_fit_is_damaged(head, tmp_path, change, messa
 
 
 @pytest.mark.parametrize("classes", [["a"], ["a", "b"]])
-def test_a_file_of_numbers_with_classes_is_damaged(head, tmp_path, classes):
+def test_ridge_head_file_that_lists_classes_is_damaged(head, tmp_path, classes):
     save_head(tmp_path / "a.head", NumbersHead("ridge", classes, head.model))
     with pytest.raises(DamagedError, match="its list of classes is damaged"):
         load_head(tmp_path / "a.head")
 
 
-def test_onnx_and_scikit_learn_exports_give_the_same_numbers(head, tmp_path):
+def test_onnx_and_sklearn_exports_of_a_ridge_head_give_the_same_numbers(head, tmp_path):
     X, _ = measured(seed=5)
     expected = head.predict(X)
     export_sklearn(head, tmp_path / "a.joblib")
@@ -82,7 +82,7 @@ def test_onnx_and_scikit_learn_exports_give_the_same_numbers(head, tmp_path):
     np.testing.assert_allclose(numbers[:, 0], expected, rtol=1e-4, atol=1e-3)
 
 
-def test_report_equals_scikit_learn_and_intervals_contain_the_values():
+def test_regression_report_equals_scikit_learn_and_intervals_contain_the_values():
     random = np.random.default_rng(0)
     truth = random.standard_normal(200)
     predicted = truth + 0.5 * random.standard_normal(200)
@@ -105,7 +105,7 @@ def test_report_equals_scikit_learn_and_intervals_contain_the_values():
         ([1.0, 2.0], [1.0, 2.0, 3.0], "do not match"),
     ],
 )
-def test_rows_that_cannot_be_evaluated_are_refused(truth, predicted, message):
+def test_regression_report_refuses_rows_that_cannot_be_evaluated(truth, predicted, message):
     with pytest.raises(DataError, match=message):
         evaluate_numbers(truth, predicted)
 
@@ -114,7 +114,7 @@ def test_rows_that_cannot_be_evaluated_are_refused(truth, predicted, message):
     ("options", "message"),
     [({"C": 1.0}, "ridge has no C; leave it out"), ({"alpha": -1.0}, "alpha must be positive")],
 )
-def test_invalid_options_are_refused_in_one_line(options, message):
+def test_invalid_ridge_head_options_are_refused_in_one_line(options, message):
     with pytest.raises((UsageError, DataError), match=re.escape(message)) as error:
         train_numbers(*measured(), **options)
     assert "\n" not in str(error.value)

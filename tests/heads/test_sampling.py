@@ -8,7 +8,7 @@ import pytest
 from featstore.heads.sampling import balanced_sampler
 
 
-def test_balanced_sampler_draws_half_of_each_class_of_a_nine_to_one_set():
+def test_balanced_sampler_draws_both_classes_equally_often():
     codes = np.repeat([0, 1], [900, 100])
     draw, random = balanced_sampler(np.arange(1000), codes), np.random.default_rng(0)
     shares = [codes[draw(random)].mean() for _ in range(20)]

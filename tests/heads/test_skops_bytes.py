@@ -85,7 +85,7 @@ def test_error_lists_the_untrusted_types_in_a_head(heads, tmp_path):
     np.testing.assert_array_equal(loaded.trusting(["sklearn.tree._tree.Tree"]).predict(X), trained[TREE].predict(X))
 
 
-def test_head_file_causes_the_import_of_trusted_modules_only(heads, tmp_path, stranger):
+def test_loading_a_head_file_imports_only_trusted_modules(heads, tmp_path, stranger):
     def name_a_module(state):
         state["__module__"], state["__class__"] = MODULE, "Own"
 
@@ -154,7 +154,7 @@ def test_head_files_that_expand_to_far_more_memory_are_refused(heads):
         unpack(changed(pack([np.zeros(10_000)]), refer_often), [], "a.head")
 
 
-def test_head_whose_metadata_do_not_fit_its_classifier_is_refused(heads, tmp_path):
+def test_head_file_whose_metadata_contradict_its_classifier_is_refused(heads, tmp_path):
     trained, X = heads
     save_head(tmp_path / "a.head", trained[LDA])
     file = sealed.SealedFile(tmp_path / "a.head")

@@ -85,8 +85,8 @@ def test_tied_rows_get_the_same_class_in_every_batch(place):
 
 def test_nearly_equal_neighbours_give_the_same_vote_in_every_batch():
     random = np.random.default_rng(0)
-    # Rows of both classes are so close that rounding in float32 decides which of them are the nearest neighbours, and
-    # so which class gets the votes.
+    # Rows of both classes are almost equally near, so rounding in float32 decides which rows are the nearest neighbours
+    # and which class gets the votes.
     X = np.repeat(random.standard_normal((12, 200)), 40, axis=0).astype(np.float32)
     X += np.float32(1e-6) * random.standard_normal(X.shape).astype(np.float32)
     y = np.arange(len(X)) % 2

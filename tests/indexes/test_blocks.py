@@ -78,7 +78,7 @@ def test_blocks_of_picked_rows_can_be_iterated_twice(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 @pytest.mark.parametrize("scale", [0, 1e-30, 1e-13, 1e-12, 1, 1e15, 1e16, 1e30])
-def test_query_is_normalised_alone_as_in_a_batch(metric: blocks.Metric, scale: float) -> None:
+def test_single_query_is_normalised_like_a_query_in_a_batch(metric: blocks.Metric, scale: float) -> None:
     for rows in (clusters(6, 65) * scale, (clusters(6, 130).astype(np.float64) * scale)[:, ::2]):
         together = blocks.prepare(rows, metric)
         alone = np.concatenate([blocks.prepare_queries(rows[row : row + 1], metric) for row in range(len(rows))])

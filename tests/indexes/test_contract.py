@@ -84,7 +84,7 @@ def test_trials_table_has_the_outcome_of_every_candidate_index(vectors: np.ndarr
     assert [stage for stage in seen if stage[0].startswith("tried")][-1] == ("tried hnsw", 4, 4)
 
 
-def test_error_says_why_each_candidate_index_is_unsuitable() -> None:
+def test_error_explains_why_each_candidate_index_is_unsuitable() -> None:
     with pytest.raises(UsageError, match=r"no kind of index fits: flat needs some 4,512 bytes where 9 are allowed"):
         made(clusters(4, DIMENSION), Contract(memory=9), [flat(DIMENSION)])
     with pytest.raises(UsageError, match="a query takes"):

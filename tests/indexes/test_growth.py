@@ -61,7 +61,7 @@ def test_index_contract_is_undecided_if_the_recall_interval_contains_its_recall(
 def test_queries_that_check_a_grown_index_exclude_copies_of_old_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     new = np.arange(1000) >= 500
     groups = np.arange(1000)
-    groups[500:600] = np.arange(100)  # rows 500 to 599 are copies of old rows
+    groups[500:600] = np.arange(100)  # rows 500 to 599 are copies of earlier rows
     groups[600:700:2] = groups[601:700:2]  # rows 600 to 699 are pairs of copies
     assert draw_queries(new, groups, 0).tolist() == list(range(600, 1000))
     monkeypatch.setattr(defaults, "CHECK_QUERIES", 120)

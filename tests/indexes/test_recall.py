@@ -37,8 +37,7 @@ def test_recall_with_fewer_than_k_neighbours_is_relative_to_their_number() -> No
 
 @pytest.mark.parametrize("together", [0.0, 1.0])
 def test_recall_interval_covers_the_true_recall(together: float) -> None:
-    # If ``together`` is 0, each neighbour is missed independently. If it is 1, a query finds all its neighbours or
-    # none.
+    # ``together`` 0: each neighbour is missed independently. ``together`` 1: a query finds all its neighbours or none.
     random = np.random.default_rng(5)
     covered, widths = 0, []
     for _ in range(400):
@@ -90,8 +89,8 @@ def of_share(share: float, count: int) -> Recall:
     return Recall(share, *wilson_interval(share, count), 1, count, "held-out")
 
 
-def test_tuning_targets_range_from_certain_to_almost_impossible() -> None:
-    """``aims`` returns the recalls to aim at in tuning, from high to low.
+def test_target_recalls_for_tuning_range_from_easy_to_nearly_unreachable() -> None:
+    """``aims`` returns the target recalls for tuning, from high to low.
 
     Search parameters tuned to a high recall nearly always reach the required recall on new queries too; parameters
     tuned to the lowest recall almost never do.

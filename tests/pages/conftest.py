@@ -9,7 +9,7 @@ from featstore.stages.train import train
 from tests.chain import make_store, names, write_coloured
 
 EVIL = "<img src=x onerror=alert(1)>\"'&\n{{ 7*7 }}.png"
-"""Name of a picture file that tries to run a script, close an attribute, and be expanded as a template."""
+"""File name of a picture that tries to run a script, to close an attribute, and to be expanded as a template."""
 
 
 @pytest.fixture(scope="session")

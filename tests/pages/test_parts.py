@@ -198,7 +198,7 @@ def test_reliability_diagram_omits_empty_bins():
     assert reliability_diagram(bins[:1]) is None
 
 
-def test_drawing_shows_class_names_of_any_bytes_on_one_line():
+def test_chart_shows_class_names_of_any_bytes_on_one_line():
     name = os.fsdecode(b"two\nlines \xff<b>")
     for drawing in (
         confusion_drawing(["a", name], [[3, 1], [0, 2]]),

@@ -3,8 +3,8 @@
     python -m tests.slow.account PICTURES [--count 600] [--rounds 3] [--backbone efficientnet_lite0]
 
 Runs ``featstore extract`` on ``count`` pictures with plain torch, and again with the first option that this run
-advises. Required: in every run of at least 10 s the sum of the reported times is within 3 % of the measured time of the
-command; and the advised runs are faster by at least half of the smallest promised saving (medians over the rounds). The
+advises. Two requirements: in every run of at least 10 s, the reported times add up to the measured time of the command
+within 3 %. The advised runs are faster by at least half of the smallest promised saving (medians over the rounds). The
 exit code is 1 if a requirement is missed.
 """
 
@@ -39,7 +39,7 @@ def extract(folder: Path, store: Path, *options: str) -> tuple[float, dict[str, 
 
 
 def first_saving(report: dict[str, Any], workers: int) -> Saving:
-    """Return the largest saving of time that the ``report`` of an extraction promises.
+    """Return the largest saving of time that the advice in ``report`` promises.
 
     The extraction used plain torch and exact decoding.
     """

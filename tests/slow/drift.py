@@ -75,8 +75,9 @@ def in_batches(engine: Engine, pixels: NDArray[np.uint8]) -> NDArray[np.float32]
 @click.option("--store-dir", type=click.Path(path_type=Path), required=True)
 @click.option("--count", default=500, show_default=True)
 def main(pictures: Path, store_dir: Path, count: int) -> None:
-    """Measure the differences of features for every engine, print one JSON object; exit with 1 if a requirement is
-    missed."""
+    """Measure the differences of features for every engine and print one JSON object; exit with 1 if a requirement is
+    missed.
+    """
     keep_memory()
     stores = {}
     for name, options in STORES.items():

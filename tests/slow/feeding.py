@@ -97,8 +97,7 @@ def extraction(folder: str, *, rate: float | None, slow_reads: bool) -> dict[str
 
 
 def verdicts(measured: dict[str, Measured], rate: float) -> list[dict[str, Any]]:
-    """Return each bound with the measured value: the median over the rounds of a ratio of two numbers of pictures per
-    second."""
+    """Return each bound with the measured value: the median over the rounds of the ratio of two speeds."""
 
     def median(ratio: Any) -> float:
         return statistics.median(ratio(number) for number in range(len(measured["decoding"].rates)))

@@ -3,13 +3,13 @@
     python -m tests.slow.finetune_exact [NAME...] [--steps 50] [--batch 16] [--rate 1e-4]
 
 For each of seven architectures with random weights: the plain loop trains torchvision's own network, of which a part is
-frozen with ``requires_grad = False`` and ``eval()``, as courses do. The other loop trains the tail of the divided network
-on the trunk's activations, which were computed once. Both take the same AdamW steps. Required: no parameter or buffer
-differs by more than 1e-5; parameters and buffers of the trunk are bit-identical to those before training; as many
-parameters are trained as in the plain loop. The exit code is 1 if a requirement is missed.
+frozen with ``requires_grad = False`` and ``eval()``, as courses do. The other loop trains the tail of the divided
+network on the trunk's activations, which were computed once. Both take the same AdamW steps. Required: no parameter or
+buffer differs by more than 1e-5; parameters and buffers of the trunk are bit-identical to those before training; as
+many parameters are trained as in the plain loop. The exit code is 1 if a requirement is missed.
 
-Batches of fewer than 16 pictures can miss the bound: in a single thread, torch computes their 1 x 1 convolutions with
-another kernel, whose rounding differs, and AdamW turns the sign of a gradient near 0 into a whole step.
+Batches of fewer than 16 pictures can miss the bound: in a single thread, torch uses another kernel for their 1 x 1
+convolutions, whose rounding differs. AdamW turns a changed sign of a gradient near 0 into a whole step.
 """
 
 from __future__ import annotations

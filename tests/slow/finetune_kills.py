@@ -36,7 +36,9 @@ def start(store: Path, out: Path, *more: str) -> subprocess.Popen[str]:
 
 
 def scalars(folder: Path) -> list[tuple[str, int, float]]:
-    """Return (name, epoch, value) of all scalars in the TensorBoard files of ``folder``, read by TensorBoard itself."""
+    """Return (name, epoch, value) of all scalars in the TensorBoard files of ``folder``, read by TensorBoard's own
+    reader.
+    """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder))
@@ -45,7 +47,7 @@ def scalars(folder: Path) -> list[tuple[str, int, float]]:
 
 
 def result(out: Path) -> dict[str, Any]:
-    """Return everything that has to be equal after a resumed run."""
+    """Return everything that must be equal in an interrupted and an uninterrupted run."""
     try:
         logged: Any = scalars(Path(f"{out}.log"))
     except ImportError:
@@ -66,7 +68,7 @@ def finished(metrics: Path) -> int:
 @click.option("--seed", default=1, show_default=True)
 @click.option("--interrupt", is_flag=True)
 def main(count: int, seed: int, interrupt: bool) -> None:
-    """Print one line per killed run."""
+    """Kill and resume the runs, and print a line for each."""
     draw, number = random.Random(seed), signal.SIGINT if interrupt else signal.SIGKILL
     place = Path(tempfile.mkdtemp(prefix="featstore-finetune-kills-"))
     store = write_store(place)

@@ -46,7 +46,7 @@ def linked(folder: Path, place: Path, count: int) -> Path:
 def main(
     folders: tuple[Path, ...], seeds: int, count: int, epochs: int, backbone: str, lr: float | None, scratch: bool
 ) -> None:
-    """Print the table."""
+    """Run the comparison and print its table."""
     failed = False
     options: dict[str, Any] = {"epochs": epochs, **({} if lr is None else {"lr": lr})}
     print(f"{'pictures':<16}{'seed':>5}{'frozen':>9}{'tuned':>9}  paired difference in points   verdict")

@@ -39,7 +39,9 @@ CUTS: Final[dict[str, tuple[dict[str, Any], str, float, float]]] = {
     "lite0-6": ({"backbone": "efficientnet_lite0"}, "_blocks.14", 2.5, 5.0),
     "resnet50": ({"backbone": "resnet50", "weights": "random:0"}, "layer3", 2.2, 0.0),
 }
-"""Name -> network, last frozen layer, least ratio of a live epoch to a cached one, least ratio of the plain loop."""
+"""By name: the network and its last frozen layer; the required ratio of a live epoch's time to that of a cached epoch;
+the same ratio for an epoch of the plain loop.
+"""
 
 
 def tuned(store: Path, out: Path, cut: str, **options: Any) -> FinetuneReport:
@@ -50,7 +52,7 @@ def tuned(store: Path, out: Path, cut: str, **options: Any) -> FinetuneReport:
 
 
 def seconds_of(report: FinetuneReport) -> float:
-    """Return the median seconds of the epochs after the first one, or of the only one."""
+    """Return the median seconds per epoch, without the first epoch unless it is the only one."""
     seconds = [row["seconds"] for row in report.history[1:]]
     return statistics.median(seconds[1:] or seconds)
 
@@ -95,7 +97,7 @@ def plain_epoch(folder: Path, report: FinetuneReport, backbone: Backbone, cut: s
 @click.option("--cut", "cuts", multiple=True, type=click.Choice(list(CUTS)), default=list(CUTS))
 @click.option("--epochs", default=2, show_default=True)
 def main(folder: Path, count: int, views: int, cuts: tuple[str, ...], epochs: int) -> None:
-    """Print a line per cut."""
+    """Measure all cuts and print a line for each."""
     place, failed = Path(tempfile.mkdtemp(prefix="featstore-finetune-speed-")), False
     pictures = linked(folder.resolve(), place / "pictures", count)
     print(f"{2 * count:,} pictures, {views} views, {torch.get_num_threads()} threads")
@@ -104,7 +106,7 @@ def main(folder: Path, count: int, views: int, cuts: tuple[str, ...], epochs: in
         store = place / f"{network['backbone']}.store"
         extract(pictures, store, **network)
         shared = {"views": views, "batch": defaults.BATCH}
-        # As many epochs as views, so that the break-even is that of a run which uses every view.
+        # Train as many epochs as there are views, so that the measured run uses every view.
         cached = tuned(store, place / f"{name}.cached", cut, epochs=views, cache=1 << 40, **shared)
         live = tuned(store, place / f"{name}.live", cut, epochs=epochs, cache="none", views=views, batch=defaults.BATCH)
         plain = plain_epoch(pictures, live, load_backbone(network["backbone"], network.get("weights")), cut, epochs)

@@ -208,7 +208,7 @@ def check(native: Native, written: Written, place: Path) -> list[str]:
         scores = unit @ unit[at]
         scores[at] = -np.inf
         best = np.sort(scores)[::-1][:K]
-        # Compare scores instead of keys: pictures with equal scores may come in any order.
+        # Compare scores instead of keys, because pictures with equal scores may come in any order.
         found = [scores[native.keys.index(one.key)] for one in query.neighbours]
         if not np.allclose(found, best, atol=1e-5):
             wrong.append(f"neighbours of {native.keys[at]}")

@@ -6,7 +6,7 @@ Runs TESTS once for each instruction set of this processor except the newest. En
 torch and OpenVINO), ATen, MKL, OpenBLAS (of NumPy, SciPy and FAISS), FAISS and NumPy to this instruction set. TESTS are
 by default all tests; ``--quick``: only those that depend most on the processor, within a minute on two cores.
 ``--tolerances`` also runs the tests without a limit, and prints a Markdown table of every tolerance: bound, reason (as
-in tests/tolerances.md, "?" if none is given there), and the largest used share of the bound for each instruction set.
+in tests/tolerances.md, "?" if none is given there), and the largest ratio of error to bound for each instruction set.
 The exit code is 1 if a test fails.
 """
 
@@ -160,7 +160,7 @@ def _output(code: str, environment: dict[str, str]) -> str:
 def run(chosen: InstructionSet | None, tests: tuple[str, ...], shapes: int, cache: Path, record: Path | None) -> int:
     """Run pytest on ``tests`` with the instruction set ``chosen``; return its exit code.
 
-    The used share of each tolerance is written to the file ``record``.
+    For each tolerance, the largest ratio of error to bound is written to the file ``record``.
     """
     command = [sys.executable, "-m", "pytest", *tests]
     environment = {**switches(chosen), "FEATSTORE_SHAPES": str(shapes)}
@@ -179,7 +179,8 @@ def reasons(text: str) -> dict[tuple[str, str], str]:
 
 
 def table(records: dict[str, Path], known: dict[tuple[str, str], str]) -> str:
-    """Return a Markdown table of the tolerances: test, bound, reason, and the largest used share by instruction set.
+    """Return a Markdown table of the tolerances: test, bound, reason, and the largest ratio of error to bound for each
+    instruction set.
 
     If a test has more than three absolute bounds with the same relative bound, the test computes them from its data;
     the table then has one line with "computed" for all of them.

@@ -128,8 +128,7 @@ def read(pictures: Path, count: int, model: Any) -> tuple[NDArray[np.uint8], NDA
 @click.argument("pictures", type=click.Path(exists=True, path_type=Path))
 @click.option("--count", default=400, show_default=True)
 def main(pictures: Path, count: int) -> None:
-    """Compare int8 features between the instruction sets and print one JSON object; exit with 1 if a bound is
-    missed."""
+    """Compare int8 features between the instruction sets. Print one JSON object; exit with 1 if a bound is missed."""
     model = load_backbone(BACKBONE)
     pixels, labels = read(pictures, count, model)
     int8: dict[str, Features] = {}

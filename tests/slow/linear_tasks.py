@@ -4,12 +4,12 @@
 
 Made-up float32 features with a few strong directions, as features of networks have, label sets, and numbers. Each
 estimator is fitted in a fresh process, on the same standardised problem and with the same C or alpha:
-OneVsRestClassifier(LogisticRegression) and Ridge of scikit-learn, and OneVsRestHead and RidgeHead on rows in memory and on
-rows that are streamed from a file. The predictions are compared on the training rows. scikit-learn gets float64 features
-and a small tolerance: in float32 its solver stops further than 1e-4 from the optimum.
+OneVsRestClassifier(LogisticRegression) and Ridge of scikit-learn, and OneVsRestHead and RidgeHead on rows in memory and
+on rows that are streamed from a file. The predictions are compared on the training rows. scikit-learn gets float64
+features and a small tolerance: in float32 its solver stops further than 1e-4 from the optimum.
 
-The exit code is 1 if a probability differs from scikit-learn's by more than 1e-4, or a number by more than 1e-4 standard
-deviations of the target.
+The exit code is 1 if a probability differs from scikit-learn's by more than 1e-4, or a number by more than 1e-4 target
+standard deviations.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ of the small store. Required for the small store: streaming gives the same objec
 and the same labels except for one row in 10,000. The exit code is 1 if a requirement is missed. The stores are removed
 at the end unless --keep is given. It takes five to six minutes on two cores, half of this time to write the stores.
 
-The features are random linear maps of Gaussian latent variables with decreasing variances, followed by a ReLU, like
-those of the penultimate layer of a ResNet. featstore's planner and shard writer write the stores.
+The features resemble those of a ResNet's penultimate layer: Gaussian latent variables with decreasing variances, a
+random linear map, and a ReLU. featstore's planner and shard writer write the stores.
 """
 
 from __future__ import annotations

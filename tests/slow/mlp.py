@@ -2,10 +2,10 @@
 
     python -m tests.slow.mlp [--rows 25000] [--dimension 2048] [--classes 10] [--turns 7] [--store-dir DIR]
 
-Writes a store of synthetic float16 features, and trains ``--head mlp`` on it for three epochs in a fresh process, whose
-peak anonymous memory is measured. Another process times, in turns, an epoch (training on four fifths of the rows, judging
-the fifth that is held out) and the matrix products alone: forward and backward of both layers for the training rows, and
-forward for the held-out rows, with PyTorch and as many threads. Required are a median of the
+Writes a store of synthetic float16 features, and trains ``--head mlp`` on it for three epochs in a fresh process. The
+peak anonymous memory of this process is measured. Another process alternately times an epoch (training on four fifths
+of the rows, evaluation on the held-out fifth) and the matrix products alone: forward and backward of both layers for
+the training rows, and forward for the held-out rows, with PyTorch and as many threads. Required are a median of the
 turns' ratios of at most 1.5 and at most 2 GiB; the exit code is 1 if one of these is missed.
 """
 
@@ -83,8 +83,8 @@ def timed(rows: int, dimension: int, classes: int, turns: int) -> dict[str, Any]
             (partial(network.learn, values, targets, piece, 1e-3), partial(products, len(piece))) for piece in pieces
         ]
         runs.append((partial(network.decide, values, held_out), judging))
-        # The speed of a shared machine changes within seconds, so parts of an epoch are timed in turn with their matrix
-        # products.
+        # The speed of a shared machine changes within seconds, so the timings alternate between parts of an epoch and
+        # the matrix products of these parts.
         seconds = [[_seconds(run) for run in pair] for pair in runs]
         if turn:
             found["epoch"].append(sum(one for one, _ in seconds))

@@ -22,8 +22,8 @@ equally. The medians are reported too.
 Required, in queries per second relative to the fastest other library at the same recall: at recall 0.95, 2 times as
 many in batch and 1.5 times as many for single queries; at recall 0.99, at least as many. On the gray set also: 20,000
 queries per second at recall 0.95 with two threads. A bound counts as reached if no other library reaches the recall.
-The exit code is 1 if a bound is missed, or if the recall of featstore on the queries is below the recall that it was
-built for. The comparison takes about fifteen minutes on two cores.
+The exit code is 1 if a bound is missed, or if featstore's recall on the queries is below the required recall. The
+comparison takes about fifteen minutes on two cores.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def contest(place: Path, which: str, built: dict[str, Any], threads: int, turns:
         for number in range(turns):
             for name in names if number % 2 == 0 else reversed(names):
                 if name == "exact" and number:
-                    continue  # Measure exact search in one turn only: it is slow and has no bound.
+                    continue  # Measure exact search in one turn only: exact search is slow, and no bound applies to it.
                 of_effort: dict[int | None, Rates] = {}
                 for goal, about in built[name]["at"].items():
                     effort = about["effort"]

@@ -56,7 +56,8 @@ KINDS: dict[str, tuple[str, Callable[[Image.Image], Image.Image], dict[str, Any]
     "gray": ("png", lambda image: image.convert("L"), {}),
     "mirrored": ("png", ImageOps.mirror, {}),
 }
-"""How a changed copy of a picture is made, by name: file extension, function of the picture, options of Image.save."""
+"""The changed copies of a picture, by name: file extension, function that changes the picture, options of Image.save.
+"""
 
 
 def copies(path: Path) -> Iterator[tuple[str, Image.Image, dict[str, Any]]]:

@@ -3,9 +3,9 @@
 python -m tests.slow.readers [--minutes 10] [--seed 0]
 
 Each kind of reader (open the store, verify, train, search and others) runs in its own process. What a reader finds must
-match one state of the store: the pictures that existed at one time, each with the vector of the version of its file at
-that time, and marks (a column that the writer sets) that were written before. Prints the number of reads for each kind
-of reader, and the numbers of steps and of compactions of the writer.
+match one state of the store: the pictures that existed at one time, and the vectors of their files at that time. Marks
+(values in a column that the writer sets) must have been written before. Prints the number of reads for each kind of
+reader, and the numbers of steps and of compactions of the writer.
 """
 
 from __future__ import annotations

@@ -114,8 +114,9 @@ def write_tiff(path: Path, side: int) -> None:
 
 
 def measured(code: str, *arguments: object) -> dict[str, float]:
-    """Run ``code`` in its own process and return its dict ``told``, extended by the peak memory in bytes ("peak") and
-    the duration ("seconds") of the process."""
+    """Run ``code`` in its own process and return its dict ``told``, with two more items: "peak" (peak memory in bytes)
+    and "seconds" (duration of the process).
+    """
     started = time.perf_counter()
     tail = "\nimport json,resource; print(json.dumps({**told, 'peak': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))"
     done = subprocess.run(

@@ -2,8 +2,8 @@
 
 ``python -m tests.slow.system_calls [all|few]``: needs strace. tests/environment/test_watch.py sees only the calls of
 Python code; this check also sees system calls of C libraries. Prints the paths written outside the working folder. The
-exit code is 1 if there is a connection, or a written file that is neither in the working folder nor in a cache or
-temporary folder.
+exit code is 1 if a connection was opened, or if a file was written outside the working folder, the caches and the
+temporary folders.
 """
 
 from __future__ import annotations

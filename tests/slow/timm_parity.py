@@ -68,7 +68,7 @@ def compare(name: str, files: list[bytes], place: Path) -> tuple[Backbone, dict[
     same weights."""
     file = write_weights(name, place / "weights.safetensors")
     backbone = load_backbone(f"timm/{name}", str(file))
-    # Use fewer pictures for networks with a large input, which take many seconds per picture.
+    # Use fewer pictures for networks with a large input: such networks take many seconds per picture.
     files = files[: 4 if backbone.preprocessing.crop > _LARGE else None]
     images = [ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB") for data in files]
     expected = np.stack(list(map(reference(name, file), images)))

@@ -1,8 +1,8 @@
-"""A pytest plugin that records how much of each tolerance a test run used: ``-p tests.slow.tolerances``.
+"""A pytest plugin that records how close each test comes to its tolerances: ``-p tests.slow.tolerances``.
 
 The plugin watches every call of numpy.testing.assert_allclose, torch.testing.assert_close and pytest.approx with
-numbers. For each test and bound it records the largest used share of the bound: the difference divided by the bound.
-Each process appends one line of JSON, {test: {bound: share}}, to the file that the environment variable
+numbers. For each test and bound it records the largest ratio of the difference to the bound.
+Each process appends one line of JSON, {test: {bound: ratio}}, to the file that the environment variable
 FEATSTORE_TOLERANCES names. instruction_sets.py makes a table of these lines.
 """
 
@@ -20,9 +20,9 @@ _worst: dict[str, dict[str, float]] = {}
 
 
 def _record(actual: Any, expected: Any, rtol: float, atol: float) -> None:
-    """Record for a comparison of arrays the largest difference divided by its tolerance.
+    """Record the largest ratio of difference to tolerance in a comparison of arrays.
 
-    This share is 0 for equal arrays and above 1 if the comparison fails.
+    This ratio is 0 for equal arrays and above 1 if the comparison fails.
     """
     bound = f"rtol={rtol:.2g}, atol={atol:.2g}"
     try:
@@ -97,7 +97,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    """Append the used shares of tolerances to the file that the variable FEATSTORE_TOLERANCES names."""
+    """Append the recorded ratios of difference to tolerance to the file that FEATSTORE_TOLERANCES names."""
     if _worst and (name := os.environ.get("FEATSTORE_TOLERANCES")):
         # Write the line in one call, so that lines of processes that end at the same moment do not mix.
         file = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)

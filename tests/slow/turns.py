@@ -2,8 +2,8 @@
 briefly.
 
 The speed of a shared machine can halve or double within seconds, for example when two threads share one core instead of
-using two cores. A turn of each index takes about a second and there are many turns, so that each index is measured
-several times while the machine is fast.
+using two cores. Each turn takes about a second and there are many turns. So each index is measured several times while
+the machine is fast.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def test_parquet_pictures_can_be_read_in_any_order_by_many_threads(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_reading_parquet_pictures_uses_less_memory_than_a_row_group(tmp_path: Path):
+def test_reading_parquet_pictures_needs_less_memory_than_a_row_group(tmp_path: Path):
     size = 1 << 20
     random = np.random.default_rng(0)
     data = [b"\0" + random.bytes(size) for _ in range(150)]

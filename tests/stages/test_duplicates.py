@@ -17,7 +17,7 @@ CLOSE = {b"test/b/copy2.png": b"train/a/copy1.png", b"train/c/far.png": b"train/
 
 
 def vector(key: bytes, content: int) -> np.ndarray:
-    """Return a random vector for ``key``; for a key in CLOSE, a vector close to that of the key CLOSE[key]."""
+    """Return a random vector for ``key``; for a key in CLOSE, return a vector close to that of the key CLOSE[key]."""
     alike = np.random.default_rng((content, *CLOSE.get(key, key))).normal(size=32)
     return (alike + 0.05 * np.random.default_rng((*key,)).normal(size=32)).astype(np.float32)
 
@@ -101,8 +101,8 @@ def test_store_without_vectors_has_no_duplicates(tmp_path):
 def mixed(tmp_path):
     """Return the duplicates found in a store of 20 pictures.
 
-    copy.jpg has the bytes of a.jpg, a80.jpg is a near-duplicate of a.jpg, b.jpg and b2.jpg have the same bytes, and 15
-    pictures differ from all others.
+    copy.jpg has the bytes of a.jpg, and a80.jpg is a near-duplicate of a.jpg. b.jpg and b2.jpg have the same bytes. The
+    other 15 pictures are all different.
     """
     keys = [b"a.jpg", b"copy.jpg", b"a80.jpg", b"b.jpg", b"b2.jpg", *(b"%d.jpg" % number for number in range(15))]
     same = {b"copy.jpg": b"a.jpg", b"b2.jpg": b"b.jpg"}

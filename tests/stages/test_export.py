@@ -138,7 +138,7 @@ def swapped(head):
     return dataclasses.replace(head, model=dataclasses.replace(model, coef=-model.coef))
 
 
-def test_newlines_in_the_names_of_a_forged_head_print_no_line_of_their_own(head, tmp_path):
+def test_names_with_newlines_in_a_forged_head_are_printed_on_one_line(head, tmp_path):
     forged = dataclasses.replace(load_head(Path(head[0])), kind="logreg\nfeatstore: whole")
     forged.identity["decoder"] = "pillow-torch\nfeatstore: whole"
     save_head(tmp_path / "forged.head", forged)
@@ -147,7 +147,7 @@ def test_newlines_in_the_names_of_a_forged_head_print_no_line_of_their_own(head,
     assert made.text().count("\\nfeatstore: whole") == 2
 
 
-def test_export_without_the_network_names_the_remedy(head, tmp_path):
+def test_error_for_an_export_without_the_network_names_the_remedy(head, tmp_path):
     path, _ = head
     with pytest.raises(UsageError, match="--features-only"):
         export(path, to="onnx", out=tmp_path / "m.onnx")

@@ -30,19 +30,19 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A store of 16 pictures to train on and 8 held out; tests only read it."""
+    """A store of 16 training pictures and 8 held-out pictures; tests only read it."""
     return write_store(tmp_path_factory.mktemp("tuning"))
 
 
 @pytest.fixture(scope="module")
 def done(store, tmp_path_factory):
-    """A finished run of two epochs with one augmented view in a float32 cache: its report."""
+    """The report of a finished run of two epochs, with one augmented view in a float32 cache."""
     out = tmp_path_factory.mktemp("done") / "m"
     return tuned(store, out, cache=1 << 30, dtype="float32")
 
 
 def stopped(store, out, text, **options):
-    """Return the report of a run that is stopped as soon as it tells a line that begins with ``text``."""
+    """Return the report of a run that is stopped as soon as it prints a line that begins with ``text``."""
     stop = threading.Event()
     told = []
 
@@ -56,7 +56,7 @@ def stopped(store, out, text, **options):
     return report
 
 
-def test_epoch_0_scores_exactly_the_accuracy_of_the_frozen_head(store, done, tmp_path):
+def test_accuracy_of_epoch_0_equals_that_of_the_frozen_head(store, done, tmp_path):
     frozen = train(store, out=tmp_path / "h").report
     first = done.history[0]
     assert first["epoch"] == 0
@@ -65,7 +65,7 @@ def test_epoch_0_scores_exactly_the_accuracy_of_the_frozen_head(store, done, tmp
     assert first["held_out_loss"] == pytest.approx(frozen.estimates["log_loss"].value, rel=1e-4)
 
 
-def test_model_predicts_what_the_run_measured(store, done):
+def test_finetuned_model_reproduces_the_held_out_predictions_of_its_run(store, done):
     model = load_model(done.path)
     opened = FeatureStore.open(store)
     from featstore.embed.embedder import inputs_of, make_embedder
@@ -81,7 +81,7 @@ def test_model_predicts_what_the_run_measured(store, done):
     assert model.record["held_out"] == json.loads(json.dumps(done.tuned.report.to_dict()))
 
 
-def test_layers_up_to_the_cut_are_bit_identical_and_later_ones_change(done):
+def test_finetuning_changes_only_layers_after_the_last_frozen_one(done):
     before, after = load_backbone(**{"name": NETWORK["backbone"], "weights": NETWORK["weights"]}), load_model(done.path)
     cut = done.tuned.network.frozen_to
     assert cut == "features.11"
@@ -96,14 +96,14 @@ def test_layers_up_to_the_cut_are_bit_identical_and_later_ones_change(done):
     assert {name.split(".")[1] for name in changed} == {"12"}
 
 
-def test_live_inputs_give_the_same_weights_as_a_float32_cache_bit_for_bit(store, done, tmp_path):
+def test_live_inputs_and_a_float32_cache_give_bit_identical_weights(store, done, tmp_path):
     live = tuned(store, tmp_path / "live", cache="none")
     assert (live.tuned.choice.cached, done.tuned.choice.cached) == (False, True)
     assert not (tmp_path / "live.cache").exists()
     assert state_of(tmp_path / "live") == state_of(done.path)
 
 
-def test_stopped_run_resumes_to_bit_identical_weights_and_metrics(store, done, tmp_path):
+def test_stopped_and_resumed_finetuning_gives_bit_identical_weights(store, done, tmp_path):
     options = {"cache": 1 << 30, "dtype": "float32"}
     report = stopped(store, tmp_path / "m", "epoch 1", **options)
     assert report.stopped
@@ -116,7 +116,7 @@ def test_stopped_run_resumes_to_bit_identical_weights_and_metrics(store, done, t
     assert not (tmp_path / "m.run").exists()
 
 
-def test_resume_refuses_other_options_and_other_classes(store, tmp_path):
+def test_finetune_resume_refuses_other_options_and_other_classes(store, tmp_path):
     place = tmp_path / "own"
     own = write_store(place)
     stopped(own, tmp_path / "m", "epoch 1", cache="none")
@@ -131,7 +131,7 @@ def test_resume_refuses_other_options_and_other_classes(store, tmp_path):
     assert (tmp_path / "m.run" / CHECKPOINT).exists()
 
 
-def test_source_of_pictures_is_extracted_beside_the_model(store, tmp_path):
+def test_finetune_on_a_folder_extracts_a_store_beside_the_model(store, tmp_path):
     report = finetune(store.parent / "pictures", tmp_path / "m", size=SIDE, **{**FAST, "epochs": 1}, **NETWORK)
     assert report.store == str(tmp_path / "m.features")
     assert len(FeatureStore.open(tmp_path / "m.features")) == 24
@@ -143,7 +143,7 @@ def test_source_of_pictures_is_extracted_beside_the_model(store, tmp_path):
     assert (predicted == features.labels[rows]).mean() == report.tuned.report.accuracy.value
 
 
-def test_unfreezing_layers_epoch_by_epoch_freezes_the_rest(store, tmp_path):
+def test_gradual_unfreezing_starts_with_all_but_the_head_frozen(store, tmp_path):
     report = tuned(
         store, tmp_path / "m", unfreeze=(("features.12", 2), ("features.11", 3)), epochs=3, cache="none", head="mlp"
     )
@@ -152,7 +152,7 @@ def test_unfreezing_layers_epoch_by_epoch_freezes_the_rest(store, tmp_path):
     assert report.tuned.network.frozen_to == "features.10"
 
 
-def test_from_scratch_starts_with_random_weights_and_trains_every_layer(store, tmp_path):
+def test_finetune_from_scratch_uses_random_weights_and_trains_every_layer(store, tmp_path):
     report = tuned(store, tmp_path / "m", from_scratch=True, epochs=1, seed=3)
     network = report.tuned.network
     assert network.trained == network.parameters
@@ -191,14 +191,14 @@ def test_from_scratch_trains_all_layers_with_the_same_rate(store, tmp_path):
         ({"head": "tree"}, "not one of linear, mlp"),
     ],
 )
-def test_wrong_request_is_refused_before_training(store, tmp_path, options, message):
+def test_finetune_refuses_invalid_options_before_training(store, tmp_path, options, message):
     with pytest.raises(UsageError, match=message):
         tuned(store, tmp_path / "m", **options)
     assert not (tmp_path / "m").exists()
     assert not (tmp_path / "m.cache").exists()
 
 
-def test_existing_model_is_replaced_only_by_force(store, tmp_path):
+def test_finetune_replaces_an_existing_model_only_with_option_force(store, tmp_path):
     tuned(store, tmp_path / "m", epochs=1, cache="none")
     before = state_of(tmp_path / "m")
     with pytest.raises(UsageError, match="--force"):
@@ -208,21 +208,21 @@ def test_existing_model_is_replaced_only_by_force(store, tmp_path):
     assert state_of(tmp_path / "m") != before
 
 
-def test_cache_of_other_layers_is_refused_with_the_remedy(store, tmp_path):
+def test_finetune_refuses_a_cache_made_with_other_frozen_layers(store, tmp_path):
     tuned(store, tmp_path / "m", epochs=1, cache=1 << 30, freeze_to="features.10")
     with pytest.raises(UsageError, match=r"holds activations of other options; remove .*m\.cache"):
         tuned(store, tmp_path / "m", epochs=1, cache=1 << 30, force=True)
     assert (tmp_path / "m").exists()
 
 
-def test_cache_above_the_limit_is_not_made(store, tmp_path):
+def test_finetune_makes_no_cache_above_the_size_limit(store, tmp_path):
     report = tuned(store, tmp_path / "m", epochs=1, cache=1 << 10)
     assert not report.tuned.choice.cached
     assert report.tuned.choice.reason.startswith("live: a cache would take")
     assert not (tmp_path / "m.cache").exists()
 
 
-def test_full_disk_while_caching_is_told_with_the_remedy(store, tmp_path, monkeypatch):
+def test_disk_full_error_during_caching_names_the_remedy(store, tmp_path, monkeypatch):
     options = {"cache": 1 << 30, "dtype": "float32", "freeze_to": "features.3"}
     with small_disk(tmp_path / "disk", 400 << 10) as mounted:
         if not mounted:
@@ -233,7 +233,7 @@ def test_full_disk_while_caching_is_told_with_the_remedy(store, tmp_path, monkey
 
 
 def fill_when_written_below(monkeypatch, folder):
-    """Make writes to files below ``folder`` fail as on a full disk, where no small disk may be mounted."""
+    """Make writes below ``folder`` fail as on a full disk; used where no small disk can be mounted."""
     real = os.pwrite
 
     def pwrite(handle, data, offset):
@@ -244,21 +244,21 @@ def fill_when_written_below(monkeypatch, folder):
     monkeypatch.setattr(os, "pwrite", pwrite)
 
 
-def test_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(store, tmp_path):
+def test_non_finite_loss_stops_finetuning_and_keeps_the_last_epoch(store, tmp_path):
     with pytest.raises(DataError, match=r"not finite.*epoch \d+ is kept"):
         tuned(store, tmp_path / "m", epochs=20, cache="none", lr=1000.0, optimizer="sgd")
     assert (tmp_path / "m.run" / CHECKPOINT).exists()
     assert not (tmp_path / "m").exists()
 
 
-def test_one_class_is_refused(tmp_path):
+def test_finetune_refuses_a_store_with_only_one_class(tmp_path):
     folder = write_coloured(tmp_path / "pictures", names("train", 4, ("ant",)) + names("val", 2, ("ant",)))
     extract(folder, tmp_path / "s", supervised=False, size=SIDE, **NETWORK)
     with pytest.raises(UsageError, match="one class only"):
         tuned(tmp_path / "s", tmp_path / "m")
 
 
-def test_class_that_the_held_out_split_lacks_is_named_in_a_note(tmp_path):
+def test_finetune_notes_a_class_without_held_out_pictures(tmp_path):
     pictures = names("train", 4, tuple(COLOURS)) + names("val", 3, ("ant", "bee"))
     extract(write_coloured(tmp_path / "pictures", pictures), tmp_path / "s", supervised=False, size=SIDE, **NETWORK)
     report = tuned(tmp_path / "s", tmp_path / "m", epochs=1, cache="none")
@@ -283,7 +283,7 @@ def test_batchnorm_keeps_its_statistics_or_refuses_batches_of_one_picture(tmp_pa
     assert not torch.equal(before["conv5.1.weight"], changed["conv5.1.weight"])
 
 
-def test_pictures_without_label_and_failures_are_left_out_and_counted(tmp_path):
+def test_finetune_omits_and_counts_unlabelled_pictures_and_failures(tmp_path):
     folder = write_coloured(tmp_path / "pictures", names("train", 4) + names("val", 2))
     (folder / "train/ant/broken.png").write_bytes(b"no picture")
     extract(folder, tmp_path / "s", supervised=False, size=SIDE, **NETWORK)
@@ -296,7 +296,7 @@ def test_pictures_without_label_and_failures_are_left_out_and_counted(tmp_path):
 
 
 @pytest.mark.parametrize("cache", ["none", 1 << 30])
-def test_changed_picture_is_named_and_nothing_is_written(tmp_path, cache):
+def test_finetune_names_a_changed_picture_and_writes_nothing(tmp_path, cache):
     store = write_store(tmp_path, 3, 2)
     write_coloured(tmp_path / "pictures", ["train/ant/01.png"], seed=9)
     with pytest.raises(FeatstoreError, match="changed"):

@@ -17,7 +17,7 @@ OPTIONS = {"device": "cpu", "workers": 1, "batch": 8, "root": None}
 
 
 class Times(nn.Module):
-    """Multiplies by a factor."""
+    """A module that multiplies its input by a factor."""
 
     def __init__(self, factor):
         super().__init__()
@@ -47,7 +47,7 @@ def made(store, cache, backbone, augmentation=None, dtype="float16"):
     return make_cache(store, backbone, views, augmentation, progress=None, stop=None, options=dict(OPTIONS))
 
 
-def test_cache_has_each_view_of_the_training_pictures_and_the_plain_held_out_ones(store, tmp_path):
+def test_cache_has_augmented_training_pictures_and_plain_held_out_pictures(store, tmp_path):
     cache = made(store, tmp_path / "c", trunk_of(), Augmentation("light", 5, 2))
     assert sorted(cache.views) == [1, 2]
     keys = [key.decode() for key in store._key_bytes(None)]
@@ -60,25 +60,25 @@ def test_cache_has_each_view_of_the_training_pictures_and_the_plain_held_out_one
     assert cache.views[1].identity.shape == (6, 7, 7)
 
 
-def test_second_run_extracts_nothing_again(store, tmp_path):
+def test_second_finetune_run_reuses_the_cache(store, tmp_path):
     first = made(store, tmp_path / "c", trunk_of())
     assert (first.pictures, list(first.views)) == (8, [PLAIN])
     assert made(store, tmp_path / "c", trunk_of()).pictures == 0
 
 
-def test_activations_beyond_float16_are_refused_with_the_remedy(store, tmp_path):
+def test_activations_too_large_for_float16_are_refused_with_the_remedy(store, tmp_path):
     with pytest.raises(FeatstoreError, match=r"6 pictures have activations that float16 cannot hold.*--dtype float32"):
         made(store, tmp_path / "c", trunk_of(1e6))
     assert made(store, tmp_path / "d", trunk_of(1e6), dtype="float32").pictures == 8
 
 
-def test_some_rows_of_a_store_are_a_source_of_their_pictures(store):
+def test_selected_rows_of_a_store_can_be_extracted_as_a_source(store):
     keys = list(store._key_bytes(None))
     chunks = list(SomeRows(store.path, keys[2:4], None).chunks(3))
     assert [key for chunk in chunks for key in chunk.keys] == keys[2:4]
 
 
-def test_trunk_has_the_identity_of_an_extraction_of_its_layer(store):
+def test_trunk_backbone_has_the_identity_of_its_layers_feature_maps(store):
     backbone = trunk_of()
     assert (backbone.layer, backbone.pool, backbone.shape, backbone.dimension) == (
         "output of 0",

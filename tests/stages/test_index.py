@@ -21,8 +21,9 @@ from tests.made import tiny_backbone
 
 
 def keys_by_plain_faiss(path, store, key, k=1):
-    """Search the index file with FAISS, without featstore, for the vector of ``key``; return the keys of the ids
-    found."""
+    """Search the index file with FAISS, without featstore, for the vector of ``key``; return the keys that belong to
+    the found ids.
+    """
     import faiss
 
     index = faiss.read_index(os.fspath(path))
@@ -104,7 +105,7 @@ def test_new_index_does_not_replace_an_index_of_another_existing_store(chain, tm
     assert index(chain.store, out=path).added == 30
 
 
-def test_index_refuses_impossible_memory_and_reports_reached_recall(chain, tmp_path):
+def test_index_refuses_an_impossible_memory_limit_and_reports_the_recall(chain, tmp_path):
     with pytest.raises(UsageError, match="memory and latency choose the kind of index"):
         index(chain.store, out=tmp_path / "x", kind="flat", memory=1 << 30)
     with pytest.raises(UsageError, match="no kind of index fits: flat needs some"):

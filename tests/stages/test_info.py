@@ -32,7 +32,7 @@ def test_info_rejects_paths_that_are_no_store_head_or_index(chain, tmp_path):
         info(tmp_path)
 
 
-def test_info_reports_vectors_of_several_instruction_sets(chain, monkeypatch):
+def test_info_reports_which_instruction_sets_computed_the_vectors(chain, monkeypatch):
     (made,) = info(chain.store)["made_by"]
     assert info(chain.store)["instruction_sets"] == [made["instruction_set"]]
     assert "several instruction sets" not in _store_text(info(chain.store))

@@ -69,7 +69,7 @@ def test_label_note_explains_why_keys_are_unknown(store: Path, tmp_path: Path, k
         label(store, csv(tmp_path, f"path,label\n{key},x\n"))
 
 
-def test_label_refuses_a_table_with_one_key_in_two_forms(store: Path, tmp_path: Path):
+def test_label_refuses_a_table_with_two_spellings_of_one_key(store: Path, tmp_path: Path):
     with pytest.raises(UsageError, match="in the table in two forms"):
         label(store, csv(tmp_path, "path,label\nant/1.png,a\nant\\1.png,b\n"))
 

@@ -71,7 +71,7 @@ def test_updated_index_measures_its_recall_again_including_new_rows(copied, plac
     assert (again.added, again.removed, again.standing) == (0, 0, report.standing)
 
 
-def test_index_update_reports_a_recall_lowered_by_unusual_vectors(copied, place):
+def test_index_update_reports_a_recall_lowered_by_unusual_new_pictures(copied, place):
     report = grown(copied, pictures(300, "z"))
     assert report.standing.holds is False
     assert "does not hold any more: 0." in report.standing.text

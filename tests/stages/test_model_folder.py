@@ -1,4 +1,4 @@
-"""A model folder in the commands: predict, extract, search, export, info and backbones take the path of a model."""
+"""Commands that accept the path of a model folder: predict, extract, search, export, info and backbones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_store_of_a_models_features_records_the_model(place: Path) -> None:
+def test_store_of_features_from_a_model_records_the_model(place: Path) -> None:
     store, model = info(place / "s"), info(place / "m")
     assert store["weights_name"] == str(place / "m")
     assert (store["identity"], store["fingerprint"]) == (model["identity"], model["fingerprint"])
@@ -45,7 +45,7 @@ def test_store_of_a_models_features_records_the_model(place: Path) -> None:
     assert not Request(backbone=str(place / "m")).agrees(FeatureStore.open(place / "s")._manifest)
 
 
-def test_model_predicts_the_same_from_pictures_and_from_its_features(place: Path) -> None:
+def test_model_predicts_the_same_from_pictures_and_from_stored_features(place: Path) -> None:
     pictures = sorted((place / "pictures" / "val").rglob("*.png"))
     by_picture = predict(place / "m", pictures, engine="torch")
     by_store = {each.key: each for each in predict(place / "m", place / "s")}
@@ -57,7 +57,7 @@ def test_model_predicts_the_same_from_pictures_and_from_its_features(place: Path
         np.testing.assert_allclose(each.probabilities, by_store[key].probabilities, atol=1e-4)
 
 
-def test_head_file_of_a_model_asks_for_the_model(place: Path) -> None:
+def test_error_for_the_head_file_of_a_model_asks_for_the_model_folder(place: Path) -> None:
     head, picture = place / "m" / "model.head", place / "pictures/val/ant/00.png"
     with pytest.raises(
         UsageError, match=r"was made with the weights .*/m; name their file with --weights, or their model f"
@@ -68,7 +68,7 @@ def test_head_file_of_a_model_asks_for_the_model(place: Path) -> None:
     assert np.array_equal(asked.probabilities, named.probabilities)
 
 
-def test_model_rejects_the_features_of_another_network(place: Path, tmp_path: Path) -> None:
+def test_model_rejects_features_of_another_network(place: Path, tmp_path: Path) -> None:
     extract(place / "pictures", tmp_path / "other", backbone=NETWORK, weights="random:0", size=32, engine="torch")
     with pytest.raises(IdentityError, match="features of another identity: weights"):
         predict(place / "m", tmp_path / "other")
@@ -93,7 +93,7 @@ def test_extract_asks_for_the_model_of_a_store_with_pending_pictures(place: Path
 
 
 @pytest.mark.slow
-def test_heads_and_indexes_of_a_models_features_take_the_model_by_name(place: Path, tmp_path: Path) -> None:
+def test_heads_and_indexes_on_features_of_a_model_need_its_path(place: Path, tmp_path: Path) -> None:
     picture = place / "pictures/val/ant/00.png"
     head = train(place / "s", out=tmp_path / "a.head", C=1.0).path
     found = index(place / "s", out=tmp_path / "an.index").path
@@ -108,7 +108,7 @@ def test_heads_and_indexes_of_a_models_features_take_the_model_by_name(place: Pa
 
 
 @pytest.mark.slow
-def test_layers_of_a_model_give_features_too(place: Path, tmp_path: Path) -> None:
+def test_inner_layers_of_a_model_can_be_extracted(place: Path, tmp_path: Path) -> None:
     about, layers = describe_backbone(str(place / "m")), list_layers(str(place / "m"))
     assert (about.name, about.dimension, about.input_size, about.source) == (NETWORK, 1024, 32, "model")
     shapes = {layer.name: layer.shape for layer in layers}
@@ -123,7 +123,7 @@ def test_layers_of_a_model_give_features_too(place: Path, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hidden", [0, 4])
-def test_model_exports_to_onnx_from_pixels_to_labels(tmp_path: Path, hidden: int) -> None:
+def test_onnx_export_of_a_model_maps_pixels_to_class_probabilities(tmp_path: Path, hidden: int) -> None:
     pytest.importorskip("onnxruntime")
     write_tuned(tmp_path / "m", hidden=hidden)
     made = export(f"{tmp_path}/m/")
@@ -136,7 +136,7 @@ def test_model_exports_to_onnx_from_pixels_to_labels(tmp_path: Path, hidden: int
         export(tmp_path / "m", to="csv")
 
 
-def test_info_describes_a_model_and_lists_it_in_a_folder(place: Path, tmp_path: Path) -> None:
+def test_info_describes_models_and_lists_them_in_a_folder(place: Path, tmp_path: Path) -> None:
     found = info(place / "m")
     assert (found["kind"], found["backbone"], found["layer"]) == ("model", NETWORK, "input of fc")
     assert (found["classes"], found["record"]) == (["ant", "bee", "cow"], {"epochs": 1})
@@ -147,7 +147,7 @@ def test_info_describes_a_model_and_lists_it_in_a_folder(place: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_model_is_stale_once_the_store_that_it_was_trained_on_has_more_pictures(tmp_path: Path) -> None:
+def test_model_is_stale_after_its_training_store_got_more_pictures(tmp_path: Path) -> None:
     write_coloured(tmp_path / "pictures", names("train", 6) + names("val", 3))
     backbone = changed_backbone()
     extract(tmp_path / "pictures", tmp_path / "s", backbone=NETWORK, weights="random:0", size=32, engine="torch")
@@ -163,7 +163,7 @@ def test_model_is_stale_once_the_store_that_it_was_trained_on_has_more_pictures(
     assert states["m"]["commands"] == [command]
 
 
-def test_purge_names_the_model_that_was_trained_on_the_store(tmp_path: Path) -> None:
+def test_purge_names_the_models_trained_on_the_store(tmp_path: Path) -> None:
     write_coloured(tmp_path / "pictures", names("train", 4))
     extract(tmp_path / "pictures", tmp_path / "s", backbone=NETWORK, weights="random:0", size=32, engine="torch")
     backbone = changed_backbone()

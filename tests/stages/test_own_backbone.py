@@ -131,7 +131,7 @@ def test_users_network_works_in_all_commands_in_fresh_processes(place: Path, mon
             work(backbone=SPEC, engine="torch")
 
 
-def test_extraction_continues_after_an_error_of_the_users_network_is_corrected(
+def test_extraction_resumes_after_the_user_corrects_a_failing_network(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(os.fspath(place / "modules"))
@@ -146,7 +146,7 @@ def test_extraction_continues_after_an_error_of_the_users_network_is_corrected(
 
 
 @pytest.mark.parametrize("claim", [("os:system", "os:system"), ("my-small", SPEC)])
-def test_untrusted_store_head_or_index_causes_no_import(
+def test_commands_import_nothing_for_an_untrusted_store_head_or_index(
     place: Path, monkeypatch: pytest.MonkeyPatch, claim: tuple[str, str]
 ) -> None:
     stranger = replace(tiny_backbone(), name=claim[0], weights=claim[1])

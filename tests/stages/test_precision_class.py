@@ -57,7 +57,7 @@ def test_predict_and_search_use_the_precision_of_head_and_index(place, precision
 
 
 @pytest.mark.parametrize("precision", MADE)
-def test_repair_restores_vectors_bit_identically(place, tmp_path, precision):
+def test_repair_of_a_lower_precision_store_restores_vectors_bit_identically(place, tmp_path, precision):
     store = shutil.copytree(place / precision, tmp_path / "s")
     (shard,) = (store / "shards").glob("*.h5")
     at = sealed.read_header(shard)["arrays"]["features"]["offset"]

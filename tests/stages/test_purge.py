@@ -95,7 +95,7 @@ def store(pictures: Path, tmp_path: Path) -> Path:
 
 
 def made_of(store: Path) -> list[Path]:
-    """Return paths of a k-NN, a kernel and a linear head, an exact index and an HNSW index, all made of the store."""
+    """Return paths of a k-NN, a kernel and a linear head, an exact index and an HNSW index, all made from the store."""
     heads = [
         Path(train(store, head=kind, folds=2, out=store.with_name(f"{kind}.head")).path)
         for kind in ("knn", "rbf-svm", "logreg")

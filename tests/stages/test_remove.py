@@ -96,7 +96,7 @@ def test_error_for_unknown_keys_suggests_similar_keys_and_nothing_is_removed(sto
     assert Manifest.read(store).requires == ()
 
 
-def test_removing_a_picture_twice_is_no_error(store: Path):
+def test_removing_a_picture_twice_gives_no_error(store: Path):
     remove(store, ["a/1"])
     report = remove(store, ["a/1", "a/2"])
     assert (report.removed, report.before) == (1, 1)

@@ -12,7 +12,7 @@ from featstore.errors import UsageError
 from featstore.stages.sample import sample_names, write_sample
 
 
-def test_written_digits_equal_those_of_scikit_learn(tmp_path):
+def test_digits_sample_equals_that_of_scikit_learn(tmp_path):
     digits = load_digits()
     assert write_sample("digits", tmp_path / "d") == len(digits.target) == len(list((tmp_path / "d").rglob("*.png")))
     for number in (0, 900, 1796):

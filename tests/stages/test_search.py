@@ -47,7 +47,7 @@ def test_search_notes_report_a_grown_or_missing_store(tmp_path):
     make_store(folder, store)
     (note,) = search(indexed, query, backbone=tiny_backbone()).notes
     assert "1 picture is not in the index" in note
-    # Copy index and store to another folder: the index finds the store there by its name.
+    # Copy index and store to another folder: the index then finds the store beside it by name.
     shutil.copytree(store, tmp_path / "moved/s")
     for end in ("", ".featstore"):
         shutil.copy(indexed + end, tmp_path / f"moved/s.faiss{end}")
@@ -73,7 +73,7 @@ def test_search_rejects_invalid_arguments(chain, tmp_path):
 
 @pytest.fixture(scope="module")
 def unit(chain):
-    """Return the vectors of the store by key, scaled to length 1."""
+    """Return the vectors of the store by key, normalised to length 1."""
     store = FeatureStore.open(chain.store)
     vectors = store.features() / np.linalg.norm(store.features(), axis=1, keepdims=True)
     return dict(zip(store.keys, vectors, strict=True))

@@ -142,7 +142,7 @@ def test_network_without_a_text_tower_is_refused_before_loading(tmp_path: Path) 
         search(tmp_path / "s.faiss", [], like=Query(texts=["a red car"]))
 
 
-def test_predictions_by_text_for_regions_are_combined_per_picture(tmp_path: Path) -> None:
+def test_text_predictions_for_regions_are_combined_per_picture(tmp_path: Path) -> None:
     left, right = (np.full((24, 20, 3), COLOURS[name], np.uint8) for name in ("red", "blue"))
     (tmp_path / "pictures").mkdir()
     Image.fromarray(np.hstack([left, right, left])).save(tmp_path / "pictures/one.png")

@@ -24,7 +24,7 @@ from tests.made import tiny_backbone
 
 
 def folds(kind, count):
-    """Return the option of ``train`` for ``count`` folds, or no option if heads of this ``kind`` have no folds."""
+    """Return the option of ``train`` for ``count`` folds; no option for a ``kind`` of head without folds."""
     return {"folds": count} if HEADS[kind].folded else {}
 
 
@@ -74,7 +74,7 @@ def test_train_refuses_a_class_only_in_the_held_out_split(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", sorted(HEADS))
 def test_train_refuses_nan_features(chain, monkeypatch, kind):
-    # A store never contains NaN, because extraction rejects it: put NaN into the vectors when the store is read.
+    # Put NaN into the vectors when the store is read: a store never contains NaN, because extraction rejects NaN.
     def with_nan(self, *_, **__):
         vectors = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
         vectors[3, 2] = np.nan
@@ -279,12 +279,12 @@ def test_head_with_types_outside_the_option_trust_is_refused(chain, named):
     with pytest.raises(UsageError, match="--trust sklearn.tree._tree.Tree"):
         predict(trained.path, chain.store)
     assert len(list(predict(trained.path, chain.store, trust=["sklearn.tree._tree.Tree"]))) == 30
-    # info and verify work without trust, because they create no object from the file.
+    # info and verify need no option trust, because they create no object from the head file.
     assert info(trained.path)["trust"] == ["sklearn.tree._tree.Tree"]
     assert not verify(trained.path).problems
 
 
-def test_train_compares_only_scikit_learn_heads_of_equal_class(chain, named, tmp_path):
+def test_train_compares_new_and_old_scikit_learn_heads_only_of_equal_class(chain, named, tmp_path):
     shutil.copy(named[TREE].path, tmp_path / "a.head")
     assert train(chain.store, head=TREE, folds=3, out=tmp_path / "a.head").replaced.better == 0
     replaced = train(chain.store, folds=3, out=tmp_path / "a.head")

@@ -33,7 +33,7 @@ STEPS = int(os.environ.get("FEATSTORE_PAST_STEPS", "13"))
 
 
 def grown(folder: Path, store: Path) -> None:
-    """Add pictures to the store, change labels twice, and undo the second change."""
+    """Add pictures to the store, change the labels twice, and undo the second change."""
     write_coloured(folder, ["train/ant/new.png", "val/bee/new.png"], seed=5)
     make_store(folder, store)
     set_columns(store, [b"train/ant/00.png"], {"label": ["bee"]})
@@ -42,7 +42,7 @@ def grown(folder: Path, store: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(HEADS))
-def test_training_again_gives_equal_weights_after_the_store_changed(tmp_path: Path, kind: str):
+def test_train_again_gives_equal_weights_after_the_store_changed(tmp_path: Path, kind: str):
     folder = write_coloured(tmp_path / "p", names("train", 8) + names("val", 4))
     store = make_store(folder, tmp_path / "s")
     folds = {"folds": 2} if HEADS[kind].folded else {}
@@ -84,7 +84,7 @@ def test_updated_head_equals_a_new_head_with_the_same_settings(tmp_path: Path):
     assert load_head(tmp_path / "a.head").meta["request"] == new.head.meta["request"]
 
 
-def test_update_refuses_to_train_a_head_on_another_store(tmp_path: Path):
+def test_update_of_a_head_refuses_another_store(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("train", 8) + names("val", 4))
     train(make_store(folder, tmp_path / "s"), folds=2, out=tmp_path / "a.head")
     other = make_store(folder, tmp_path / "other")
@@ -93,7 +93,7 @@ def test_update_refuses_to_train_a_head_on_another_store(tmp_path: Path):
             again(tmp_path / "a.head", [other])
 
 
-def test_error_names_the_first_picture_that_was_purged(tmp_path: Path):
+def test_train_again_error_names_the_first_purged_picture(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("train", 6) + names("val", 3))
     store = make_store(folder, tmp_path / "s")
     train(store, folds=2, out=tmp_path / "a.head")
@@ -108,7 +108,7 @@ def test_error_names_the_first_picture_that_was_purged(tmp_path: Path):
 
 
 @pytest.mark.parametrize("purging", [False, True])
-def test_error_names_pictures_that_are_gone_from_the_store_with_the_labels(tmp_path: Path, purging: bool):
+def test_train_again_error_names_pictures_missing_from_the_store_of_labels(tmp_path: Path, purging: bool):
     folder = write_coloured(tmp_path / "p", names("train", 6) + names("val", 3))
     old = make_store(folder, tmp_path / "old")
     store = make_store(old, tmp_path / "s", backbone=tiny_backbone(2), follow=True)
@@ -125,7 +125,7 @@ def test_error_names_pictures_that_are_gone_from_the_store_with_the_labels(tmp_p
         train_again(tmp_path / "a.head")
 
 
-def test_purged_pictures_that_the_head_did_not_use_are_only_noted(tmp_path: Path):
+def test_train_again_notes_purged_pictures_that_the_head_did_not_use(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("", 9))
     store = make_store(folder, tmp_path / "s")
     keys = [f"{label}/{number:02d}.png".encode() for label in ("ant", "bee") for number in range(8)]
@@ -183,7 +183,7 @@ def test_train_again_refuses_a_head_with_an_invalid_record_of_its_training(
     assert [path.name for path in tmp_path.iterdir()] == ["forged.head"]
 
 
-def test_store_opens_at_the_state_when_an_index_was_built(tmp_path: Path):
+def test_store_opens_at_the_state_at_which_an_index_was_built(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("", 6))
     store = make_store(folder, tmp_path / "s")
     path = index(store, out=tmp_path / "s.faiss").path
@@ -194,7 +194,7 @@ def test_store_opens_at_the_state_when_an_index_was_built(tmp_path: Path):
     assert len(FeatureStore.open(store, at=path)) == 13
 
 
-def test_open_refuses_a_past_state_named_by_a_head_of_another_store(chain, tmp_path: Path):
+def test_opening_at_the_state_of_another_stores_head_is_refused(chain, tmp_path: Path):
     store = make_store(chain.folder, tmp_path / "other")
     with pytest.raises(UsageError, match="was not made from"):
         FeatureStore.open(store, at=chain.trained.path)
@@ -202,7 +202,7 @@ def test_open_refuses_a_past_state_named_by_a_head_of_another_store(chain, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_every_head_made_in_a_random_history_can_be_trained_again(tmp_path: Path, seed: int):
+def test_heads_trained_after_random_store_changes_can_be_trained_again(tmp_path: Path, seed: int):
     random = np.random.default_rng(seed)
     path, heads = tmp_path / "s", []
     source = Pictures({}, {}, {})

@@ -30,7 +30,7 @@ def amount_of(key):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A store with the columns amount, odd (a text and an infinity among the numbers), and same (a constant)."""
+    """A store with three columns: "amount"; "odd", which also holds a text and an infinity; "same", which is constant."""
     place = tmp_path_factory.mktemp("numbers")
     made = make_store(write_coloured(place / "pictures", KEYS), place / "s")
     odd = {KEYS[0]: "", KEYS[1]: "n/a", KEYS[2]: "inf", KEYS[3]: "nan"}
@@ -49,7 +49,7 @@ def trained(store):
     return train(store, target="amount", folds=3)
 
 
-def test_numbers_of_a_column_are_learnt_and_judged(store, trained):
+def test_train_learns_the_numbers_of_a_column_and_reports_r2(store, trained):
     assert trained.path == str(head_path(store, "ridge", "amount"))
     assert trained.head.kind == "ridge"
     assert trained.figures.estimates["r2"].value > 0.9
@@ -58,7 +58,7 @@ def test_numbers_of_a_column_are_learnt_and_judged(store, trained):
     assert told["held_out"]["estimates"]["mae"]["low"] < told["held_out"]["estimates"]["mae"]["high"]
 
 
-def test_values_that_are_no_numbers_are_counted_and_named(store, tmp_path):
+def test_train_counts_and_names_values_that_are_no_numbers(store, tmp_path):
     trained = train(store, target="odd", folds=3, out=tmp_path / "a.head")
     assert len(trained.split.train) + len(trained.split.test) == len(KEYS) - 4
     notes = "\n".join(trained.notes)
@@ -66,7 +66,7 @@ def test_values_that_are_no_numbers_are_counted_and_named(store, tmp_path):
     assert "left out: 1 picture without a number in 'odd'" in notes
 
 
-def test_predictions_are_numbers(store, trained):
+def test_predictions_of_a_ridge_head_are_numbers(store, trained):
     found = predict(trained.path, store)
     numbers = {one.key: one.number for one in found}
     assert np.corrcoef([numbers[key] for key in KEYS], [amount_of(key) for key in KEYS])[0, 1] > 0.95
@@ -76,7 +76,7 @@ def test_predictions_are_numbers(store, trained):
     assert list(found.to_pandas().columns) == ["key", "number", "reason", "message"]
 
 
-def test_training_again_gives_the_same_bits_and_an_update_the_same_task(store, trained, tmp_path):
+def test_train_again_and_update_work_for_a_head_of_numbers(store, trained, tmp_path):
     assert train_again(trained.path).equal
     train(store, target="amount", folds=3, out=tmp_path / "a.head")
     updated = retrain(tmp_path / "a.head")
@@ -84,7 +84,7 @@ def test_training_again_gives_the_same_bits_and_an_update_the_same_task(store, t
     assert any("replaced the head that was there: ridge, alpha = " in note for note in updated.notes)
 
 
-def test_training_again_after_a_number_changed_uses_the_old_numbers(tmp_path):
+def test_train_again_uses_the_numbers_from_before_a_change(tmp_path):
     made = make_store(write_coloured(tmp_path / "pictures", KEYS), tmp_path / "s")
     label(made, write_table(tmp_path / "t.csv", amount=lambda key: f"{amount_of(key):.2f}"))
     first = train(made, target="amount", folds=3)
@@ -93,7 +93,7 @@ def test_training_again_after_a_number_changed_uses_the_old_numbers(tmp_path):
     assert retrain(first.path).figures.mean > 5 * first.figures.mean
 
 
-def test_info_page_figures_and_export_of_numbers(trained, tmp_path):
+def test_info_page_figures_and_export_work_for_a_head_of_numbers(trained, tmp_path):
     told = info(trained.path)
     assert (told["task"], told["classes"]) == ("numbers", [])
     assert told["target"]["column"] == "amount"
@@ -123,7 +123,7 @@ def test_info_page_figures_and_export_of_numbers(trained, tmp_path):
         ({"target": "amount", "test_split": "val"}, "no pictures of split"),
     ],
 )
-def test_invalid_options_are_refused_in_one_line(store, options, message):
+def test_invalid_options_of_train_on_numbers_are_refused_in_one_line(store, options, message):
     with pytest.raises((UsageError, FeatstoreError)) as error:
         train(store, **options)
     assert message in str(error.value)

@@ -25,7 +25,7 @@ KEYS = names("", 20, ("ant", "bee", "cow"))
 
 
 def tags_of(key):
-    """Return the label set of a picture as text: its class, and warm for red and green pictures."""
+    """Return the label set of a picture as text: its class, and also "warm" for red and green pictures."""
     kind = key.split("/")[0]
     return kind if kind == "bee" else f"{kind}; warm"
 
@@ -55,7 +55,7 @@ def trained(store):
     return train(store, labels="tags", separator=";", folds=3)
 
 
-def test_label_sets_of_a_column_are_learnt_and_judged(store, trained):
+def test_train_learns_the_label_sets_of_a_column_and_reports_measures(store, trained):
     assert trained.path == str(head_path(store, "logreg", "tags"))
     assert trained.head.classes == ["ant", "bee", "cow", "warm"]
     assert trained.figures.estimates["mean_average_precision"].value > 0.95
@@ -67,7 +67,7 @@ def test_label_sets_of_a_column_are_learnt_and_judged(store, trained):
     assert [row["label"] for row in told["held_out"]["labels"]] == trained.head.classes
 
 
-def test_a_missing_text_leaves_the_picture_out_and_separators_alone_are_the_empty_set(store, trained):
+def test_missing_label_set_is_omitted_and_a_lone_separator_is_the_empty_set(store, trained):
     opened = FeatureStore.open(store)
     used = set(opened.keys[np.r_[trained.split.train, trained.split.test]])
     assert KEYS[0] not in used
@@ -76,7 +76,7 @@ def test_a_missing_text_leaves_the_picture_out_and_separators_alone_are_the_empt
     assert trained.split.targets.values[opened.keys[:].index(KEYS[1])] == ()
 
 
-def test_predictions_are_label_sets(store, trained):
+def test_predictions_of_a_label_set_head_are_label_sets(store, trained):
     found = predict(trained.path, store)
     by_key = {one.key: one for one in found}
     right = [set(by_key[key].labels) == set(tags_of(key).split("; ")) for key in KEYS]
@@ -89,7 +89,7 @@ def test_predictions_are_label_sets(store, trained):
     assert frame["labels"][len(KEYS) - 1] == one.labels
 
 
-def test_training_again_gives_the_same_bits_and_an_update_the_same_task(store, trained, tmp_path):
+def test_train_again_and_update_work_for_a_head_of_label_sets(store, trained, tmp_path):
     assert train_again(trained.path).equal
     again = train(store, labels="tags", separator=";", folds=3, out=tmp_path / "a.head")
     updated = retrain(again.path)
@@ -97,7 +97,7 @@ def test_training_again_gives_the_same_bits_and_an_update_the_same_task(store, t
     assert any("replaced the head that was there: logreg, C = " in note for note in updated.notes)
 
 
-def test_training_again_after_a_label_set_changed_uses_the_old_sets(tmp_path):
+def test_train_again_uses_the_label_sets_from_before_a_change(tmp_path):
     made = make_store(write_coloured(tmp_path / "pictures", KEYS), tmp_path / "s")
     label(made, write_table(tmp_path / "t.csv", tags=tags_of))
     first = train(made, labels="tags", separator=";", folds=3)
@@ -108,25 +108,25 @@ def test_training_again_after_a_label_set_changed_uses_the_old_sets(tmp_path):
     assert retrain(first.path).head.classes == ["ant", "bee", "cow", "new", "warm"]
 
 
-def test_the_store_own_label_can_be_a_label_set(store, tmp_path):
+def test_train_splits_the_stores_own_labels_at_the_separator(store, tmp_path):
     made = make_store(write_coloured(tmp_path / "pictures", KEYS), tmp_path / "s")
     label(made, write_table(tmp_path / "t.csv", label=tags_of))
     assert train(made, separator=";", folds=3).head.classes == ["ant", "bee", "cow", "warm"]
 
 
-def test_commands_for_classes_refuse_a_head_of_label_sets_in_one_line(trained):
+def test_commands_for_class_heads_refuse_a_label_set_head_in_one_line(trained):
     with pytest.raises(UsageError, match="predicts label sets; this needs a head of classes") as error:
         open_head(trained.path)
     assert "\n" not in str(error.value)
 
 
-def test_info_names_the_column_and_the_separator(trained):
+def test_info_on_a_label_set_head_names_its_column_and_separator(trained):
     told = info(trained.path)
     assert told["task"] == "label sets"
     assert told["target"] == {"kind": "label sets", "column": "tags", "separator": ";"}
 
 
-def test_a_head_of_another_target_is_replaced_only_with_force(store, trained, tmp_path):
+def test_train_needs_force_to_replace_a_head_of_another_target(store, trained, tmp_path):
     path = tmp_path / "a.head"
     train(store, folds=3, out=path)
     with pytest.raises(UsageError, match="another target than is asked for"):
@@ -135,7 +135,7 @@ def test_a_head_of_another_target_is_replaced_only_with_force(store, trained, tm
     assert load_head(path).task == "label sets"
 
 
-def test_page_and_figures_of_label_sets(trained, tmp_path):
+def test_training_page_and_figures_show_label_sets(trained, tmp_path):
     write_training_page(trained, tmp_path / "page.html")
     page = read(tmp_path / "page.html")
     assert "mean average precision" in (tmp_path / "page.html").read_text()
@@ -158,14 +158,14 @@ def test_page_and_figures_of_label_sets(trained, tmp_path):
         ({"labels": "tags", "separator": ";", "class_weight": "balanced"}, "without class weights"),
     ],
 )
-def test_invalid_options_are_refused_in_one_line(store, options, message):
+def test_invalid_options_of_train_on_label_sets_are_refused_in_one_line(store, options, message):
     with pytest.raises(UsageError) as error:
         train(store, **options)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_label_of_the_held_out_split_alone_is_refused(tmp_path):
+def test_train_refuses_a_label_that_occurs_only_in_the_held_out_split(tmp_path):
     made = make_store(write_coloured(tmp_path / "pictures", KEYS), tmp_path / "s")
     split = lambda key: "test" if key.endswith(("0.png", "1.png")) else "train"  # noqa: E731
     tags = lambda key: tags_of(key) + ("; last" if split(key) == "test" else "")  # noqa: E731
@@ -174,7 +174,7 @@ def test_a_label_of_the_held_out_split_alone_is_refused(tmp_path):
         train(made, labels="tags", separator=";")
 
 
-def test_a_forged_task_in_the_record_is_damage(trained, tmp_path):
+def test_head_with_a_forged_task_in_its_record_is_damaged(trained, tmp_path):
     from dataclasses import replace
 
     from featstore.errors import DamagedError

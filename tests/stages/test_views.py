@@ -44,7 +44,7 @@ def options(head: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_head_on_views_is_trained_on_all_views_and_judged_on_plain_pictures(
+def test_head_on_views_learns_from_all_views_and_is_tested_on_plain_pictures(
     made: Path, tmp_path: Path, head: str
 ) -> None:
     plain = train(made, head=head, out=tmp_path / "a.head", **options(head))
@@ -59,14 +59,14 @@ def test_head_on_views_is_trained_on_all_views_and_judged_on_plain_pictures(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
-def test_head_on_views_trained_again_is_equal_bit_for_bit(made: Path, tmp_path: Path, head: str) -> None:
+def test_train_again_with_views_gives_a_bit_identical_head(made: Path, tmp_path: Path, head: str) -> None:
     train(made, head=head, out=tmp_path / "b.head", views=True, **options(head))
     assert train_again(tmp_path / "b.head").equal
     shutil.copy(tmp_path / "b.head", tmp_path / "c.head")
     assert retrain(tmp_path / "c.head").head.meta["rows"] == 60
 
 
-def test_views_change_the_head_and_its_record_and_plain_heads_record_no_views(made: Path, tmp_path: Path) -> None:
+def test_only_a_head_trained_on_views_records_views(made: Path, tmp_path: Path) -> None:
     plain = train(made, out=tmp_path / "a.head", folds=3).head
     viewed = train(made, out=tmp_path / "b.head", folds=3, views=True).head
     assert "views" not in plain.meta
@@ -79,7 +79,7 @@ def test_views_change_the_head_and_its_record_and_plain_heads_record_no_views(ma
     )
 
 
-def test_rows_of_views_are_streamed_in_the_order_of_the_array(made: Path) -> None:
+def test_streamed_rows_of_views_have_the_order_of_the_array(made: Path) -> None:
     stores = [FeatureStore.open(made), *map(FeatureStore.open, view_stores(made).values())]
     viewed = ViewRows(stores, np.array([7, 3, 21]))
     assert viewed.order.tolist() == [0, 1, 2] * 3
@@ -90,7 +90,7 @@ def test_rows_of_views_are_streamed_in_the_order_of_the_array(made: Path) -> Non
         assert viewed.features()[3 * number : 3 * number + 3].tobytes() == expected.tobytes()
 
 
-def test_streamed_head_on_views_equals_the_head_in_memory(
+def test_head_on_views_trained_by_streaming_equals_that_in_memory(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = train(made, out=tmp_path / "a.head", views=True, C=0.1)
@@ -99,7 +99,7 @@ def test_streamed_head_on_views_equals_the_head_in_memory(
     assert np.abs(small.probabilities - streamed.probabilities).max() < 1e-3
 
 
-def test_views_of_held_out_pictures_are_not_trained_on(made: Path, tmp_path: Path, monkeypatch) -> None:
+def test_training_on_views_uses_no_view_of_a_held_out_picture(made: Path, tmp_path: Path, monkeypatch) -> None:
     seen = []
     original = ViewRows.__init__
 
@@ -114,14 +114,14 @@ def test_views_of_held_out_pictures_are_not_trained_on(made: Path, tmp_path: Pat
     assert not set(trained.split.test.tolist()) & seen[0]
 
 
-def test_training_on_views_needs_one_store_with_whole_views(made: Path, chain, tmp_path: Path) -> None:
+def test_train_with_views_requires_one_store_with_augmented_views(made: Path, chain, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no augmented views"):
         train(chain.store, out=tmp_path / "a.head", views=True)
     with pytest.raises(UsageError, match="one store"):
         train([made, view_path(made, 1)], out=tmp_path / "a.head", views=True)
 
 
-def test_training_again_without_the_views_says_which_are_gone(made: Path, tmp_path: Path) -> None:
+def test_train_again_names_missing_augmented_views(made: Path, tmp_path: Path) -> None:
     for name in ("s", "s.views"):
         shutil.copytree(made.with_name(name), tmp_path / name)
     train(tmp_path / "s", out=tmp_path / "a.head", views=True, folds=3)
@@ -130,7 +130,7 @@ def test_training_again_without_the_views_says_which_are_gone(made: Path, tmp_pa
         train_again(tmp_path / "a.head", [tmp_path / "s"])
 
 
-def test_pictures_are_not_compared_with_features_of_augmented_pictures(made: Path, tmp_path: Path) -> None:
+def test_pictures_cannot_be_compared_with_features_of_augmented_views(made: Path, tmp_path: Path) -> None:
     view = tmp_path / "v"
     shutil.copytree(view_path(made, 1), view)
     head = train(view, out=tmp_path / "v.head", folds=3).path
@@ -154,7 +154,7 @@ def files_with(folder: Path, words: list[bytes]) -> list[Path]:
     return [path for path in found if any(word in path.read_bytes() for word in words)]
 
 
-def test_purged_picture_is_erased_from_every_view(made: Path, tmp_path: Path) -> None:
+def test_purge_erases_a_picture_from_every_view(made: Path, tmp_path: Path) -> None:
     store, key = removable(made, tmp_path), "train/ant/03.png"
     words = [key.encode()]
     for path in (store, *view_stores(store).values()):
@@ -169,7 +169,7 @@ def test_purged_picture_is_erased_from_every_view(made: Path, tmp_path: Path) ->
     assert load_head(head).meta["rows"] == 57
 
 
-def test_purge_of_a_picture_that_was_removed_earlier_erases_it_from_the_views(made: Path, tmp_path: Path) -> None:
+def test_purge_erases_an_earlier_removed_picture_from_every_view(made: Path, tmp_path: Path) -> None:
     store, key = removable(made, tmp_path), "train/ant/03.png"
     remove(store, [key])
     assert all(key not in FeatureStore.open(path).keys for path in view_stores(store).values())
@@ -178,7 +178,7 @@ def test_purge_of_a_picture_that_was_removed_earlier_erases_it_from_the_views(ma
     assert files_with(store.with_name("s.views"), [key.encode()]) == []
 
 
-def test_restored_picture_comes_back_in_every_view(made: Path, tmp_path: Path) -> None:
+def test_restoring_a_picture_restores_it_in_every_view(made: Path, tmp_path: Path) -> None:
     store, key = removable(made, tmp_path), "train/ant/03.png"
     remove(store, [key])
     assert restore(store, [key]) == 1
@@ -187,14 +187,14 @@ def test_restored_picture_comes_back_in_every_view(made: Path, tmp_path: Path) -
         assert key in FeatureStore.open(path).keys
 
 
-def test_dry_run_of_a_removal_leaves_the_views_alone(made: Path, tmp_path: Path) -> None:
+def test_dry_run_of_remove_does_not_change_views(made: Path, tmp_path: Path) -> None:
     store, key = removable(made, tmp_path), "train/ant/03.png"
     remove(store, [key], dry_run=True)
     assert all(key in FeatureStore.open(path).keys for path in view_stores(store).values())
 
 
 @pytest.mark.parametrize("record", [None, [], "x", [1], [{"store_id": 5}], [{"view": 1}]])
-def test_head_with_a_forged_record_of_views_is_refused_in_one_line(made: Path, tmp_path: Path, record) -> None:
+def test_head_with_a_forged_record_of_its_views_is_refused_in_one_line(made: Path, tmp_path: Path, record) -> None:
     from featstore.heads import save_head
 
     trained = train(made, out=tmp_path / "a.head", views=True, folds=3).head

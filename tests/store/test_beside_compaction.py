@@ -101,8 +101,8 @@ def test_compaction_during_reading_does_not_change_the_result(master: Path, tmp_
     expected = read(shutil.copytree(master, tmp_path / "first"))
     step = 0
     while True:
-        # Interrupt reading at each of the first 12 steps, and then only at some of the many later steps, which open one
-        # file after the other.
+        # Interrupt reading at each of the first 12 steps, and at some of the later steps, in which one file after the
+        # other is opened.
         step += 1 + step // 12
         path = shutil.copytree(master, tmp_path / f"{step}")
         INTERRUPTION.arm(step, lambda path=path: compact(path))
@@ -125,7 +125,7 @@ def test_open_store_is_unchanged_by_compaction(master: Path, tmp_path: Path) -> 
     assert everything(store) == expected
 
 
-def test_opening_a_store_gives_up_if_compactions_never_end(
+def test_opening_a_store_fails_if_compactions_never_stop(
     master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = shutil.copytree(master, tmp_path / "s")

@@ -96,7 +96,7 @@ os._exit(9)
 
 
 @pytest.mark.parametrize("change", [{"boot": "another"}, {"started": "1"}, {"pid": 999999999}])
-def test_claim_of_a_unit_is_dead_after_a_reboot_or_reuse_of_its_pid(claims, tmp_path, change):
+def test_claim_of_a_unit_ends_with_a_reboot_or_reuse_of_its_process_id(claims, tmp_path, change):
     forge(tmp_path, 0, **change)
     assert claims.take(0).number == 1
 
@@ -157,7 +157,7 @@ def test_new_writer_removes_claims_left_by_dead_processes(claims, tmp_path):
     assert not work_folder(tmp_path, "session-0123456789abcdef").exists()
 
 
-def test_claim_of_a_unit_that_ends_while_it_is_read_counts_as_ended(tmp_path, monkeypatch):
+def test_claim_of_a_unit_counts_as_ended_if_its_owner_finishes_meanwhile(tmp_path, monkeypatch):
     with Claims(tmp_path) as late, Claims(tmp_path) as early:
         early.take(0)
         last_claim = module._last_claim

@@ -176,7 +176,7 @@ def test_indexes_refuse_features_of_another_network(stores, features):
             refused()
 
 
-def test_head_after_a_pca_in_a_pipeline_does_not_check_the_identity(stores, features):
+def test_head_fitted_after_a_pca_in_a_pipeline_records_no_identity(stores, features):
     y = stores[0].labels
     pipeline = make_pipeline(StandardScaler(), PCA(3), LogisticHead(C=1.0)).fit(features, y)
     pipeline.predict(features)

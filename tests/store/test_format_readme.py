@@ -47,7 +47,7 @@ def run_program(store: Path) -> dict[str, object]:
 @pytest.mark.slow
 @settings(max_examples=40)
 @given(steps)
-def test_plain_h5py_program_equals_the_library_after_any_history(tmp_path_factory, history):
+def test_plain_h5py_program_reads_the_same_as_the_library_for_random_histories(tmp_path_factory, history):
     path = tmp_path_factory.mktemp("history") / "s"
     # The second source uses other keys, because in a store each key belongs to one picture only.
     sources = [

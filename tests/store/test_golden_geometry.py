@@ -65,7 +65,7 @@ def test_older_featstore_refuses_a_store_with_fit_and_layer(monkeypatch):
         FeatureStore.open(GOLDEN)
 
 
-def test_rebuilt_manifest_requires_readers_that_know_fit_and_layer(tmp_path):
+def test_manifest_rebuilt_by_repair_still_requires_support_for_fit_and_layer(tmp_path):
     shutil.copytree(GOLDEN, tmp_path / "s")
     (tmp_path / "s/featstore.json").unlink()
     rebuilt = rebuilt_manifest(tmp_path / "s")

@@ -93,7 +93,7 @@ def test_featstore_reads_the_golden_stores_with_a_history():
     check(GOLDEN)
 
 
-def test_featstore_writes_the_layout_of_the_golden_histories(tmp_path: Path):
+def test_featstore_writes_the_layout_of_the_golden_stores_with_a_history(tmp_path: Path):
     make(tmp_path)
     check(tmp_path)
     for name in ("past", "following"):

@@ -20,7 +20,7 @@ def test_error_for_features_of_another_backbone_names_only_the_backbone():
         identity().check(identity(backbone="other", dimension=9, weights="1" * 64), "s")
 
 
-def test_feature_identity_of_maps_has_a_shape_that_matches_its_dimension():
+def test_feature_map_identity_has_a_shape_that_matches_its_dimension():
     made = identity(pool="none", shape=(1, 2, 2))
     assert Identity.from_dict(made.to_dict()) == made
     for changes in ({"shape": [1, 2, 3]}, {"shape": [2, True, 2]}, {"shape": []}, {"pool": "avg"}, {"shape": [-2, -2]}):
@@ -28,7 +28,7 @@ def test_feature_identity_of_maps_has_a_shape_that_matches_its_dimension():
             Identity.from_dict({**made.to_dict(), **changes})
 
 
-def test_identity_of_an_augmented_view_names_it_and_requires_it():
+def test_identity_of_an_augmented_view_contains_the_augmentation():
     view = {"policy": "light", "seed": 3, "view": 2, "version": 1}
     made = identity(augment=view)
     assert Identity.from_dict(made.to_dict()) == made
@@ -51,7 +51,7 @@ def test_identity_of_an_augmented_view_names_it_and_requires_it():
         {"more": 1},
     ],
 )
-def test_identity_with_an_unknown_augmentation_is_damaged(changes):
+def test_feature_identity_with_an_unknown_augmentation_is_damaged(changes):
     view = {"policy": "light", "seed": 3, "view": 2, "version": 1, **changes}
     with pytest.raises(DamagedError):
         Identity.from_dict({**identity().to_dict(), "augment": view})

@@ -35,7 +35,7 @@ def test_key_index_detects_duplicate_keys(items, which):
     assert doubled[found[0]] == doubled[found[1]]
 
 
-def test_key_digest_is_blake2b_of_the_key_salted_with_the_view_number():
+def test_key_digest_is_blake2b_of_the_key_with_the_view_number_as_salt():
     plain = hashlib.blake2b(b"a.jpg", digest_size=16).digest()
     assert digests([b"a.jpg"]).tobytes() == plain == digests([b"a.jpg"], [0]).tobytes()
     assert digests([b"a.jpg"], [1]).tobytes() != plain

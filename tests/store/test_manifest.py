@@ -14,7 +14,7 @@ from tests.store.building import Pictures, identity, plan
 
 
 def change(path, **changes):
-    """Change fields of the manifest and update its checksum, as another version or an attacker could."""
+    """Change fields of the manifest and update its checksum, as another version of featstore or an attacker could."""
     value = atomic.read_json(path / NAME)
     atomic.write_json(path / NAME, {**value, **changes})
 
@@ -95,7 +95,7 @@ def test_error_for_writing_another_identity_names_the_differences(tmp_path):
         open_for_writing(tmp_path / "s", identity(dtype="float16", precision="bf16"), "w")
 
 
-def test_store_without_planned_pictures_accepts_another_identity(tmp_path):
+def test_store_without_any_planned_picture_accepts_another_identity(tmp_path):
     first = open_for_writing(tmp_path / "s", identity(), "w")
     again = open_for_writing(tmp_path / "s", identity(dtype="float16"), "w2")
     assert (again.identity.dtype, again.weights_name) == ("float16", "w2")

@@ -45,7 +45,7 @@ def problems(store: Path) -> str:
         ("tables/000000", "a version of the tables is missing"),
     ],
 )
-def test_store_detects_its_missing_last_plan_segment_or_table(store: Path, name: str, what: str) -> None:
+def test_store_without_its_last_plan_segment_or_table_is_reported_as_damaged(store: Path, name: str, what: str) -> None:
     gone = store / name
     if gone.is_dir():
         shutil.rmtree(gone)
@@ -111,7 +111,7 @@ def test_pictures_of_a_unit_without_a_shard_are_pending(store: Path) -> None:
 
 
 def test_compaction_refuses_a_shard_that_the_plan_does_not_list(store: Path) -> None:
-    """Remove the marks (records of finished files) first, because stores of earlier versions have no marks."""
+    """Remove the marks (records of finished files) first: stores of earlier versions have no marks."""
     more = Pictures({**LESS.content, b"98": 8, b"99": 9})
     plan(store, more)
     work(store, more)
@@ -175,7 +175,7 @@ def test_repair_replaces_a_missing_table_by_an_empty_one(store: Path) -> None:
     assert set(FeatureStore.open(store).labels.tolist()) == {None}
 
 
-def test_compaction_adds_missing_marks_of_finished_files(store: Path) -> None:
+def test_compaction_restores_missing_marks_of_finished_shards(store: Path) -> None:
     shutil.rmtree(store / "written")
     assert len(FeatureStore.open(store)) == 11
     assert problems(store) == ""

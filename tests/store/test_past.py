@@ -71,7 +71,9 @@ class Seen:
         return cls(record_of(store), store.generation, store.ids.tolist(), rows)
 
     def check(self, path: Path) -> None:
-        """Open the store at this past state and compare; only rows that are no longer in the store may be missing."""
+        """Open the store at this past state and compare its content; only rows that are no longer in the store may be
+        missing.
+        """
         found = FeatureStore.open(path, at=self.record, missing="skip")
         there = set(found.ids.tolist())
         assert there <= set(self.ids)
@@ -89,7 +91,7 @@ class Seen:
 @pytest.mark.slow
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(steps)
-def test_store_opens_at_each_of_its_past_states(tmp_path_factory, history):
+def test_store_can_be_opened_at_each_past_state(tmp_path_factory, history):
     path = tmp_path_factory.mktemp("past") / "s"
     source = Pictures({b"first": 1}, {b"first": "z"}, {b"first": "train"})
     build(path, source)
@@ -135,7 +137,7 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "s"
 
 
-def test_store_opens_at_a_generation_or_label_version(store: Path):
+def test_store_can_be_opened_at_a_generation_or_label_version(store: Path):
     before = FeatureStore.open(store, at=(0, 1))
     assert list(before.keys) == [key.decode() for key in KEYS]
     assert before.labels.tolist() == ["x", *["z"] * 7]
@@ -145,7 +147,7 @@ def test_store_opens_at_a_generation_or_label_version(store: Path):
         assert list(FeatureStore.open(store, at=at).keys) == list(now.keys)
 
 
-def test_store_opens_at_the_state_of_a_date(store: Path):
+def test_store_can_be_opened_at_its_state_on_a_date(store: Path):
     began = history.states_of(FeatureStore.open(store)._plan)[0].created.astimezone()
     assert len(FeatureStore.open(store, at=began.date())) == 8
     assert len(FeatureStore.open(store, at=began.isoformat())) == 8

@@ -49,7 +49,7 @@ def test_large_source_is_planned_in_several_segment_files(small_segments, tmp_pa
 
 
 @pytest.mark.parametrize("rows", [3, 1000])
-def test_plan_of_a_store_rejects_duplicate_keys_in_any_chunk(small_segments, tmp_path, rows):
+def test_planning_a_store_rejects_duplicate_keys_in_any_chunk(small_segments, tmp_path, rows):
     class Doubled(Pictures):
         def chunks(self, rows=0):
             yield from super().chunks()

@@ -77,7 +77,7 @@ def test_regions_of_one_picture_are_in_one_split_and_one_fold(path):
     assert set(store.parents[apart.train]) & set(store.parents[apart.test])
 
 
-def test_training_again_with_regions_split_apart_gives_equal_weights(path, tmp_path):
+def test_train_again_with_regions_in_different_splits_gives_equal_weights(path, tmp_path):
     trained = train(path, out=tmp_path / "h", C=1.0, apart=True)
     assert set(FeatureStore.open(path).parents[trained.split.test]) & set(
         FeatureStore.open(path).parents[trained.split.train]

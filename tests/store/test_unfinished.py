@@ -16,7 +16,7 @@ KEYS = [f"{number:02d}".encode() for number in range(2 * UNIT_ROWS)]
 
 
 class Running:
-    """A running extraction: the first unit is finished, the second is written block by block through ``writer``."""
+    """An unfinished extraction: the first unit is finished; the test writes blocks of the second unit with ``writer``."""
 
     def __init__(self, path):
         self.path = path

@@ -1,4 +1,4 @@
-"""Tests that every head must pass: scikit-learn's own checks, and tests of what featstore guarantees besides."""
+"""Tests that every head must pass: scikit-learn's own checks, and tests of featstore's additional guarantees."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_same_seed_gives_bit_identical_heads(head):
 
 
 @every_folded_head
-def test_rows_of_one_group_are_in_the_same_fold(head):
+def test_heads_keep_rows_of_one_group_in_the_same_fold(head):
     # Labels are random and every row appears twice: accuracy is high only if copies are in different folds.
     random = np.random.default_rng(0)
     X = np.repeat(random.standard_normal((150, 6)), 2, axis=0).astype(np.float32)
@@ -240,7 +240,7 @@ regularised = pytest.mark.parametrize(
 
 @regularised
 @pytest.mark.parametrize("classes", [2, 3])
-def test_sample_weight_of_two_equals_two_copies_of_the_row(head, classes):
+def test_sample_weight_2_equals_two_copies_of_the_row(head, classes):
     X, y = blobs(120, 6, classes, seed=8)
     X = X - X.mean(axis=0)
     weights = np.random.default_rng(0).integers(1, 3, len(y))

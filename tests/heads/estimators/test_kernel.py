@@ -18,7 +18,7 @@ def test_exact_kernel_head_reaches_the_optimum_of_the_dual_problem():
     sign = np.where(y == 1, 1.0, -1.0)
 
     def objective(parameters):
-        """Return 0.5 a'Ka + C sum max(0, 1 - y f)^2, for dual weights a and the intercept."""
+        """Return the objective 0.5 a'Ka + C sum max(0, 1 - y f)^2 for the dual weights a and the intercept."""
         a, b = parameters[:-1], parameters[-1]
         f = kernel @ a + b
         slack = np.maximum(0, 1 - sign * f)

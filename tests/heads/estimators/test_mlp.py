@@ -47,7 +47,7 @@ def orders(rows: int, epochs: int) -> list[NDArray[np.intp]]:
 
 
 def plainly(X: Any, targets: Targets, order: list[NDArray[np.intp]], wanted: Plan, seed: int) -> torch.nn.Sequential:
-    """Train the network that the Plan ``wanted`` describes, without dropout, with a plain PyTorch loop."""
+    """Train the network described by the Plan ``wanted`` in a plain PyTorch loop without dropout."""
     random = np.random.default_rng(seed)
     layers: list[torch.nn.Module] = []
     for inputs, outputs in pairwise([X.shape[1], *wanted.hidden, wanted.outputs]):
@@ -122,7 +122,7 @@ def test_mlp_training_stops_early_and_keeps_the_best_epoch():
     judged = head.history_["held_out_loss"]
     assert head.n_iter_ == len(judged) == head.epochs_ + 4 < head.epochs
     assert int(np.argmin(judged)) == head.epochs_ - 1
-    # With more patience the weights stay the same: they are those of the epoch with the lowest held-out loss.
+    # More patience does not change the weights, which are always those of the epoch with the lowest held-out loss.
     longer = MLPHead(**options, patience=8).fit(X, y)
     assert (longer.epochs_, longer.n_iter_) == (head.epochs_, head.epochs_ + 8)
     np.testing.assert_array_equal(longer.decision_function(X), head.decision_function(X))
@@ -188,7 +188,7 @@ def test_mlp_never_holds_out_rows_with_weight_zero():
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_mlp_trains_on_few_rows_with_weight_and_holds_out_both_classes(seed):
+def test_mlp_holds_out_both_classes_if_few_rows_have_nonzero_weight(seed):
     X, y = blobs(40, 5, 2, seed=1)
     weights = np.zeros(40)
     for label in np.unique(y):

@@ -45,7 +45,7 @@ def test_one_vs_rest_head_passes_the_estimator_checks_of_scikit_learn(estimator,
 
 @pytest.mark.parametrize("C", [0.01, 1.0])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_probabilities_equal_those_of_scikit_learn(C, dtype):
+def test_one_vs_rest_probabilities_equal_those_of_scikit_learn(C, dtype):
     X, sets = tagged(dtype=dtype)
     head = OneVsRestHead(C=C, thresholds=0.5).fit(X, sets)
     plain = OneVsRestClassifier(LogisticRegression(C=C, tol=1e-10, max_iter=5000))
@@ -54,7 +54,7 @@ def test_probabilities_equal_those_of_scikit_learn(C, dtype):
     assert (head.predict(X) == expected.predict(X)).mean() > 0.999
 
 
-def test_streamed_rows_give_the_same_probabilities_as_rows_in_memory():
+def test_one_vs_rest_head_learns_the_same_from_streamed_rows():
     X, sets = tagged()
     whole = OneVsRestHead(C=0.1).fit(X, sets)
     streamed = OneVsRestHead(C=0.1, memory_limit=50_000).fit(Streamed(X), sets)
@@ -62,7 +62,7 @@ def test_streamed_rows_give_the_same_probabilities_as_rows_in_memory():
     np.testing.assert_allclose(streamed.thresholds_, whole.thresholds_, atol=0.02)
 
 
-def test_labels_solved_in_groups_give_the_same_weights_as_all_labels_at_once():
+def test_solving_labels_in_groups_gives_the_same_weights_as_all_at_once():
     X, sets = tagged(dtype=np.float64)
     whole = OneVsRestHead(Cs=(0.01, 0.1)).fit(X, sets)
     grouped = OneVsRestHead(Cs=(0.01, 0.1), memory_limit=X.nbytes).fit(X, sets)
@@ -70,8 +70,8 @@ def test_labels_solved_in_groups_give_the_same_weights_as_all_labels_at_once():
     np.testing.assert_allclose(grouped.coef_, whole.coef_, atol=1e-3)
 
 
-def test_thresholds_are_chosen_on_predictions_for_held_out_folds():
-    # With random labels, predictions for training rows separate the labels and predictions for held-out rows do not.
+def test_label_thresholds_are_chosen_on_held_out_fold_predictions():
+    # Labels are random: scores of training rows separate the labels, but scores of held-out rows do not.
     random = np.random.default_rng(0)
     X, sets = random.standard_normal((120, 100)), (random.random((120, 3)) < 0.3).astype(int)
     head = OneVsRestHead(C=10.0).fit(X, sets)
@@ -79,11 +79,11 @@ def test_thresholds_are_chosen_on_predictions_for_held_out_folds():
     plain = OneVsRestClassifier(LogisticRegression(C=10.0))
     held_out = cross_val_predict(plain, X, sets, method="predict_proba")
     reachable = [f1_score(sets[:, 0], held_out[:, 0] >= t) for t in np.linspace(0.001, 0.999, 500)]
-    assert max(reachable) < 0.7  # no threshold is good on held-out rows
-    assert head.thresholds_[0] < 0.2  # F1 of useless scores is greatest if nearly every row gets the label
+    assert max(reachable) < 0.7  # On held-out rows, every threshold gives a low F1.
+    assert head.thresholds_[0] < 0.2  # With random scores, F1 is highest if nearly every row gets the label.
 
 
-def test_thresholds_raise_f1_of_rare_labels():
+def test_chosen_label_thresholds_raise_the_f1_of_rare_labels():
     X, sets = tagged(rows=2000, seed=1)
     tuned = OneVsRestHead(C=0.1).fit(X[:1000], sets[:1000])
     fixed = OneVsRestHead(C=0.1, thresholds=0.5).fit(X[:1000], sets[:1000])
@@ -94,14 +94,14 @@ def test_thresholds_raise_f1_of_rare_labels():
 def test_best_threshold_maximises_f1():
     random = np.random.default_rng(0)
     positive = random.random(80) < 0.3
-    decisions = np.round(random.standard_normal(80) + positive, 1)  # with ties
+    decisions = np.round(random.standard_normal(80) + positive, 1)  # rounded, so that scores are tied
     chosen = f1_score(positive, sigmoid(decisions) >= best_threshold(decisions, positive))
     everywhere = [f1_score(positive, decisions >= cut) for cut in np.arange(-4, 4, 0.05)]
     assert chosen == pytest.approx(max(everywhere))
     assert best_threshold(decisions, np.zeros(80, bool)) == 0.5
 
 
-def test_rows_of_one_group_are_in_the_same_fold():
+def test_one_vs_rest_head_keeps_rows_of_one_group_in_one_fold():
     # Labels are random and every row appears twice: the held-out accuracy is high only if copies are in other folds.
     random = np.random.default_rng(0)
     X, sets = random.standard_normal((100, 200)), random.integers(0, 2, (100, 3))
@@ -112,7 +112,7 @@ def test_rows_of_one_group_are_in_the_same_fold():
     assert together < 0.65
 
 
-def test_a_label_of_two_rows_is_trained_in_every_fold():
+def test_label_of_only_two_rows_has_a_training_row_in_every_fold():
     X, sets = tagged(rows=100)
     sets[:, 0] = 0
     sets[:2, 0] = 1
@@ -121,14 +121,14 @@ def test_a_label_of_two_rows_is_trained_in_every_fold():
     assert abs(head.intercept_).max() < 50
 
 
-def test_same_seed_gives_bit_identical_coefficients_and_thresholds():
+def test_same_seed_gives_bit_identical_one_vs_rest_heads():
     X, sets = tagged()
     first, second = OneVsRestHead().fit(X, sets), OneVsRestHead().fit(X, sets)
     np.testing.assert_array_equal(first.coef_, second.coef_)
     np.testing.assert_array_equal(first.thresholds_, second.thresholds_)
 
 
-def test_sparse_label_sets_are_accepted():
+def test_one_vs_rest_head_accepts_sparse_label_matrices():
     X, sets = tagged()
     plain, sparse = (OneVsRestHead(C=1.0).fit(X, y) for y in (sets, scipy.sparse.csr_array(sets)))
     np.testing.assert_array_equal(plain.coef_, sparse.coef_)
@@ -151,6 +151,6 @@ def test_invalid_label_sets_are_refused_in_one_line(change, message):
 
 
 @pytest.mark.parametrize("thresholds", [0, 1, "f2", None])
-def test_invalid_thresholds_are_refused(thresholds):
+def test_one_vs_rest_head_refuses_invalid_thresholds(thresholds):
     with pytest.raises(DataError, match="thresholds must be"):
         OneVsRestHead(thresholds=thresholds).fit(*tagged())

@@ -45,7 +45,7 @@ def test_ridge_head_passes_the_estimator_checks_of_scikit_learn(estimator, check
 @pytest.mark.parametrize("alpha", [0.01, 1.0, 1000.0])
 @pytest.mark.parametrize(("rows", "dimension"), [(300, 12), (40, 100)])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_predictions_equal_those_of_scikit_learn(alpha, rows, dimension, dtype):
+def test_ridge_predictions_equal_those_of_scikit_learn(alpha, rows, dimension, dtype):
     X, y = measured(rows, dimension, dtype=dtype)
     head = RidgeHead(alpha=alpha).fit(X, y)
     exact = X.astype(np.float64)
@@ -53,14 +53,14 @@ def test_predictions_equal_those_of_scikit_learn(alpha, rows, dimension, dtype):
     np.testing.assert_allclose(head.predict(X), expected.predict(exact), atol=1e-4)
 
 
-def test_coefficients_equal_those_of_scikit_learn_without_standardising():
+def test_unstandardised_ridge_coefficients_equal_those_of_scikit_learn():
     X, y = measured(dtype=np.float64)
     head, expected = RidgeHead(alpha=3.0, standardize=False).fit(X, y), Ridge(alpha=3.0).fit(X, y)
     np.testing.assert_allclose(head.coef_, expected.coef_, atol=1e-8)
     assert head.intercept_ == pytest.approx(expected.intercept_)
 
 
-def test_alpha_has_the_smallest_squared_error_on_held_out_folds():
+def test_chosen_ridge_alpha_has_the_smallest_squared_error_on_held_out_folds():
     X, y = measured(60, 50, noise=10.0, dtype=np.float64)
     head = RidgeHead().fit(X, y)
     folds = splits.plain_folds(60, cv=5, seed=0)
@@ -77,19 +77,19 @@ def test_alpha_has_the_smallest_squared_error_on_held_out_folds():
     assert 1e-2 < head.alpha_ < 1e6
 
 
-def test_cross_val_score_of_scikit_learn_accepts_the_head():
+def test_scikit_learn_cross_val_score_accepts_the_ridge_head():
     X, y = measured()
     assert cross_val_score(RidgeHead(), X, y, cv=KFold(3)).mean() > 0.7
 
 
-def test_streamed_and_sparse_rows_give_the_predictions_of_an_array():
+def test_ridge_head_learns_the_same_from_streamed_sparse_and_dense_rows():
     X, y = measured()
     whole = RidgeHead(alpha=1.0).fit(X, y).predict(X)
     np.testing.assert_allclose(RidgeHead(alpha=1.0).fit(Streamed(X), y).predict(Streamed(X)), whole, atol=1e-5)
     np.testing.assert_allclose(RidgeHead(alpha=1.0).fit(scipy.sparse.csr_array(X), y).predict(X), whole, atol=1e-5)
 
 
-def test_moments_of_folds_equal_sums_over_their_rows():
+def test_means_and_covariances_of_folds_equal_sums_over_their_rows():
     X, y = measured(dtype=np.float64)
     folds = np.arange(len(y)) % 3
     scaler = measure(X, standardize=True)[0]
@@ -101,7 +101,7 @@ def test_moments_of_folds_equal_sums_over_their_rows():
         assert moments[fold].count == len(z)
 
 
-def test_rows_of_one_group_are_in_the_same_fold():
+def test_ridge_head_keeps_rows_of_one_group_in_one_fold():
     # The target is random and every row appears twice: R2 on held-out folds is high only if copies are in other folds.
     random = np.random.default_rng(0)
     X, y = random.standard_normal((60, 200)), random.standard_normal(60)
@@ -112,7 +112,7 @@ def test_rows_of_one_group_are_in_the_same_fold():
     assert together < 0.3
 
 
-def test_same_rows_give_bit_identical_coefficients():
+def test_fitting_ridge_twice_gives_bit_identical_coefficients():
     X, y = measured()
     np.testing.assert_array_equal(RidgeHead().fit(X, y).coef_, RidgeHead().fit(X, y).coef_)
 
@@ -130,14 +130,14 @@ def test_same_rows_give_bit_identical_coefficients():
         (lambda y: y, {"memory_limit": 1000}, "above memory_limit"),
     ],
 )
-def test_invalid_targets_and_parameters_are_refused_in_one_line(change, options, message):
+def test_ridge_head_refuses_invalid_targets_and_parameters_in_one_line(change, options, message):
     X, y = measured()
     with pytest.raises((DataError, ValueError), match=re.escape(message)) as error:
         RidgeHead(**options).fit(X, change(y))
     assert "\n" not in str(error.value)
 
 
-def test_a_tiny_alpha_for_dependent_features_is_refused():
+def test_ridge_head_refuses_a_tiny_alpha_for_linearly_dependent_features():
     X, y = measured(dtype=np.float64)
     with pytest.raises(DataError, match="is too small: features depend on each other"):
         RidgeHead(alpha=1e-300).fit(np.hstack([X, X, X[:, :1] * 0]), y)

@@ -18,10 +18,11 @@ CUTS = [0.3, 0.5, 0.7]
 def made_up(rows=80, seed=0):
     random = np.random.default_rng(seed)
     truth = random.random((rows, 3)) < (0.5, 0.3, 0.1)
-    return truth, np.round(np.clip(0.5 * truth + 0.7 * random.random((rows, 3)), 0, 1), 2)  # with ties
+    # rounded, so that scores are tied
+    return truth, np.round(np.clip(0.5 * truth + 0.7 * random.random((rows, 3)), 0, 1), 2)
 
 
-def test_figures_equal_those_of_scikit_learn():
+def test_label_set_measures_equal_those_of_scikit_learn():
     truth, probabilities = made_up()
     report = evaluate_label_sets(truth, probabilities, NAMES, CUTS, replicates=50)
     predicted = probabilities >= CUTS
@@ -39,7 +40,7 @@ def test_figures_equal_those_of_scikit_learn():
         assert one.low < one.high
 
 
-def test_a_label_without_held_out_rows_is_left_out_of_the_averages():
+def test_label_without_held_out_rows_is_excluded_from_averages():
     truth, probabilities = made_up()
     truth[:, 2] = False
     report = evaluate_label_sets(truth, probabilities, NAMES, CUTS, replicates=50)
@@ -51,7 +52,7 @@ def test_a_label_without_held_out_rows_is_left_out_of_the_averages():
     assert "no rows of c" in report.text()
 
 
-def test_intervals_have_a_width_even_if_every_row_is_right():
+def test_label_set_report_intervals_have_width_if_all_predictions_are_right():
     truth = np.eye(3, dtype=bool)[np.arange(30) % 3]
     report = evaluate_label_sets(truth, truth.astype(float), NAMES, [0.5] * 3, replicates=200)
     one = report.estimates["exact_match"]
@@ -60,7 +61,7 @@ def test_intervals_have_a_width_even_if_every_row_is_right():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_most_intervals_contain_the_figure_of_many_rows(seed):
+def test_most_label_set_report_intervals_contain_the_true_value(seed):
     exact = {
         name: one.value
         for name, one in evaluate_label_sets(*made_up(20000, 9), NAMES, CUTS, replicates=2).estimates.items()
@@ -75,7 +76,7 @@ def test_most_intervals_contain_the_figure_of_many_rows(seed):
     assert np.mean(inside) >= 0.75
 
 
-def test_refuses_rows_without_labels_and_shapes_that_differ():
+def test_label_set_report_refuses_rows_without_labels_and_different_shapes():
     truth, probabilities = made_up()
     for wrong in (truth[:-1], truth[:0], truth & False):
         with pytest.raises(DataError):

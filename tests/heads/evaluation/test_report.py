@@ -94,7 +94,7 @@ def test_bootstrap_interval_has_its_nominal_coverage():
 
 
 @pytest.mark.parametrize(("right", "rows"), [(40, 40), (37, 40), (0, 40)])
-def test_bootstrap_interval_of_a_proportion_is_near_clopper_pearson(right, rows):
+def test_bootstrap_interval_of_a_proportion_is_close_to_clopper_pearson(right, rows):
     """Only one of the two classes has rows, so that balanced accuracy is the share of right predictions, a simple
     proportion."""
     probabilities = np.eye(2)[np.r_[np.zeros(right, int), np.ones(rows - right, int)]]

@@ -11,7 +11,7 @@ from tests.heads.made_up import blobs
 
 
 @pytest.mark.parametrize("stored", [np.float16, np.float32, np.float64, ">f2", np.int8])
-def test_rows_standardised_on_the_fly_are_bit_identical_to_the_scaler(stored):
+def test_rows_standardised_on_the_fly_equal_those_of_the_scaler_bit_for_bit(stored):
     block = blobs(90, 11)[0].astype(stored)
     scaler, _, dtype = measure(block, standardize=True)
     expected = scaler.apply(block.astype(dtype))

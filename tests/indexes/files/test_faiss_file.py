@@ -145,7 +145,7 @@ def test_faiss_gets_a_descriptor_path_instead_of_a_file_name_it_cannot_open() ->
     assert name_for_faiss(Path("a/b\n.faiss"), 7) == "/dev/fd/7"
 
 
-def test_faiss_error_is_reduced_to_its_reason_on_one_line() -> None:
+def test_error_from_faiss_is_shortened_to_its_reason_on_one_line() -> None:
     thrown = RuntimeError("Error in void faiss::read() at /x/y.cpp:3: Error: 'size' failed:\n  too large")
     assert reason_of(thrown) == "'size' failed: too large"
     assert reason_of(RuntimeError("")) == "RuntimeError"

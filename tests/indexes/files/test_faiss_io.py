@@ -163,8 +163,9 @@ def test_index_search_works_in_a_forked_child() -> None:
 
 
 @pytest.mark.parametrize("inner_product", [True, False])
-def test_pca_projection_keeps_the_order_of_inner_products(inner_product: bool) -> None:
-    # Vectors far from the origin and of different lengths: subtracting their mean would change the order of products.
+def test_pca_projection_does_not_change_the_order_of_inner_products(inner_product: bool) -> None:
+    # Vectors far from the origin and of different lengths: subtracting their mean would change the order of the inner
+    # products.
     vectors = clusters(600, 16) + 4 * np.linspace(0.5, 2, 600, dtype=np.float32)[:, None]
     index = made("PCAR16,Flat", vectors, inner_product)
     distances, positions = index.search(vectors[:20], 5)

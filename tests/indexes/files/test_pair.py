@@ -155,7 +155,7 @@ def test_open_index_stays_usable_after_its_file_is_replaced(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("step", ["vetting.vet", "faiss_io.VectorIndex.read"])
-def test_opening_is_repeated_if_the_index_is_replaced_meanwhile(tmp_path: Path, step: str) -> None:
+def test_opening_an_index_is_retried_if_the_index_is_replaced_meanwhile(tmp_path: Path, step: str) -> None:
     path = tmp_path / "x"
     saved(path, seed=1)
     where = pair.vetting if step == "vetting.vet" else pair.faiss_io.VectorIndex
@@ -221,7 +221,9 @@ def test_index_of_a_newer_format_is_refused(tmp_path: Path) -> None:
 
 
 def write_many(path: str, seed: int, rounds: int) -> dict[str, int]:
-    """Save an index until ``rounds`` saves succeeded; return the numbers of successful and refused saves."""
+    """Save an index again and again until ``rounds`` saves succeeded; return the numbers of successful and refused
+    saves.
+    """
     index = build_index(clusters(60, 8, seed), np.arange(60) * 7, [f"{seed}/{row}" for row in range(60)], kind="flat")
     told = {"saved": 0, "refused": 0}
     while told["saved"] < rounds:

@@ -127,7 +127,7 @@ def test_no_search_parameters_are_tried_for_an_unreachable_recall_goal(ground: t
 
 
 @pytest.mark.slow
-def test_tuning_keeps_the_search_parameter_that_costs_more_time_smaller(
+def test_tuning_prefers_small_values_of_the_slower_search_parameter(
     ground: tuple[np.ndarray, Truth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject = subject_of(FINE, ground[0])

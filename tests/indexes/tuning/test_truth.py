@@ -32,7 +32,7 @@ def test_queries_for_recall_withhold_at_most_a_tenth_of_the_rows() -> None:
     np.testing.assert_array_equal(held_out.queries, hold_out(1000, 3000, seed=0).queries)
 
 
-def test_queries_for_recall_count_groups_of_one_row_like_single_rows() -> None:
+def test_queries_for_recall_treat_groups_of_one_row_like_single_rows() -> None:
     assert hold_out(1000, 3000, seed=0, groups=np.arange(1000)).withheld.sum() == 100
     assert 100 < hold_out(1000, 3000, seed=0, groups=np.arange(1000) // 2).withheld.sum() <= 200
 

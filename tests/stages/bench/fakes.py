@@ -1,4 +1,4 @@
-"""Functions that test_rounds.py runs as contenders of a benchmark, in separate processes."""
+"""Functions that test_rounds.py benchmarks, each in a separate process."""
 
 from __future__ import annotations
 

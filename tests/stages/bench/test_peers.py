@@ -13,7 +13,7 @@ from featstore.stages.bench.speed import _PEERS, _peers
 from tests.made import write_pictures
 
 
-def test_bench_lists_only_installed_libraries_with_the_backbone(monkeypatch):
+def test_bench_lists_only_installed_libraries_that_have_the_backbone(monkeypatch):
     there = {"img2vec": find_spec("img2vec_pytorch"), "timm": find_spec("timm")}
     assert peers.at_hand("resnet50") == [name for name, found in there.items() if found is not None]
     assert peers.at_hand("efficientnet_lite9") == []

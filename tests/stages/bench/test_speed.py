@@ -55,8 +55,8 @@ def test_bench_compares_extraction_with_the_limit_from_decoding_and_network():
     measured = {name: Measured(name, [float(rate) for rate in found], {}) for name, found in rates.items()}
     shares = _shares(measured, on_cpu=True)
     assert shares["forward, torch"] == {"times_tutorial": 5}
-    # On a CPU, decoding and network share the cores, so the limit in the first round is 1 / (1/40 + 1/10) = 8 pictures
-    # per second, then 10 and 15. On a GPU the slower of the two is the limit: 10, 20 and 30.
+    # On a CPU, decoding and network share the cores: the limit in the first round is 1 / (1/40 + 1/10) = 8 pictures per
+    # second, then 10 and 15. On a GPU the slower of the two is the limit: 10, 20 and 30.
     expected = {"times_tutorial": 2, "of_forward": 0.5, "of_ceiling": 1}
     assert shares["end to end, torch, exact"] == pytest.approx(expected)
     assert _shares(measured, on_cpu=False)["end to end, torch, exact"]["of_ceiling"] == pytest.approx(0.5)
@@ -98,7 +98,7 @@ def test_bench_report_contains_every_measured_part(in_this_process, tmp_path, mo
         assert by_name[name]["timings"]["forwarded"] == 2
         assert set(report["shares"][name]) == {"times_tutorial", "of_forward", "of_ceiling"}
     products = by_name[names[0]]
-    # EfficientNet-Lite0 has 407 million multiply-adds (README of its authors), that is twice as many operations.
+    # EfficientNet-Lite0 has 407 million multiply-adds (README of its authors). A multiply-add counts as two operations.
     assert products["operations_per_picture"] == pytest.approx(2 * 407e6, rel=0.06)
     assert products["median"] == pytest.approx(products["operations_per_second"] / products["operations_per_picture"])
     assert report["shares"]["tutorial loop"] == {"times_tutorial": 1}

@@ -24,7 +24,7 @@ TORCH, FOLDED, OPENVINO, INT8 = (
     )
 )
 GPU = {"engine": "compile", "device": "cuda:0", "precision": "bf16"}
-# 200 s of processor time in 100 s: two cores that are always busy.
+# 200 s of processor time in 100 s of wall-clock time: two cores that are always busy.
 NETWORK = {"forward": 90, "waiting": 10, "forwarded": 5, "processor": 200}
 DECODING = {"forward": 10, "waiting": 90, "read": 10, "decode": 80, "forwarded": 5}
 CORES = os.cpu_count() or 1

@@ -42,7 +42,7 @@ def place(tmp_path_factory):
 
 
 def expected(folder, store, decoder):
-    """Return the vectors of the pictures of ``store``, computed directly with the decoder ``decoder``."""
+    """Return the vectors of the pictures of ``store``, computed with ``decoder`` and without a store."""
     backbone = tiny_backbone()
     engine, decode = open_engine(backbone, engine="torch"), open_decoder(decoder)
     pixels = [decode((folder / key).read_bytes(), backbone.preprocessing) for key in store.keys]
@@ -86,7 +86,7 @@ def test_next_extraction_uses_the_decoder_of_the_store(place, tmp_path, made):
     assert store.identity.decoder == FeatureStore.open(place / made).identity.decoder
 
 
-def test_repair_restores_vectors_bit_identically(place, tmp_path):
+def test_repair_with_the_fast_decoder_restores_vectors_bit_identically(place, tmp_path):
     store = shutil.copytree(place / "fast", tmp_path / "s")
     (shard,) = (store / "shards").glob("*.h5")
     at = sealed.read_header(shard)["arrays"]["features"]["offset"]
@@ -116,7 +116,7 @@ def test_predict_and_search_use_the_decoder_of_the_head_and_index(place, tmp_pat
 
 
 @pytest.mark.slow
-def test_picture_suspected_of_a_crash_is_decoded_alone_by_the_decoder_of_its_store(tmp_path, monkeypatch):
+def test_suspected_picture_is_decoded_alone_by_the_decoder_of_its_store(tmp_path, monkeypatch):
     pictures = write_pictures(tmp_path / "pictures", ["a.png", "b.jpg"])
     stop = threading.Event()
     stop.set()
@@ -128,5 +128,5 @@ def test_picture_suspected_of_a_crash_is_decoded_alone_by_the_decoder_of_its_sto
     assert suspects.judge([Held(0, 1, DECODING)], [str(pictures)], job, 1.0) == 0
     (picture,) = tried
     assert (picture["location"], picture["decoder"]) == ("b.jpg", DECODERS["pillow-torch"])
-    # The memory of torch itself, more than 64 MiB, does not count towards this limit.
+    # The memory limit of 64 MiB does not include the memory of torch itself, which is larger.
     assert verdict_on(picture, 10.0, 64 << 20) is None

@@ -1,4 +1,4 @@
-"""Size, fit, layer and pool of an extraction are recorded in the store and later used without options.
+"""Size, fit, layer and pool of an extraction are recorded in the store, and later runs use them by default.
 
 Features whose size, fit, layer or pool differ from those of the store are refused.
 """
@@ -117,7 +117,8 @@ def test_fit_pad_keeps_an_object_at_the_edge_and_fit_crop_loses_it(tmp_path):
     assert found["queries"][0]["neighbours"][0]["key"] == "7.png"
     report = search(indexes["crop"], tmp_path / "query.png", k=8)
     keys = [each.key for each in report.queries[0].neighbours]
-    # Pictures cropped to their centre are compared by its brightness: 4.png is as bright as the query, 7.png brighter.
+    # Cropped pictures are compared by the brightness of their centre: 4.png is as bright there as the query, 7.png
+    # brighter.
     assert keys[0] == "4.png"
     assert keys.index("7.png") > 3
     with pytest.raises(IdentityError, match="fit crop, not pad"):

@@ -40,7 +40,7 @@ def test_notes_explain_why_no_picture_could_be_read(folder, tmp_path):
     assert (report.fruitless, report.vectors, report.notes) == (False, 2, [])
 
 
-def test_note_counts_the_vectors_kept_by_a_stopped_extraction(folder, tmp_path):
+def test_note_counts_the_vectors_that_a_stopped_extraction_kept(folder, tmp_path):
     stop = threading.Event()
     late = {path.read_bytes() for path in (folder / "bee").iterdir()}
 
@@ -90,7 +90,7 @@ def test_note_mentions_extracted_pictures_of_another_source(folder, tmp_path):
     )
 
 
-def test_note_warns_of_fewer_units_than_processes(folder, tmp_path):
+def test_note_warns_if_more_processes_run_than_units_exist(folder, tmp_path):
     (note,) = run(folder, tmp_path / "s", units=(1, 3)).notes
     assert note.startswith("the store has 1 unit to share among 3 processes")
     assert run(folder, tmp_path / "t", units=(1, 3), unit_rows=2).notes == []

@@ -28,7 +28,8 @@ def test_extract_command_has_the_defaults_of_the_library():
     context = command.make_context("extract", ["pictures", "s"])
     given = {name: value for name, value in context.params.items() if name in defaults}
     assert given == {name: defaults[name] for name in given}
-    # The command takes a list of backbones and a list of weights, with one entry per store, and --views instead of view.
+    # The command line has lists of backbones and weights, with one entry per store, and the option --views instead of
+    # view.
     assert defaults.keys() - given.keys() == {"max_bytes", "backbone", "weights", "view"}
     assert (context.params["backbones"], context.params["weights_names"]) == ((), ())
 

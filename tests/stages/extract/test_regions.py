@@ -286,7 +286,7 @@ def test_store_of_tiles_refuses_other_tile_options(folder, tmp_path):
             extract(folder, tmp_path / "s", backbone=NETWORK, **options)
 
 
-def test_tiles_cover_each_picture_and_have_the_size_of_the_option(folder, tmp_path, decoded):
+def test_tiles_cover_each_picture_and_have_the_requested_size(folder, tmp_path, decoded):
     (folder / "damaged.jpg").write_bytes((folder / "0.jpg").read_bytes()[:-200])
     (folder / "text.jpg").write_bytes(b"no picture")
     picture(3, (10, 40)).save(folder / "thin.png")
@@ -417,7 +417,7 @@ def test_crash_of_the_decoder_fails_all_regions_of_a_picture(folder, tmp_path, d
 
 
 @pytest.mark.parametrize(("region", "reason"), [([1, 1, 5, 5, 5], ""), ([], ""), ([99, 1, 5, 5, 5], "bad-box")])
-def test_region_suspected_of_a_crash_is_decoded_alone_with_its_box_and_decoder(folder, decoded, region, reason):
+def test_suspected_region_is_decoded_alone_with_its_box_and_decoder(folder, decoded, region, reason):
     limits = {"preprocessing": NETWORK.preprocessing.to_dict(), "max_pixels": 1 << 20, "max_bytes": 1 << 20}
     for decoder in DECODERS.values():
         assert try_picture(str(folder), "0.jpg", -1, -1, **limits, decoder=decoder, region=region) == reason
@@ -475,7 +475,7 @@ def test_remove_takes_one_region_or_all_regions_of_a_picture(folder, tmp_path):
     assert not any(key.startswith("4.jpg") for key in keys)
 
 
-def test_remaining_regions_keep_their_boxes_after_a_removal(folder, tmp_path):
+def test_regions_left_after_a_removal_keep_their_boxes(folder, tmp_path):
     source = table(folder / "t.csv", some_boxes())
     run(source, tmp_path / "s")
     before = FeatureStore.open(tmp_path / "s").to_pandas().set_index("key")
@@ -509,7 +509,7 @@ def test_renaming_a_file_does_not_restore_its_removed_tiles(folder, tmp_path):
 
 
 @pytest.mark.parametrize("compacted", [False, True])
-def test_picture_key_purges_regions_deleted_from_the_table(folder, tmp_path, compacted):
+def test_purging_a_picture_key_erases_regions_deleted_from_the_table(folder, tmp_path, compacted):
     rows = some_boxes(2)
     run(table(folder / "t.csv", rows), tmp_path / "s")
     run(table(folder / "t.csv", [row for row in rows if row[0] != "0.jpg"]), tmp_path / "s")

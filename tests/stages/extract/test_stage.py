@@ -136,7 +136,7 @@ def test_extract_stores_table_columns_and_counts_missing_files(folder, tmp_path)
     assert labels == {"A": "ant", "B": "bee", "C": "wasp"}
 
 
-def test_option_root_finds_pictures_that_were_moved(folder, tmp_path):
+def test_extract_option_root_finds_moved_pictures(folder, tmp_path):
     run(folder, tmp_path / "s")
     write_pictures(folder, ["ant/new.jpg"], seed=50)
     os.rename(folder, tmp_path / "elsewhere")
@@ -302,7 +302,9 @@ def test_next_extraction_uses_the_precision_of_the_store_by_default(folder, tmp_
 
 
 def test_extraction_uses_more_threads_to_read_than_to_decode(folder, tmp_path, monkeypatch):
-    """Make each of the first eight reads wait for the other seven: the run ends only if eight threads read at once."""
+    """Make each of the first eight reads wait for the other seven, so that the run ends only if eight threads read at
+    once.
+    """
     real, together, lock = loader.read_picture, threading.Barrier(8), threading.Lock()
     reads, decoding, most = itertools.count(), 0, 0
 
@@ -392,7 +394,7 @@ def test_extract_rejects_options_that_differ_from_the_store(folder, tmp_path, op
 
 @pytest.mark.parametrize("first", ["an empty folder", "a doubled key"])
 @pytest.mark.slow
-def test_store_left_empty_by_a_failed_extraction_accepts_another_backbone(folder, tmp_path, first):
+def test_store_without_vectors_after_a_failed_extraction_accepts_another_backbone(folder, tmp_path, first):
     (tmp_path / "empty").mkdir()
     (tmp_path / "doubled.csv").write_text("path\n" + "pictures/ant/00.jpg\n" * 2)
     with pytest.raises(UsageError):

@@ -130,7 +130,7 @@ def test_following_a_store_that_itself_follows_a_store_is_refused(old: Path, tmp
         extract(old, tmp_path / "third.store", follow=True)
 
 
-def test_notes_name_missing_and_changed_pictures(old: Path):
+def test_extract_notes_name_missing_and_changed_pictures(old: Path):
     (old.parent / "p/train/ant/03.png").unlink()
     write_coloured(old.parent / "p", ["train/ant/04.png"], seed=9)
     report = extract(old, old.with_name("new.store"), backbone=OTHER)
@@ -139,7 +139,7 @@ def test_notes_name_missing_and_changed_pictures(old: Path):
     assert any("1 picture has changed since" in note and "'train/ant/04.png'" in note for note in report.notes)
 
 
-def test_option_root_finds_pictures_that_were_moved(old: Path):
+def test_extraction_from_a_store_finds_moved_pictures_by_option_root(old: Path):
     shutil.move(old.parent / "p", old.parent / "moved")
     new = new_store(old, root=old.parent / "moved")
     assert columns(new) == columns(old)

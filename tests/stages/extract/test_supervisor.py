@@ -1,4 +1,4 @@
-"""Pictures at which the decoder dies, hangs or exhausts memory become failures; all others are extracted."""
+"""Pictures that make the decoder crash, hang or exhaust memory become failures; all other pictures are extracted."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_supervisor_raises_errors_of_the_worker_unchanged(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_stop_request_reaches_the_worker_and_the_next_extraction_resumes(tmp_path: Path) -> None:
+def test_stopped_worker_ends_and_the_next_extraction_resumes(tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "pictures", [f"{number:02d}.png" for number in range(40)])
     stop = threading.Event()
 
@@ -217,7 +217,7 @@ def test_damaged_records_of_pictures_that_kill_the_decoder_are_skipped(tmp_path:
 
 
 def _stopped(_: str) -> list[str]:
-    """Return the command of a worker that suspends itself (SIGSTOP) before it sends a heartbeat."""
+    """Return the command of a worker that stops itself by SIGSTOP before it sends a heartbeat."""
     return [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"]
 
 

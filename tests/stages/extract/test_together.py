@@ -155,8 +155,8 @@ def test_picture_that_kills_its_decoder_fails_in_every_store(folder: Path, tmp_p
         decoder="tests.faults.planted:decode",
     )
     for report in reports:
-        # The worker may die before its last progress report. Then ``new_vectors`` is too small, so this test does not
-        # check it, and ``change.added`` may be 0.
+        # The worker may die before its last progress report. Then ``new_vectors`` is too small and ``change.added`` may
+        # be 0, so the test does not check them.
         assert (report.vectors, report.failures, report.pending) == (23, 2, 0)
         assert report.change.added in (0, 25)
         reasons = {key: failure.reason for key, failure in FeatureStore.open(report.store).failures()}

@@ -43,7 +43,7 @@ def rows(path: Path) -> dict[str, bytes]:
     return {key: vector.tobytes() for key, vector in zip(store.keys, store.features(), strict=True)}
 
 
-def test_view_0_is_the_plain_store_and_every_view_has_every_picture(tmp_path: Path, folder: Path) -> None:
+def test_view_0_equals_the_plain_store_and_every_view_has_every_picture(tmp_path: Path, folder: Path) -> None:
     reports = extract_views(folder, tmp_path / "s", 3)
     extract(folder, tmp_path / "plain", backbone=tiny_backbone(), batch=4)
     plain, store = FeatureStore.open(tmp_path / "plain"), FeatureStore.open(tmp_path / "s")
@@ -62,7 +62,7 @@ def test_view_0_is_the_plain_store_and_every_view_has_every_picture(tmp_path: Pa
         assert not verify(path).problems
 
 
-def test_each_picture_is_decoded_once_for_all_views(
+def test_extraction_of_views_decodes_each_picture_once(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen, load = [], sharing.load_rgb
@@ -74,7 +74,9 @@ def test_each_picture_is_decoded_once_for_all_views(
 @pytest.mark.slow
 @pytest.mark.parametrize("decode", ["exact", "fast"])
 @pytest.mark.parametrize("workers", [1, 4])
-def test_views_are_the_same_in_another_process_layout(tmp_path: Path, folder: Path, decode: str, workers: int) -> None:
+def test_augmented_views_do_not_depend_on_the_number_of_processes(
+    tmp_path: Path, folder: Path, decode: str, workers: int
+) -> None:
     extract_views(folder, tmp_path / "s", 2, augment="light", decode=decode)
     for part in (1, 0):
         extract_views(
@@ -93,7 +95,7 @@ def test_views_are_the_same_in_another_process_layout(tmp_path: Path, folder: Pa
     assert rows(view_path(tmp_path / "s", 1)) == rows(tmp_path / "u")
 
 
-def test_views_of_equal_bytes_are_equal_and_views_of_another_seed_differ(tmp_path: Path, folder: Path) -> None:
+def test_augmented_views_depend_only_on_picture_bytes_and_seed(tmp_path: Path, folder: Path) -> None:
     extract_views(folder, tmp_path / "s", 2)
     extract_views(folder, tmp_path / "t", 2, augment_seed=7)
     first, second = rows(view_path(tmp_path / "s", 1)), rows(view_path(tmp_path / "t", 1))
@@ -101,7 +103,7 @@ def test_views_of_equal_bytes_are_equal_and_views_of_another_seed_differ(tmp_pat
     assert not set(first.values()) & set(second.values())
 
 
-def test_tiles_are_augmented_inside_their_box(tmp_path: Path) -> None:
+def test_tiles_are_augmented_inside_their_own_box(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "p", ["a/1.png", "a/2.png"])
     extract_views(folder, tmp_path / "s", 2, tiles=10)
     extract(tmp_path / "s", tmp_path / "t", backbone=tiny_backbone(), augment="standard", view=1)
@@ -110,11 +112,11 @@ def test_tiles_are_augmented_inside_their_box(tmp_path: Path) -> None:
     assert len(set(found.values())) == len(found) == len(FeatureStore.open(tmp_path / "s"))
 
 
-def test_second_run_adds_views_and_new_pictures_and_keeps_what_is_there(tmp_path: Path, folder: Path) -> None:
+def test_second_extraction_adds_new_views_and_new_pictures(tmp_path: Path, folder: Path) -> None:
     extract_views(folder, tmp_path / "s", 2, augment="light", augment_seed=3)
     before = rows(view_path(tmp_path / "s", 1))
     write_pictures(folder, ["c/new.png"], seed=99)
-    # Neither policy nor seed is named: they are those of the existing view. The existing view 1 is extended too.
+    # The call names neither policy nor seed, so it uses those of the existing view 1. View 1 is extended too.
     reports = extract_views(folder, tmp_path / "s", 3)
     assert [report.new_vectors for report in reports] == [1, 1, 15]
     after = rows(view_path(tmp_path / "s", 1))
@@ -123,7 +125,7 @@ def test_second_run_adds_views_and_new_pictures_and_keeps_what_is_there(tmp_path
     assert [report.new_vectors for report in extract_views(folder, tmp_path / "s", 1)] == [0, 0, 0]
 
 
-def test_run_without_views_says_that_the_views_were_not_extended(tmp_path: Path, folder: Path) -> None:
+def test_extraction_without_option_views_notes_that_views_are_unchanged(tmp_path: Path, folder: Path) -> None:
     extract_views(folder, tmp_path / "s", 3)
     write_pictures(folder, ["c/new.png"], seed=99)
     (report,) = extract_views(folder, tmp_path / "s", None)
@@ -131,7 +133,7 @@ def test_run_without_views_says_that_the_views_were_not_extended(tmp_path: Path,
     assert len(FeatureStore.open(view_path(tmp_path / "s", 1))) == 14
 
 
-def test_new_view_of_an_existing_store_takes_its_network_and_settings(tmp_path: Path) -> None:
+def test_new_view_of_an_existing_store_uses_its_network_and_settings(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "p", ["a/1.png", "b/2.png"])
     known = {"backbone": "squeezenet1_1", "weights": "random:0", "size": 64, "fit": "pad", "unit_rows": 8}
     extract(folder, tmp_path / "s", **known, dtype="float16", decode="fast", engine="torch")
@@ -143,14 +145,16 @@ def test_new_view_of_an_existing_store_takes_its_network_and_settings(tmp_path: 
     assert view == plain
 
 
-def test_views_load_one_network(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extraction_of_several_views_loads_the_network_once(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaded, load = [], Request.load
     monkeypatch.setattr(Request, "load", lambda self, *given: loaded.append(self) or load(self, *given))
     extract_views(folder, tmp_path / "s", 4)
     assert len(loaded) == 1
 
 
-def test_interrupted_run_goes_on_to_the_same_views(tmp_path: Path, folder: Path) -> None:
+def test_interrupted_extraction_of_views_resumes_to_the_same_views(tmp_path: Path, folder: Path) -> None:
     stop = threading.Event()
     reports = extract_views(folder, tmp_path / "s", 3, stop=stop, progress=lambda progress: stop.set())
     assert any(report.stopped for report in reports)
@@ -160,7 +164,7 @@ def test_interrupted_run_goes_on_to_the_same_views(tmp_path: Path, folder: Path)
         assert rows(view_path(tmp_path / "s", number)) == rows(view_path(tmp_path / "t", number))
 
 
-def test_views_of_another_policy_or_seed_do_not_mix(tmp_path: Path, folder: Path) -> None:
+def test_extract_refuses_views_of_another_policy_or_seed(tmp_path: Path, folder: Path) -> None:
     extract_views(folder, tmp_path / "s", 2, augment="light")
     with pytest.raises(IdentityError, match=r"augment\.policy light, not standard"):
         extract_views(folder, tmp_path / "s", 2, augment="standard")
@@ -168,7 +172,7 @@ def test_views_of_another_policy_or_seed_do_not_mix(tmp_path: Path, folder: Path
         extract_views(folder, tmp_path / "s", 2, augment_seed=1)
 
 
-def test_store_and_views_can_be_moved_together(tmp_path: Path, folder: Path) -> None:
+def test_store_and_its_views_work_after_both_were_moved(tmp_path: Path, folder: Path) -> None:
     extract_views(folder, tmp_path / "s", 2)
     before = rows(view_path(tmp_path / "s", 1))
     (tmp_path / "elsewhere").mkdir()
@@ -184,7 +188,7 @@ def test_store_and_views_can_be_moved_together(tmp_path: Path, folder: Path) -> 
     assert len(after) == len(before) + 1
 
 
-def test_vanished_and_changed_pictures_vanish_and_change_in_every_view(tmp_path: Path, folder: Path) -> None:
+def test_extraction_updates_deleted_and_changed_pictures_in_every_view(tmp_path: Path, folder: Path) -> None:
     extract_views(folder, tmp_path / "s", 2)
     before = rows(view_path(tmp_path / "s", 1))
     (folder / "a/01.png").unlink()
@@ -195,7 +199,7 @@ def test_vanished_and_changed_pictures_vanish_and_change_in_every_view(tmp_path:
     assert {key for key in after if after[key] != before[key]} == {"a/02.png"}
 
 
-def test_info_names_the_views(tmp_path: Path, folder: Path) -> None:
+def test_info_lists_the_augmented_views_of_a_store(tmp_path: Path, folder: Path) -> None:
     extract_views(folder, tmp_path / "s", 3, augment="light")
     told = info(tmp_path / "s")["views"]
     assert [(Path(each["path"]).name, each["augment"]["policy"], each["vectors"]) for each in told] == [
@@ -204,7 +208,7 @@ def test_info_names_the_views(tmp_path: Path, folder: Path) -> None:
     ]
 
 
-def test_repair_extracts_damaged_vectors_of_a_view_with_the_same_augmentation(tmp_path: Path, folder: Path) -> None:
+def test_repair_of_a_view_applies_the_same_augmentation(tmp_path: Path, folder: Path) -> None:
     known = {"backbones": ["squeezenet1_1"], "weights": ["random:0"], "engine": "torch", "size": 32}
     extract_views(folder, tmp_path / "s", 2, **known)
     view = view_path(tmp_path / "s", 1)
@@ -230,14 +234,14 @@ def test_repair_extracts_damaged_vectors_of_a_view_with_the_same_augmentation(tm
         ({"views": None, "augment": "light"}, "--views N"),
     ],
 )
-def test_rejects_unusable_requests_for_views(tmp_path: Path, folder: Path, options: dict, message: str) -> None:
+def test_extract_rejects_invalid_view_options(tmp_path: Path, folder: Path, options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         extract_views(folder, tmp_path / "s", **options)
     assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize("name", ["s.views", "s.views/1"])
-def test_links_in_place_of_views_are_neither_written_nor_read(tmp_path: Path, folder: Path, name: str) -> None:
+def test_extract_refuses_symbolic_links_in_place_of_views(tmp_path: Path, folder: Path, name: str) -> None:
     extract_views(folder, tmp_path / "s", 2)
     shutil.move(tmp_path / name, tmp_path / "elsewhere")
     (tmp_path / name).symlink_to(tmp_path / "elsewhere")
@@ -246,7 +250,7 @@ def test_links_in_place_of_views_are_neither_written_nor_read(tmp_path: Path, fo
         extract_views(folder, tmp_path / "s", 2)
 
 
-def test_rejects_views_of_several_stores(tmp_path: Path, folder: Path) -> None:
+def test_extract_rejects_views_for_several_stores(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UsageError, match="one store at a time"):
         extract_together(folder, [tmp_path / "s", tmp_path / "t"], views=2, supervised=False)
 
@@ -254,6 +258,6 @@ def test_rejects_views_of_several_stores(tmp_path: Path, folder: Path) -> None:
 @pytest.mark.parametrize(
     "options", [{"augment": "light"}, {"view": 1}, {"augment_seed": 1}, {"augment": "light", "view": 0}]
 )
-def test_rejects_an_augmentation_without_its_view(tmp_path: Path, folder: Path, options: dict) -> None:
+def test_extract_rejects_an_augmentation_without_a_view_number(tmp_path: Path, folder: Path, options: dict) -> None:
     with pytest.raises(UsageError):
         extract(folder, tmp_path / "s", backbone=tiny_backbone(), **options)
