@@ -12,7 +12,7 @@ from featstore import splits
 from featstore.errors import DataError
 from featstore.heads import LogisticHead, TrainedHead, evaluate, load_head, save_head, train_head
 from featstore.pages.parts import confusion_matrix
-from featstore.stages.train.stage import _some
+from featstore.stages.train.earlier import _some
 
 NAMES = [str(n) for n in range(1, 13)]
 
