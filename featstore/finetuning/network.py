@@ -182,7 +182,8 @@ def _linear(weight: Any, bias: Any) -> nn.Linear:
 
 
 def _single(array: Any) -> Tensor:
-    return torch.from_numpy(np.array(array, np.float32))
+    # Copy the values into memory of torch, which is aligned to 64 bytes: the alignment can change the last bits.
+    return torch.from_numpy(np.array(array, np.float32)).clone()
 
 
 def _numpy(tensor: Tensor) -> Any:

@@ -203,7 +203,8 @@ def _numbers(task: Task, column: NDArray[np.object_]) -> tuple[list[Any], list[s
 
 def _number(value: Any) -> float | None:
     """Return a value of a column as a finite number, None if it is not a finite number."""
-    if value is None or isinstance(value, bool):
+    # Python reads "10_2" as 102; in a table it is a code.
+    if value is None or isinstance(value, bool) or (isinstance(value, str) and "_" in value):
         return None
     try:
         number = float(value)

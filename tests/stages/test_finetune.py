@@ -310,3 +310,29 @@ def test_weights_only_file_fits_the_authors_network(store, done, tmp_path):
     tuned(store, tmp_path / "m", cache="none", weights_only=tmp_path / "w.safetensors")
     network = squeezenet1_1(num_classes=2)
     network.load_state_dict(load_file(tmp_path / "w.safetensors"))
+
+
+def test_weights_only_file_replaces_another_file_only_with_force(store, tmp_path):
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(b"other weights")
+    with pytest.raises(UsageError, match="w.safetensors: exists; name another file"):
+        tuned(store, tmp_path / "m", weights_only=file)
+    assert file.read_bytes() == b"other weights"
+    for inside in ("m/weights.safetensors", "m.run/w.safetensors", "m.cache/w.safetensors"):
+        (tmp_path / inside).parent.mkdir()
+        with pytest.raises(UsageError, match="lies in a folder of the model"):
+            tuned(store, tmp_path / "m", weights_only=tmp_path / inside, force=True)
+
+
+@pytest.mark.parametrize("out", [".", "", "/", ".."])
+def test_finetune_refuses_an_output_path_without_a_name(store, out):
+    with pytest.raises(UsageError, match="is no name for a new folder"):
+        tuned(store, out)
+
+
+def test_finetune_does_not_mix_the_pictures_of_two_sources(tmp_path):
+    options = {**FAST, **NETWORK, "size": SIDE, "epochs": 1, "cache": "none"}
+    finetune(write_coloured(tmp_path / "one", names("train", 3) + names("val", 2)), tmp_path / "m", **options)
+    other = [name.replace("/0", "/9") for name in names("train", 3) + names("val", 2)]
+    with pytest.raises(UsageError, match=r"m\.features: holds pictures of 2 sources"):
+        finetune(write_coloured(tmp_path / "two", other), tmp_path / "m", **options, force=True)

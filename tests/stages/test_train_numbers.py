@@ -30,10 +30,10 @@ def amount_of(key):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A store with three columns: "amount"; "odd", which also holds a text and an infinity; "same", which is constant."""
+    """A store with three columns: "amount"; "odd", which also holds texts and an infinity; "same", which is constant."""
     place = tmp_path_factory.mktemp("numbers")
     made = make_store(write_coloured(place / "pictures", KEYS), place / "s")
-    odd = {KEYS[0]: "", KEYS[1]: "n/a", KEYS[2]: "inf", KEYS[3]: "nan"}
+    odd = {KEYS[0]: "", KEYS[1]: "n/a", KEYS[2]: "inf", KEYS[3]: "nan", KEYS[4]: "1_0"}
     columns = {
         "amount": lambda key: f"{amount_of(key):.2f}",
         "odd": lambda key: odd.get(key, f"{amount_of(key):.2f}"),
@@ -60,9 +60,9 @@ def test_train_learns_the_numbers_of_a_column_and_reports_r2(store, trained):
 
 def test_train_counts_and_names_values_that_are_no_numbers(store, tmp_path):
     trained = train(store, target="odd", folds=3, out=tmp_path / "a.head")
-    assert len(trained.split.train) + len(trained.split.test) == len(KEYS) - 4
+    assert len(trained.split.train) + len(trained.split.test) == len(KEYS) - 5
     notes = "\n".join(trained.notes)
-    assert "left out: 3 pictures whose 'odd' is no finite number ('inf', 'n/a', 'nan')" in notes
+    assert "left out: 4 pictures whose 'odd' is no finite number ('1_0', 'inf', 'n/a', 'nan')" in notes
     assert "left out: 1 picture without a number in 'odd'" in notes
 
 

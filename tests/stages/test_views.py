@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from featstore import defaults
-from featstore.errors import DamagedError, UsageError
+from featstore.errors import DamagedError, IdentityError, UsageError
 from featstore.heads import load_head
 from featstore.stages.extract import extract_together
 from featstore.stages.index import index
@@ -119,6 +119,14 @@ def test_train_with_views_requires_one_store_with_augmented_views(made: Path, ch
         train(chain.store, out=tmp_path / "a.head", views=True)
     with pytest.raises(UsageError, match="one store"):
         train([made, view_path(made, 1)], out=tmp_path / "a.head", views=True)
+
+
+def test_views_computed_with_other_weights_are_refused(made: Path, tmp_path: Path) -> None:
+    folder = write_coloured(tmp_path / "p", names("train", 10) + names("val", 5))
+    extract_together(folder, [tmp_path / "s"], backbones=[tiny_backbone(seed=1)], supervised=False, batch=8)
+    shutil.copytree(view_path(made, 1).parent, view_path(tmp_path / "s", 1).parent)
+    with pytest.raises(IdentityError, match=r"is no view of the features in .*\(weights"):
+        train(tmp_path / "s", views=True, folds=3)
 
 
 def test_train_again_names_missing_augmented_views(made: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.stages.compare.options import BASELINE, METHODS
-from featstore.store.splitting import equal_content
+from featstore.store.splitting import groups_of
 from featstore.text import counted
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def results_of(store: FeatureStore, runs: Sequence[Run]) -> list[MethodResult]:
     classes = base[0].classes
     rows = np.concatenate([run.rows for run in base])
     truth = store.labels[rows].astype(str)
-    groups = equal_content(store)[rows]
+    groups = groups_of(store, np.arange(len(store)))[rows]
     numbers = np.concatenate([np.full(len(run.rows), run.seed) for run in base])
     replicates = int(np.clip(1e8 / (len(rows) * len(classes)), 200, 1000))
     results = []

@@ -161,7 +161,8 @@ def _tuned(
         stop=stop,
         seed=seed,
         resume=resume,
-        force=not resume,
+        # A run that was killed after its model was written has a model and an unfinished run: the run goes on.
+        force=True,
         **given,
         **_layers(store, method, options.epochs),
     )

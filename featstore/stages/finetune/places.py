@@ -34,8 +34,10 @@ class Places:
 
     @classmethod
     def of(cls, out: str | os.PathLike[str]) -> Places:
-        """Return the paths of a run that writes the model ``out``."""
+        """Return the paths of a run that writes the model ``out``. Raises UsageError if ``out`` has no name."""
         model = Path(out)
+        if model.name in ("", ".."):
+            raise UsageError(f"out: {os.fspath(out)!r} is no name for a new folder; name one, such as my.model")
         return cls(model, *(model.with_name(f"{model.name}.{end}") for end in ("features", "cache", "run")))
 
     def check(self, options: FinetuneOptions) -> None:
@@ -52,13 +54,22 @@ class Places:
         if options.tensorboard is not None:
             require_log(Path(options.tensorboard))
         if options.weights_only is not None:
-            file = Path(options.weights_only)
-            atomic.require_place(file)
-            if os.path.lexists(file) and (file.suffix != ".safetensors" or not file.is_file()):
-                raise UsageError(f"{file}: exists and is no .safetensors file; name another file")
+            self._check_weights_only(Path(options.weights_only), options.force)
+
+    def _check_weights_only(self, file: Path, force: bool) -> None:
+        atomic.require_place(file)
+        above = {Path(os.path.abspath(each)) for each in (self.model, self.features, self.cache, self.run)}
+        if above & set(Path(os.path.abspath(file)).parents):
+            raise UsageError(f"{file}: lies in a folder of the model; name a file elsewhere for --weights-only")
+        if os.path.lexists(file) and (file.suffix != ".safetensors" or not file.is_file()):
+            raise UsageError(f"{file}: exists and is no .safetensors file; name another file")
+        if os.path.lexists(file) and not force:
+            raise UsageError(f"{file}: exists; name another file for --weights-only, or replace it with --force")
 
     def clear_run(self) -> None:
         """Remove the state of an unfinished run."""
+        # Remove the checkpoint first: without it, what is left after a kill does not count as an unfinished run.
+        (self.run / CHECKPOINT).unlink(missing_ok=True)
         shutil.rmtree(self.run, ignore_errors=True)
 
     def read_inputs(self) -> dict[str, Any]:

@@ -153,7 +153,7 @@ class FinetuneReport:
     """A fine-tuned model with its evaluation, or an interrupted run.
 
     ``path``: the folder of the model; ``tuned``: the result, None if the run was interrupted; the same call with
-    resume=True then continues it. ``history``: one dict per epoch, as in metrics.csv; epoch 0 is the frozen head.
+    resume=True then continues it. ``history``: one dict per epoch, as in metrics.csv; epoch 0 is the network before training.
     ``epochs``: number of finished epochs, of the ``planned`` epochs. ``options``: the options that determine the
     result. ``seconds``: of each step.
     """

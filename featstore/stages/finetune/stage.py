@@ -20,8 +20,8 @@ from featstore.stages.train import TrainReport, train
 from featstore.store import FeatureStore
 from featstore.store.as_source import is_store
 from featstore.store.origin import state_of_store
-from featstore.store.splitting import equal_content
-from featstore.text import check_keywords, counted
+from featstore.store.splitting import groups_of
+from featstore.text import check_keywords, counted, printable
 
 if TYPE_CHECKING:
     from featstore.stages.finetune.tuning import Run
@@ -108,6 +108,12 @@ def _store_of(
         batch=options.batch,
     )
     tell(Event(done=True))
+    sources = FeatureStore.open(places.features)._plan.sources()
+    if len(sources) > 1:
+        raise UsageError(
+            f"{places.features}: holds pictures of {len(sources)} sources ({', '.join(map(printable, sources))}), from an "
+            f"earlier run with the same --out; remove this store, or name another --out"
+        )
     return (None if report.stopped else places.features), [*report.notes, *_failures(places.features)]
 
 
@@ -154,7 +160,7 @@ def _finished(run: Run) -> FinetuneReport:
     probabilities = run.probabilities()
     truth = run.store.labels[split.test].astype(str)
     report = evaluate(truth, probabilities, run.classes, seed=options.seed)
-    groups = equal_content(run.store, split.test)
+    groups = groups_of(run.store, split.test)
     comparison = compare_heads(
         truth, started.probabilities, probabilities, run.classes, groups=groups, seed=options.seed
     )

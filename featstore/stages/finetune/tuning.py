@@ -241,7 +241,8 @@ class Run:
         parts = []
         with torch.no_grad():
             for inputs, _ in self.held_out.batches(np.arange(len(self.held_out)), 1, self.plan.batch_size):
-                logits: Any = self.network(inputs.to(device))
+                # The copy is aligned as in training, so that the probabilities are those of the last epoch.
+                logits: Any = self.network(inputs.clone().to(device))
                 parts.append(softmax(logits.float().cpu().numpy().astype(np.float64), 1.0))
         return np.concatenate(parts)
 
@@ -337,7 +338,7 @@ def _epoch_text(record: EpochRecord, epochs: int, left: float) -> str:
     """Return a line about a finished epoch; ``left``: remaining seconds of the run."""
     held_out = f"held out {record.held_out_accuracy:.4f}, macro F1 {record.held_out_macro_f1:.4f}"
     if record.loss is None or record.accuracy is None:
-        return f"epoch 0, the frozen head: {held_out}"
+        return f"epoch 0, before training: {held_out}"
     rest = f", {left / 60:.1f} min left" if left else ""
     return (
         f"epoch {record.epoch} of {epochs}: loss {record.loss:.4f}, accuracy {record.accuracy:.4f}; {held_out}; "

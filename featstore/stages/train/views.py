@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -10,8 +11,9 @@ import xxhash
 from numpy.typing import NDArray
 
 from featstore import defaults
-from featstore.errors import UsageError
+from featstore.errors import IdentityError, UsageError
 from featstore.store import FeatureStore
+from featstore.store.identity import differences
 from featstore.store.past import records_in
 from featstore.store.stacked import StackedStores
 from featstore.store.view_stores import SUFFIX, ViewRows, view_stores
@@ -36,12 +38,24 @@ def open_views(stack: StackedStores) -> list[FeatureStore]:
             f"SOURCE {first.path} --views 4, or leave out --views"
         )
     for view in views:
+        _require_same_features(first, view)
         if view.counts.pending:
             raise UsageError(
                 f"{view.path}: {counted(view.counts.pending, 'picture is', 'pictures are')} not extracted yet; run "
                 "featstore extract with --views again"
             )
     return views
+
+
+def _require_same_features(plain: FeatureStore, view: FeatureStore) -> None:
+    """Raise IdentityError unless the features of ``view`` differ from those of ``plain`` by the augmentation alone."""
+    identity = replace(view.identity, augment={})
+    if identity != plain.identity:
+        told = "; ".join(differences(plain.identity.to_dict(), identity.to_dict()))
+        raise IdentityError(
+            f"{view.path}: is no view of the features in {plain.path} ({told}); remove {plain.path}{SUFFIX}, and make "
+            "the views again with featstore extract --views"
+        )
 
 
 def views_as_then(stack: StackedStores, meta: Mapping[str, Any], past: Any) -> list[FeatureStore]:
