@@ -174,7 +174,10 @@ def finetune(source: str, out: str, html: str | None, as_json: bool, quiet: bool
       featstore finetune my.store --out my.model --resume
     """
     from featstore.stages.finetune import finetune as run
+    from featstore.stages.finetune import require_apart
 
+    if html is not None:
+        require_apart(html, out)
     with stop_on_signals() as (stop, code), apart() as stream:
         teller = Lines(stream)
         try:

@@ -82,6 +82,12 @@ def test_finetune_command_refuses_invalid_options_in_one_line(store, tmp_path, o
     assert not (tmp_path / "m").exists()
 
 
+def test_finetune_command_refuses_a_page_at_the_path_of_the_model(store, tmp_path):
+    result = run("finetune", store, "--out", tmp_path / "m", "--html", tmp_path / "m", *SMALL, code=2)
+    assert "which this run writes" in result.stderr
+    assert not (tmp_path / "m").exists()
+
+
 def begin(store, out):
     """Start ``featstore finetune`` as a process of its own; return the process as soon as epoch 1 is finished."""
     command = [sys.executable, "-m", "featstore", "finetune", str(store), "--out", str(out), *MANY]

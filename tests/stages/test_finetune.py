@@ -18,6 +18,7 @@ from featstore.finetuning.checkpoint import CHECKPOINT
 from featstore.heads.evaluation.report import codes_of
 from featstore.stages.extract import extract
 from featstore.stages.finetune import finetune
+from featstore.stages.finetune.places import Places
 from featstore.stages.label import label
 from featstore.stages.train import train
 from featstore.store import FeatureStore
@@ -187,6 +188,9 @@ def test_from_scratch_trains_all_layers_with_the_same_rate(store, tmp_path):
         ({"seed": -1}, "no seed"),
         ({"lr": 0.0}, "lr: 0.0 is not a number from"),
         ({"epochs": 2000}, "epochs: 2000 is not a number from 1 to 1000"),
+        ({"held_out": float("nan")}, "held_out: nan is not a share"),
+        ({"freeze_to": ""}, "the name of a layer is empty"),
+        ({"unfreeze": (("", 1),)}, "the name of a layer is empty"),
         ({"cache": "much"}, "neither a number of bytes"),
         ({"head": "tree"}, "not one of linear, mlp"),
     ],
@@ -196,6 +200,56 @@ def test_finetune_refuses_invalid_options_before_training(store, tmp_path, optio
         tuned(store, tmp_path / "m", **options)
     assert not (tmp_path / "m").exists()
     assert not (tmp_path / "m.cache").exists()
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_finetune_keeps_a_strangers_files_in_the_folder_of_its_run(store, tmp_path, force):
+    (tmp_path / "m.run").mkdir()
+    (tmp_path / "m.run/notes.txt").write_text("precious")
+    with pytest.raises(UsageError, match=r"m\.run: holds 'notes.txt', which is no part of an interrupted run"):
+        tuned(store, tmp_path / "m", force=force)
+    assert (tmp_path / "m.run/notes.txt").read_text() == "precious"
+
+
+def test_clearing_a_run_removes_only_the_files_that_a_run_writes(tmp_path):
+    places = Places.of(tmp_path / "m")
+    places.run.mkdir()
+    for name in (CHECKPOINT, "inputs.json", f".{CHECKPOINT}.0a1b.tmp", "notes.txt", "other.tmp"):
+        (places.run / name).write_text("x")
+    places.clear_run()
+    assert sorted(os.listdir(places.run)) == ["notes.txt", "other.tmp"]
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_finetune_refuses_a_file_or_link_in_place_of_the_folder_of_its_run(store, tmp_path, link):
+    (tmp_path / "elsewhere").mkdir()
+    if link:
+        (tmp_path / "m.run").symlink_to(tmp_path / "elsewhere")
+    else:
+        (tmp_path / "m.run").write_text("precious")
+    with pytest.raises(UsageError, match=r"m\.run: is no folder"):
+        tuned(store, tmp_path / "m")
+    assert os.listdir(tmp_path / "elsewhere") == []
+
+
+@pytest.mark.parametrize("option", ["tensorboard", "weights_only"])
+@pytest.mark.parametrize("place", ["m", "m.run/x", "m.cache/x", "m.features/x"])
+def test_finetune_refuses_other_outputs_in_its_own_folders(store, tmp_path, option, place):
+    with pytest.raises(UsageError, match="which this run writes"):
+        tuned(store, tmp_path / "m", **{option: tmp_path / place})
+    assert sorted(os.listdir(tmp_path)) == []
+
+
+@pytest.mark.parametrize("out", ["/", ".", "", ".."])
+def test_finetune_refuses_a_path_of_the_model_that_ends_in_no_name(store, out):
+    with pytest.raises(UsageError, match="does not end in a name"):
+        tuned(store, out)
+
+
+def test_a_run_that_was_refused_before_its_first_epoch_leaves_nothing_behind(store, tmp_path):
+    with pytest.raises(UsageError, match="no layer 'features.99'"):
+        tuned(store, tmp_path / "m", freeze_to="features.99")
+    assert os.listdir(tmp_path) == []
 
 
 def test_finetune_replaces_an_existing_model_only_with_option_force(store, tmp_path):
@@ -320,14 +374,8 @@ def test_weights_only_file_replaces_another_file_only_with_force(store, tmp_path
     assert file.read_bytes() == b"other weights"
     for inside in ("m/weights.safetensors", "m.run/w.safetensors", "m.cache/w.safetensors"):
         (tmp_path / inside).parent.mkdir()
-        with pytest.raises(UsageError, match="lies in a folder of the model"):
+        with pytest.raises(UsageError, match="which this run writes; name another place"):
             tuned(store, tmp_path / "m", weights_only=tmp_path / inside, force=True)
-
-
-@pytest.mark.parametrize("out", [".", "", "/", ".."])
-def test_finetune_refuses_an_output_path_without_a_name(store, out):
-    with pytest.raises(UsageError, match="is no name for a new folder"):
-        tuned(store, out)
 
 
 def test_finetune_does_not_mix_the_pictures_of_two_sources(tmp_path):

@@ -176,6 +176,8 @@ class FinetuneOptions:
                 raise UsageError(f"{name}: {getattr(self, name)!r} is not a number from {least:g} to {most:g}")
         if not (type(self.seed) is int and 0 <= self.seed <= defaults.LARGEST_SEED):
             raise UsageError(f"seed: {self.seed!r} is no seed (0 to {defaults.LARGEST_SEED})")
+        if not 0 < self.held_out < 1:
+            raise UsageError(f"held_out: {self.held_out!r} is not a share between 0 and 1")
         if self.cache not in (None, NO_CACHE) and not (type(self.cache) is int and self.cache > 0):
             raise UsageError(f"cache: {self.cache!r} is neither a number of bytes nor {NO_CACHE!r}")
         if self.views is not None and self.augment == "none":
@@ -187,6 +189,10 @@ class FinetuneOptions:
         everything = "all_layers" if self.all_layers else "from_scratch" if self.from_scratch else ""
         if everything and (self.freeze_to is not None or self.unfreeze):
             raise UsageError(f"{everything} trains every layer; leave freeze_to and unfreeze out")
+        if self.freeze_to == "" or any(not layer for layer, _ in self.unfreeze):
+            raise UsageError(
+                "freeze_to and unfreeze: the name of a layer is empty; to train every layer, choose all_layers"
+            )
         for layer, epoch in self.unfreeze:
             if not 1 <= epoch <= self.epochs:
                 raise UsageError(f"unfreeze: {layer}@{epoch} is none of the epochs 1 to {self.epochs:,}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,14 @@ from featstore.errors import UsageError
 from featstore.files import atomic
 from featstore.files.model_folder import require_replaceable
 from featstore.finetuning.checkpoint import CHECKPOINT
+from featstore.finetuning.history import METRICS
 from featstore.finetuning.tensorboard import require_log
 from featstore.stages.finetune.options import FinetuneOptions
 
 _INPUTS = "inputs.json"
+_STARTING_HEAD = "start.head"
+_OF_RUN = (CHECKPOINT, METRICS, _INPUTS, _STARTING_HEAD)
+"""Names of the files in the folder of a run."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,10 @@ class Places:
 
     @classmethod
     def of(cls, out: str | os.PathLike[str]) -> Places:
-        """Return the paths of a run that writes the model ``out``. Raises UsageError if ``out`` has no name."""
+        """Return the paths of a run that writes the model ``out``. Raises UsageError if ``out`` ends in no name."""
         model = Path(out)
         if model.name in ("", ".."):
-            raise UsageError(f"out: {os.fspath(out)!r} is no name for a new folder; name one, such as my.model")
+            raise UsageError(f"{os.fspath(out)!r}: does not end in a name for the model; write one, such as my.model")
         return cls(model, *(model.with_name(f"{model.name}.{end}") for end in ("features", "cache", "run")))
 
     def check(self, options: FinetuneOptions) -> None:
@@ -51,6 +55,11 @@ class Places:
             raise UsageError(f"{self.run}: holds an unfinished run; --resume continues it, --force starts it anew")
         if options.resume and not unfinished:
             raise UsageError(f"{self.run}: there is no unfinished run to resume; leave --resume out")
+        self._require_own_run()
+        for name in ("tensorboard", "weights_only"):
+            place = getattr(options, name)
+            if place is not None:
+                self.require_apart(place)
         if options.tensorboard is not None:
             require_log(Path(options.tensorboard))
         if options.weights_only is not None:
@@ -58,19 +67,50 @@ class Places:
 
     def _check_weights_only(self, file: Path, force: bool) -> None:
         atomic.require_place(file)
-        above = {Path(os.path.abspath(each)) for each in (self.model, self.features, self.cache, self.run)}
-        if above & set(Path(os.path.abspath(file)).parents):
-            raise UsageError(f"{file}: lies in a folder of the model; name a file elsewhere for --weights-only")
+        self.require_apart(file)
         if os.path.lexists(file) and (file.suffix != ".safetensors" or not file.is_file()):
             raise UsageError(f"{file}: exists and is no .safetensors file; name another file")
         if os.path.lexists(file) and not force:
             raise UsageError(f"{file}: exists; name another file for --weights-only, or replace it with --force")
 
+    def require_apart(self, place: str | os.PathLike[str]) -> None:
+        """Raise UsageError if ``place``, another output of the run, is in one of the folders that the run writes."""
+        real = Path(os.path.realpath(place))
+        for folder in (self.model, self.features, self.cache, self.run):
+            if real.is_relative_to(os.path.realpath(folder)):
+                raise UsageError(f"{os.fspath(place)}: is in {folder}, which this run writes; name another place")
+
+    def _require_own_run(self) -> None:
+        """Raise UsageError if there is something at the path of the run's folder that no run wrote."""
+        if not os.path.lexists(self.run):
+            return
+        remedy = "move it away, or name another model"
+        if self.run.is_symlink() or not self.run.is_dir():
+            raise UsageError(f"{self.run}: is no folder, where the state of the run is to be kept; {remedy}")
+        strange = sorted(name for name in os.listdir(self.run) if not _is_of_run(name))
+        if strange:
+            raise UsageError(f"{self.run}: holds {strange[0]!r}, which is no part of an interrupted run; {remedy}")
+
+    @property
+    def starting_head(self) -> Path:
+        """Path of the head with which the network starts."""
+        return self.run / _STARTING_HEAD
+
     def clear_run(self) -> None:
-        """Remove the state of an unfinished run."""
+        """Remove the state of an unfinished run; other files in its folder are kept, and so is then the folder."""
+        if self.run.is_symlink() or not self.run.is_dir():
+            return
         # Remove the checkpoint first: without it, what is left after a kill does not count as an unfinished run.
-        (self.run / CHECKPOINT).unlink(missing_ok=True)
-        shutil.rmtree(self.run, ignore_errors=True)
+        for name in sorted(os.listdir(self.run), key=lambda name: name != CHECKPOINT):
+            if _is_of_run(name):
+                (self.run / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.run.rmdir()
+
+    def clear_run_without_epochs(self) -> None:
+        """Remove the state of a run that has no checkpoint, so that it cannot be resumed."""
+        if not (self.run / CHECKPOINT).exists():
+            self.clear_run()
 
     def read_inputs(self) -> dict[str, Any]:
         """Return the choice of the inputs that ``write_inputs`` wrote. Raises DamagedError if it is damaged, OSError if
@@ -83,6 +123,19 @@ class Places:
         atomic.write_json(self.run / _INPUTS, value)
 
 
+def _is_of_run(name: str) -> bool:
+    """Return whether ``name`` is that of a file of a run, or of such a file's lock or temporary file."""
+    return name in _OF_RUN or any(
+        name == f".{each}.lock" or (name.startswith(f".{each}.") and name.endswith(atomic.TEMPORARY_SUFFIX))
+        for each in _OF_RUN
+    )
+
+
 def unfinished(out: str | os.PathLike[str]) -> bool:
     """Return whether an interrupted run of ``finetune`` for the model ``out`` can be continued with ``resume``."""
     return (Places.of(out).run / CHECKPOINT).exists()
+
+
+def require_apart(place: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
+    """Raise UsageError if the file ``place`` is in one of the folders that ``finetune`` writes for the model ``out``."""
+    Places.of(out).require_apart(place)

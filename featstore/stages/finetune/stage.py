@@ -63,10 +63,14 @@ def finetune(
         from featstore.stages.finetune.tuning import start
 
         atomic.make_directory(places.run)
-        head = _head(path, places, asked)
-        run = start(FeatureStore.open(path), places, asked, head, tell, stop)
-        run.notes += [*notes, *state_of_store(run.store), *head.split.notes()]
-        if not run.train():
+        try:
+            head = _head(path, places, asked)
+            run = start(FeatureStore.open(path), places, asked, head, tell, stop)
+            run.notes += [*notes, *state_of_store(run.store), *head.split.notes()]
+            complete = run.train()
+        finally:
+            places.clear_run_without_epochs()
+        if not complete:
             epochs = max(0, len(run.history) - 1)
             history = [each.to_dict() for each in run.history]
             return FinetuneReport(str(places.model), str(path), None, epochs, asked.epochs, history)
@@ -135,7 +139,7 @@ def _head(store: Path, places: Places, options: FinetuneOptions) -> TrainReport:
     balance: dict[str, Any] = {}
     if options.balance != "none":
         balance = {"balance": options.balance} if options.head == "mlp" else {"class_weight": "balanced"}
-    path = places.run / "start.head"
+    path = places.starting_head
     path.unlink(missing_ok=True)
     return train(
         store,
