@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import errno
+import gc
 import json
 import os
 import threading
@@ -356,6 +358,25 @@ def test_finetune_names_a_changed_picture_and_writes_nothing(tmp_path, cache):
     with pytest.raises(FeatstoreError, match="changed"):
         tuned(store, tmp_path / "m", cache=cache)
     assert not (tmp_path / "m").exists()
+
+
+def test_finished_finetuning_leaves_no_file_of_its_store_open(store, tmp_path):
+    tuned(store, tmp_path / "m", epochs=1, cache="none")
+    gc.collect()
+    # The files that are open now belong to other reports, which other tests of this module keep.
+    before = open_files_below(store)
+    tuned(store, tmp_path / "again", epochs=1, cache="none")
+    gc.collect()
+    assert open_files_below(store) == before
+
+
+def open_files_below(folder):
+    """Return the paths of all files below ``folder`` that this process has open, sorted; one entry per open handle."""
+    found = []
+    for handle in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{handle}"))
+    return sorted(path for path in found if path.startswith(f"{folder}/"))
 
 
 def test_weights_only_file_fits_the_authors_network(store, done, tmp_path):
