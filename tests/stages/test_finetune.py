@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,6 +120,19 @@ def test_stopped_and_resumed_finetuning_gives_bit_identical_weights(store, done,
     assert not (tmp_path / "m.run").exists()
 
 
+def test_resumed_finetuning_notes_that_another_cache_option_has_no_effect(store, tmp_path):
+    stopped(store, tmp_path / "m", "epoch 1", cache="none")
+    resumed = tuned(store, tmp_path / "m", cache=1 << 30, resume=True)
+    assert not resumed.tuned.choice.cached
+    assert any("began with live inputs and goes on so" in note for note in resumed.notes)
+
+
+def test_all_files_of_a_model_have_the_same_permissions(done):
+    modes = {each.name: each.stat().st_mode for each in Path(done.path).iterdir()}
+    assert len(modes) == 4
+    assert len(set(modes.values())) == 1, modes
+
+
 def test_finetune_resume_refuses_other_options_and_other_classes(store, tmp_path):
     place = tmp_path / "own"
     own = write_store(place)
@@ -193,6 +207,8 @@ def test_from_scratch_trains_all_layers_with_the_same_rate(store, tmp_path):
         ({"held_out": float("nan")}, "held_out: nan is not a share"),
         ({"freeze_to": ""}, "the name of a layer is empty"),
         ({"unfreeze": (("", 1),)}, "the name of a layer is empty"),
+        ({"batch": 1 << 17}, "batch: 131072 is not a number from 1 to 65536"),
+        ({"accumulate": 1 << 17}, "accumulate: 131072 is not a number"),
         ({"cache": "much"}, "neither a number of bytes"),
         ({"head": "tree"}, "not one of linear, mlp"),
     ],
