@@ -88,7 +88,11 @@ def write_tensors(file: Path, state: dict[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
     with atomic.new_file(file) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode & 0o777
         save_file(state, temporary, {"format": "pt"})
+        # safetensors writes a file that only its owner may read; give the file the permissions of any new file.
+        temporary.chmod(mode)
 
 
 def load_model_backbone(path: str | os.PathLike[str]) -> base.Backbone:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -170,17 +170,10 @@ class _Reader:
         root: Path | None,
     ) -> None:
         self._store, self._keys, self._root = store, keys, root
-        self._preprocessing, self._augmentation = preprocessing, augmentation
+        self._preprocessing = preprocessing
         self._sha256 = np.ascontiguousarray(store.sha256[store.index_of(keys)]).view("V32").reshape(-1)
-
-    @lru_cache(maxsize=64)  # noqa: B019 - a reader lives as long as the run
-    def _made(self, view: int) -> tuple[Decoder, Fitting]:
-        """Return two functions that make the pixels of ``view``: the decoder for whole pictures, and the function for
-        regions.
-        """
-        its, name = self._augmentation, self._store.identity.decoder
-        augment = None if view == PLAIN else Augment(its.policy, view, its.seed)
-        return open_decoder(name, augment), open_fitting(name, augment)
+        # A cache of the class would keep every reader, and so the open files of its store, after the end of its run.
+        self._made = lru_cache(maxsize=64)(partial(_functions_of, store.identity.decoder, augmentation))
 
     def __call__(self, row: int, view: int) -> NDArray[np.uint8]:
         key = self._keys[row]
@@ -209,6 +202,14 @@ class _Reader:
             raise changed
         with as_failure():
             return fit(picture.region(place.region), self._preprocessing, expected, place.region)
+
+
+def _functions_of(decoder: str, augmentation: Augmentation, view: int) -> tuple[Decoder, Fitting]:
+    """Return two functions that make the pixels of ``view``: the decoder for whole pictures, and the function for
+    regions.
+    """
+    augment = None if view == PLAIN else Augment(augmentation.policy, view, augmentation.seed)
+    return open_decoder(decoder, augment), open_fitting(decoder, augment)
 
 
 def _parts(rows: Rows, size: int) -> Iterator[Rows]:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import errno
+import gc
 import json
 import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,6 +120,19 @@ def test_stopped_and_resumed_finetuning_gives_bit_identical_weights(store, done,
     assert not (tmp_path / "m.run").exists()
 
 
+def test_resumed_finetuning_notes_that_another_cache_option_has_no_effect(store, tmp_path):
+    stopped(store, tmp_path / "m", "epoch 1", cache="none")
+    resumed = tuned(store, tmp_path / "m", cache=1 << 30, resume=True)
+    assert not resumed.tuned.choice.cached
+    assert any("began with live inputs and goes on so" in note for note in resumed.notes)
+
+
+def test_all_files_of_a_model_have_the_same_permissions(done):
+    modes = {each.name: each.stat().st_mode for each in Path(done.path).iterdir()}
+    assert len(modes) == 4
+    assert len(set(modes.values())) == 1, modes
+
+
 def test_finetune_resume_refuses_other_options_and_other_classes(store, tmp_path):
     place = tmp_path / "own"
     own = write_store(place)
@@ -191,6 +207,8 @@ def test_from_scratch_trains_all_layers_with_the_same_rate(store, tmp_path):
         ({"held_out": float("nan")}, "held_out: nan is not a share"),
         ({"freeze_to": ""}, "the name of a layer is empty"),
         ({"unfreeze": (("", 1),)}, "the name of a layer is empty"),
+        ({"batch": 1 << 17}, "batch: 131072 is not a number from 1 to 65536"),
+        ({"accumulate": 1 << 17}, "accumulate: 131072 is not a number"),
         ({"cache": "much"}, "neither a number of bytes"),
         ({"head": "tree"}, "not one of linear, mlp"),
     ],
@@ -356,6 +374,25 @@ def test_finetune_names_a_changed_picture_and_writes_nothing(tmp_path, cache):
     with pytest.raises(FeatstoreError, match="changed"):
         tuned(store, tmp_path / "m", cache=cache)
     assert not (tmp_path / "m").exists()
+
+
+def test_finished_finetuning_leaves_no_file_of_its_store_open(store, tmp_path):
+    tuned(store, tmp_path / "m", epochs=1, cache="none")
+    gc.collect()
+    # The files that are open now belong to other reports, which other tests of this module keep.
+    before = open_files_below(store)
+    tuned(store, tmp_path / "again", epochs=1, cache="none")
+    gc.collect()
+    assert open_files_below(store) == before
+
+
+def open_files_below(folder):
+    """Return the paths of all files below ``folder`` that this process has open, sorted; one entry per open handle."""
+    found = []
+    for handle in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{handle}"))
+    return sorted(path for path in found if path.startswith(f"{folder}/"))
 
 
 def test_weights_only_file_fits_the_authors_network(store, done, tmp_path):

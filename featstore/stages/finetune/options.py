@@ -24,7 +24,13 @@ _TO_CHOOSE: Final = {
     "balance": BALANCES,
     "dtype": ("float16", "float32"),
 }
-_RANGES: Final = {"lr": (1e-12, 1e3), "label_smoothing": (0.0, 0.9), "epochs": (1, 1000)}
+_RANGES: Final = {
+    "lr": (1e-12, 1e3),
+    "label_smoothing": (0.0, 0.9),
+    "epochs": (1, 1000),
+    "batch": (1, 1 << 16),
+    "accumulate": (1, 1 << 16),
+}
 """Smallest and largest allowed values of numeric options, as in featstore.finetuning.plan.Plan."""
 
 

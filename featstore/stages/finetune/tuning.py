@@ -154,6 +154,9 @@ class Run:
         live = self.live(split.train, self.augmentation), self.live(split.test, Augmentation())
         recorded = self.places.read_inputs() if self.options.resume else None
         self.choice = Choice.from_dict(recorded) if recorded else self._choose(live[0])
+        if recorded and self.options.cache is not None and self.choice.cached == (self.options.cache == NO_CACHE):
+            kind = "a cache" if self.choice.cached else "live inputs"
+            self.notes.append(f"the run began with {kind} and goes on so; --cache has no effect on a resumed run")
         if not recorded:
             self.places.write_inputs(self.choice.to_dict())
         self.tell(Event(f"inputs: {self.choice.reason}"))
