@@ -249,6 +249,14 @@ def test_parquet_columns_are_distinguished_from_fields_of_structs(tmp_path):
     assert np.array_equal(np.concatenate(list(open_vectors([tmp_path / "v.parquet"]).blocks())), VECTORS)
 
 
+def test_parquet_texts_that_are_not_utf8_are_refused_in_one_line(tmp_path):
+    bad = pa.Array.from_buffers(pa.string(), 2, [None, pa.py_buffer(np.int32([0, 1, 2])), pa.py_buffer(b"a\xff")])
+    vectors = pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float32()))
+    parquet.write_table(pa.table({"vector": vectors, "label": bad}), tmp_path / "v.parquet")
+    with pytest.raises(FeatstoreError, match="v.parquet: is no Parquet file that can be read"):
+        open_vectors(tmp_path / "v.parquet").columns()
+
+
 def test_parquet_vectors_of_different_lengths_are_refused(tmp_path):
     parquet.write_table(pa.table({"v": pa.array([[1.0, 2.0], [3.0]])}), tmp_path / "v.parquet")
     with pytest.raises(UsageError, match="the vector of row 2 has 1 numbers, that of row 1 2"):

@@ -59,10 +59,11 @@ class ParquetFile:
         names = [field.name for field in self._schema if field.name != self._name and not types.is_nested(field.type)]
         with ParquetErrors(self.path, _memory(self.path)), parquet.ParquetFile(self.path) as file:
             table = file.read(columns=names)
-        return {
-            name: [value if isinstance(value, bytes) else scalar(value) for value in table[name].to_pylist()]
-            for name in names
-        }
+            # Inside the block: texts are decoded here, and those of a damaged file may not be UTF-8.
+            return {
+                name: [value if isinstance(value, bytes) else scalar(value) for value in table[name].to_pylist()]
+                for name in names
+            }
 
     def description(self) -> bytes | None:
         """Return the metadata that featstore writes into a Parquet file on export; None in other files."""
