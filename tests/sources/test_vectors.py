@@ -254,7 +254,7 @@ def test_parquet_texts_that_are_not_utf8_are_refused_in_one_line(tmp_path):
     vectors = pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float32()))
     parquet.write_table(pa.table({"vector": vectors, "label": bad}), tmp_path / "v.parquet")
     with pytest.raises(FeatstoreError, match="v.parquet: is no Parquet file that can be read"):
-        open_vectors(tmp_path / "v.parquet").columns()
+        open_vectors([tmp_path / "v.parquet"]).columns()
 
 
 def test_parquet_vectors_of_different_lengths_are_refused(tmp_path):
