@@ -35,7 +35,7 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     extract their features into a store first.
 
     Pictures come in a list, an array, a Series, or a table with one column, so a ColumnTransformer can pass a column of
-    paths. The features are a FeatureArray, whose identity heads and indexes check.
+    paths. The features are a FeatureArray; heads and indexes check its identity.
 
     Parameters
     ----------

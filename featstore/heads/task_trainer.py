@@ -145,7 +145,7 @@ def train_numbers(
 
 
 def _require_two(names: Sequence[str], counts: Sequence[int], rows: int) -> None:
-    """Raise UsageError if fewer than two training rows have a label, or if fewer than two lack it."""
+    """Raise UsageError unless at least two training rows have, and two lack, each of the labels ``names``."""
     few = [name for name, count in zip(names, counts, strict=True) if count < 2]
     everywhere = [name for name, count in zip(names, counts, strict=True) if rows - count < 2]
     for found, text in (

@@ -1,4 +1,4 @@
-"""Remove pictures from a store: retire their rows and put them on the denylist, in one segment of the plan."""
+"""Remove pictures from a store: one new file of the plan retires their rows and puts the pictures on the denylist."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def _append(
     about: dict[str, Any],
     arrays: dict[str, NDArray[Any]],
 ) -> None:
-    """Append a segment without rows to the plan. Raises FileExistsError if another process took its number."""
+    """Append to the plan a segment that has no rows. Raises FileExistsError if the segment's number is taken already."""
     require(store, FEATURE)
     none = np.empty(0, np.int64)
     new = NewSegment(

@@ -137,6 +137,40 @@ def test_runs_are_repeated_after_labels_changed(tmp_path):
     assert "repeated: 2 runs of another state of the store" in report.notes
 
 
+def test_run_during_which_labels_changed_is_not_kept(tmp_path):
+    store = write_store(tmp_path, 4, 2)
+    relabel = tmp_path / "labels.csv"
+    keys = FeatureStore.open(store).keys
+    relabel.write_text("key,label\n" + "".join(f"{key},{'wasp' if 'bee' in key else 'ant'}\n" for key in keys))
+
+    def tell(event):
+        if event.progress and "last-block" in event.progress.note and relabel.exists():
+            label(store, relabel)
+            relabel.unlink()
+
+    with pytest.raises(UsageError, match="its pictures or labels changed during the comparison"):
+        compared(store, tmp_path / "c", seeds=1, epochs=1, progress=tell)
+    assert list(runs_in(tmp_path / "c")) == ["linear-0.json"]
+    assert compared(store, tmp_path / "c", seeds=1, epochs=1).classes == ["ant", "wasp"]
+
+
+def test_interrupted_run_begins_anew_after_labels_changed(tmp_path):
+    store = write_store(tmp_path, 4, 2)
+    stop = threading.Event()
+
+    def tell(event):
+        if event.progress and "last-block, seed 0: epoch 1 of 2" in event.progress.note:
+            stop.set()
+
+    assert compared(store, tmp_path / "c", seeds=1, progress=tell, stop=stop).stopped
+    keys = FeatureStore.open(store).keys
+    (tmp_path / "labels.csv").write_text(
+        "key,label\n" + "".join(f"{key},{'wasp' if 'bee' in key else 'ant'}\n" for key in keys)
+    )
+    label(store, tmp_path / "labels.csv")
+    assert compared(store, tmp_path / "c", seeds=1).classes == ["ant", "wasp"]
+
+
 def test_source_of_pictures_is_extracted_into_the_folder(store, tmp_path):
     report = compared(store.parent / "pictures", tmp_path / "c", seeds=1, epochs=1, size=SIDE, **NETWORK)
     assert report.store == str(tmp_path / "c" / "features")

@@ -421,3 +421,17 @@ def test_finetune_does_not_mix_the_pictures_of_two_sources(tmp_path):
     other = [name.replace("/0", "/9") for name in names("train", 3) + names("val", 2)]
     with pytest.raises(UsageError, match=r"m\.features: holds pictures of 2 sources"):
         finetune(write_coloured(tmp_path / "two", other), tmp_path / "m", **options, force=True)
+
+
+def test_unknown_layer_with_force_leaves_the_interrupted_run(store, tmp_path):
+    stop = threading.Event()
+
+    def tell(event):
+        if "epoch 1 of" in event.text:
+            stop.set()
+
+    assert tuned(store, tmp_path / "m", progress=tell, stop=stop, cache="none").tuned is None
+    before = (tmp_path / "m.run" / CHECKPOINT).read_bytes()
+    with pytest.raises(UsageError, match="no layer 'features.99'"):
+        tuned(store, tmp_path / "m", force=True, freeze_to="features.99", cache="none")
+    assert (tmp_path / "m.run" / CHECKPOINT).read_bytes() == before

@@ -117,7 +117,7 @@ def _part(matrix: Floats, rows: NDArray[np.intp]) -> Floats:
 
 @dataclass(frozen=True)
 class _State:
-    """Current point of the optimisation for all columns: weights (c, m), intercepts (c,), decisions (c, m)."""
+    """Current point of the optimisation of c problems: weights (c, m), intercepts (c,) and decision values (c, m)."""
 
     weights: Floats
     intercept: Floats

@@ -191,7 +191,7 @@ def workers_for(rows: TrainingRows) -> Iterator[Workers]:
 
 @dataclass
 class _Sums:
-    """Sums over the rows of one worker: losses and curvatures (p,), gradients (columns, r + 1) by fold."""
+    """Sums over the rows of one worker: losses (p,) and curvatures (p,) of p problems, and one gradient per fold."""
 
     losses: NDArray[np.float64]
     bends: NDArray[np.float64]

@@ -226,7 +226,7 @@ class StreamedRows:
                 yield StreamedSegment(int(fold), values, codes, weights, chosen)
 
     def to_features(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return ``weights`` unchanged, because the segments contain the standardised features themselves."""
+        """Return ``weights`` unchanged: they belong to the standardised features already."""
         return weights
 
 

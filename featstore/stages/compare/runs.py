@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,8 @@ from featstore.finetuning.partition import last_blocks
 from featstore.stages.compare.options import TransferOptions
 from featstore.stages.finetune import Event, finetune, unfinished
 from featstore.stages.train import train
-
-if TYPE_CHECKING:
-    from featstore.store import FeatureStore
+from featstore.store import FeatureStore
+from featstore.store.origin import generation_number
 
 _HEADS: Final = {"linear": "logreg", "mlp": "mlp"}
 """Map from the methods that train only a head on the stored features to the kind of head."""
@@ -63,6 +62,11 @@ def path_of(folder: Path, method: str, seed: int) -> Path:
     return folder / f"{method}-{seed}.json"
 
 
+def state_of(store: FeatureStore) -> dict[str, Any]:
+    """Return the values that identify the pictures and labels of ``store``, as they were when it was opened (JSON)."""
+    return {"store": store.store_id, "rows": generation_number(store), "labels": store._tables.version}
+
+
 def read_run(folder: Path, method: str, seed: int, state: dict[str, Any]) -> tuple[Run | None, bool]:
     """Return two values: a finished run (None if there is none), and whether a run from another ``state`` of the store
     was ignored.
@@ -97,7 +101,8 @@ def make_run(
 ) -> Run | None:
     """Train ``method`` with ``seed`` on ``store``, write the run to ``folder``, and return it; None if ``stop`` was set.
 
-    An interrupted run is continued after its last epoch. Raises the errors of ``train`` and ``finetune``.
+    An interrupted run is continued after its last epoch, unless ``state`` has changed since. Raises the errors of
+    ``train`` and ``finetune``; UsageError if the store changed during the run, which is then not kept.
     """
     place = folder / f"{method}-{seed}"
     if method in _HEADS:
@@ -107,10 +112,23 @@ def make_run(
         if tuned is None:
             return None
         run = tuned
-    atomic.write_json(path_of(folder, method, seed), run.to_dict())
+    unchanged = state_of(FeatureStore.open(store.path)) == state
+    if unchanged:
+        atomic.write_json(path_of(folder, method, seed), run.to_dict())
     for end in ("", ".cache", ".run"):
         shutil.rmtree(place.with_name(place.name + end), ignore_errors=True)
+    _began(place).unlink(missing_ok=True)
+    if not unchanged:
+        raise UsageError(
+            f"{store.path}: its pictures or labels changed during the comparison; run the same command again, which "
+            "repeats the runs from before the change"
+        )
     return run
+
+
+def _began(place: Path) -> Path:
+    """Return the path of the file that records with which pictures and labels a run at ``place`` began."""
+    return place.with_name(f"{place.name}.began")
 
 
 def _frozen(store: FeatureStore, path: Path, method: str, seed: int, state: dict[str, Any]) -> Run:
@@ -145,7 +163,9 @@ def _tuned(
     stop: threading.Event,
 ) -> Run | None:
     """Train layers of the network, with a model folder at ``place``; None if ``stop`` was set during the training."""
-    resume = unfinished(place)
+    began = _began(place)
+    resume = unfinished(place) and began.exists() and atomic.read_json(began) == state
+    atomic.write_json(began, state)
     given: dict[str, Any] = {
         name: getattr(options, name) for name in ("backbone", "weights", "root", "epochs", "batch", "device", "workers")
     }

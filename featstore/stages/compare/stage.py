@@ -19,7 +19,7 @@ from featstore.stages.extract import extract
 from featstore.stages.finetune import Event
 from featstore.store import FeatureStore
 from featstore.store.as_source import is_store
-from featstore.store.origin import generation_number, state_of_store
+from featstore.store.origin import state_of_store
 from featstore.text import check_keywords, counted
 
 if TYPE_CHECKING:
@@ -142,8 +142,9 @@ class _Comparison:
     @property
     def state(self) -> dict[str, Any]:
         """Return the values that identify the present pictures and labels of the store."""
-        store = self.store
-        return {"store": store.store_id, "rows": generation_number(store), "labels": store._tables.version}
+        from featstore.stages.compare.runs import state_of
+
+        return state_of(self.store)
 
     def make_runs(self) -> list[Run]:
         """Return the earlier finished runs and the new runs, seed by seed; fewer than planned if ``stop`` was set."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from featstore import defaults
 from featstore.errors import UsageError
 from featstore.files import atomic
 from featstore.stages.extract import extract
@@ -54,6 +55,7 @@ def finetune(
     places.check(asked)
     stop = stop or threading.Event()
     with atomic.only_writer(places.model, "model"):
+        _require_layers(source, asked)
         if asked.force and not asked.resume:
             places.clear_run()
         path, notes = _store_of(source, places, asked, tell, stop)
@@ -81,6 +83,25 @@ def _silent(_: Event) -> None:
     pass
 
 
+def _require_layers(source: str | os.PathLike[str], options: FinetuneOptions) -> None:
+    """Raise UsageError if the network lacks a layer that ``options`` name.
+
+    A store of an inner layer is not checked here: the layers of its network have other names.
+    """
+    named = [*([options.freeze_to] if options.freeze_to else []), *(layer for layer, _ in options.unfreeze)]
+    if not named:
+        return
+    from featstore.stages.finetune.cutting import require_layers
+
+    backbone = options.backbone
+    if is_store(source):
+        identity = FeatureStore.open(Path(source)).identity
+        if identity.layer.startswith(defaults.OUTPUT_OF):
+            return
+        backbone = backbone or identity.backbone
+    require_layers(backbone, named)
+
+
 def _store_of(
     source: str | os.PathLike[str], places: Places, options: FinetuneOptions, tell: Teller, stop: threading.Event
 ) -> tuple[Path | None, list[str]]:
@@ -93,11 +114,6 @@ def _store_of(
         if options.size is not None:
             raise UsageError(f"{os.fspath(source)}: is a store, whose pictures have their size; leave size out")
         return Path(source), _failures(Path(source))
-    named = [*([options.freeze_to] if options.freeze_to else []), *(layer for layer, _ in options.unfreeze)]
-    if named:
-        from featstore.stages.finetune.cutting import require_layers
-
-        require_layers(options.backbone, named)
     report = extract(
         source,
         places.features,
