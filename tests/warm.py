@@ -6,6 +6,7 @@ take the place of the module ``subprocess`` in the supervisor of an extraction, 
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import fcntl
 import itertools
@@ -28,7 +29,7 @@ SERVER.set_forkserver_preload(
 )
 
 
-class _Worker:
+class _Worker(abc.ABC):
     """A replacement for ``subprocess.Popen`` with only the parts that the supervisor uses. The command is ``python
     OPTIONS -c CODE ARGUMENTS``.
     """
@@ -38,11 +39,11 @@ class _Worker:
         self.returncode: int | None = None
         self.pid = self._start(command, pass_fds)
 
-    def _start(self, command: Sequence[str], passed: Sequence[int]) -> int:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _start(self, command: Sequence[str], passed: Sequence[int]) -> int: ...
 
-    def _wait(self) -> int:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _wait(self) -> int: ...
 
     def kill(self) -> None:
         if self.returncode is None:

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final, Unpack
@@ -15,10 +15,8 @@ from featstore.errors import UsageError
 from featstore.files import atomic
 from featstore.stages.compare.options import TransferKeywords, TransferOptions
 from featstore.stages.compare.report import TransferReport, interval_text, results_of
-from featstore.stages.extract import extract
-from featstore.stages.finetune import Event
+from featstore.stages.finetune import Event, extract_features
 from featstore.store import FeatureStore
-from featstore.store.as_source import is_store
 from featstore.store.origin import state_of_store
 from featstore.text import check_keywords, counted
 
@@ -106,24 +104,9 @@ def _store_of(
     """Return the store of ``source``; a source that is not a store is first extracted into ``folder``. None if ``stop``
     was set.
     """
-    if is_store(source):
-        if options.size is not None:
-            raise UsageError(f"{os.fspath(source)}: is a store, whose pictures have their size; leave size out")
+    report = extract_features(source, folder / _FEATURES, options, tell, stop)
+    if report is None:
         return Path(source)
-    report = extract(
-        source,
-        folder / _FEATURES,
-        progress=lambda value: tell(Event(progress=replace(value, note=value.note or "extracting"))),
-        stop=stop,
-        backbone=options.backbone,
-        weights=options.weights,
-        size=options.size,
-        root=options.root,
-        device=options.device,
-        workers=options.workers,
-        batch=options.batch,
-    )
-    tell(Event(done=True))
     return None if report.stopped else folder / _FEATURES
 
 

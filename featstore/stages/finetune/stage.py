@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from featstore import defaults
-from featstore.errors import UsageError
 from featstore.files import atomic
-from featstore.stages.extract import extract
 from featstore.stages.finetune.events import Event, Teller
+from featstore.stages.finetune.features import extract_features
 from featstore.stages.finetune.options import HEADS, FinetuneKeywords, FinetuneOptions
 from featstore.stages.finetune.places import Places
 from featstore.stages.finetune.report import FinetuneReport, Tuned, compare_heads
@@ -22,7 +20,7 @@ from featstore.store import FeatureStore
 from featstore.store.as_source import is_store
 from featstore.store.origin import state_of_store
 from featstore.store.splitting import groups_of
-from featstore.text import check_keywords, counted, printable
+from featstore.text import check_keywords, counted
 
 if TYPE_CHECKING:
     from featstore.stages.finetune.tuning import Run
@@ -110,31 +108,12 @@ def _store_of(
 
     The store is None if ``stop`` was set during the extraction.
     """
-    if is_store(source):
-        if options.size is not None:
-            raise UsageError(f"{os.fspath(source)}: is a store, whose pictures have their size; leave size out")
+    report = extract_features(source, places.features, options, tell, stop)
+    if report is None:
         return Path(source), _failures(Path(source))
-    report = extract(
-        source,
-        places.features,
-        progress=lambda value: tell(Event(progress=replace(value, note=value.note or "extracting"))),
-        stop=stop,
-        backbone=options.backbone,
-        weights=options.weights,
-        size=options.size,
-        root=options.root,
-        device=options.device,
-        workers=options.workers,
-        batch=options.batch,
-    )
-    tell(Event(done=True))
-    sources = FeatureStore.open(places.features)._plan.sources()
-    if len(sources) > 1:
-        raise UsageError(
-            f"{places.features}: holds pictures of {len(sources)} sources ({', '.join(map(printable, sources))}), from an "
-            f"earlier run with the same --out; remove this store, or name another --out"
-        )
-    return (None if report.stopped else places.features), [*report.notes, *_failures(places.features)]
+    if report.stopped:
+        return None, report.notes
+    return places.features, [*report.notes, *_failures(places.features)]
 
 
 def _failures(store: Path) -> list[str]:
