@@ -147,9 +147,7 @@ class Run:
         return LayerPhases(self.backbone, self.network, self.cut.partition, self.plan)
 
     def _examples(self) -> tuple[Examples, Examples] | None:
-        """Return the training and the held-out examples, cached or live; None if the run was stopped before they were
-        ready.
-        """
+        """Return the training and the held-out examples, cached or live; None if the run was stopped first."""
         split = self.started.split
         live = self.live(split.train, self.augmentation), self.live(split.test, Augmentation())
         recorded = self.places.read_inputs() if self.options.resume else None
@@ -286,8 +284,12 @@ class Run:
             )
         if self.choice is not None and self.choice.cached:
             notes.append(f"{self.places.cache} holds the cached activations; remove it when no further run needs it")
-        if self.cut.partition.branching is not None:
+        if self.network.auxiliary is not None:
             notes.append("the auxiliary classifier was trained along and is not saved")
+        elif self.cut.partition.branching is not None:
+            notes.append(
+                "the auxiliary classifier was not trained: it needs pictures of at least 299 pixels (--size 299)"
+            )
         return notes
 
 
@@ -301,8 +303,7 @@ def start(
 ) -> Run:
     """Return the run that tunes the network of ``store``, starting with the head ``started``.
 
-    Raises UsageError for layers that do not exist or leave nothing to train, or a network that cannot be loaded;
-    IdentityError if the weights are not those of the store.
+    Raises UsageError for layers that do not exist or leave nothing to train; the errors of ``backbone_of``.
     """
     backbone = backbone_of(store, options)
     cut = cut_of(backbone, options)
@@ -321,8 +322,7 @@ def start(
         epochs=options.epochs,
         batch_size=options.batch,
         learning_rate=options.lr,
-        # Random weights need not be preserved. With lower learning rates for earlier layers, the first layers would
-        # stay random.
+        # With lower learning rates for earlier layers, the first layers of an untrained network would stay random.
         layer_decay=1.0 if options.from_scratch else defaults.TUNING_LAYER_DECAY,
         optimiser=options.optimizer,
         label_smoothing=options.label_smoothing,
