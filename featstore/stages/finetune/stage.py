@@ -60,7 +60,7 @@ def finetune(
         if path is None:
             return FinetuneReport(str(places.model), os.fspath(source), None, 0, asked.epochs)
         # Import torch only here: loading it takes seconds, and wrong options should be refused at once.
-        from featstore.stages.finetune.tuning import start
+        from featstore.stages.finetune.starting import start
 
         atomic.make_directory(places.run)
         try:
