@@ -35,15 +35,17 @@ class Model:
     record: dict[str, Any]
 
 
-def tuned_identity(backbone: Backbone) -> Identity:
+def tuned_identity(backbone: Backbone, decoder: str = "") -> Identity:
     """Return the identity of the features of ``extract --backbone MODEL`` on a CPU with fp32 and all other options at
     their defaults.
+
+    ``decoder``: name of the decoder of the pictures; "" for the default decoder.
     """
     from featstore.decode import DECODER
     from featstore.embed.recipe import of_backbone
     from featstore.store import Identity
 
-    return Identity(**of_backbone(backbone), decoder=DECODER, precision="fp32", dtype=defaults.DTYPE)
+    return Identity(**of_backbone(backbone), decoder=decoder or DECODER, precision="fp32", dtype=defaults.DTYPE)
 
 
 def write_model(
@@ -53,6 +55,7 @@ def write_model(
     record: Mapping[str, Any],
     *,
     metrics: Sequence[Mapping[str, Any]] = (),
+    decoder: str = "",
     force: bool = False,
 ) -> Model:
     """Write a model folder atomically, and return the model as it was written.
@@ -61,7 +64,8 @@ def write_model(
     those from before the training. ``head``: trained on the features of this module; the identity of its features is
     replaced by that of the tuned features. The head keeps the record of the store on which it was trained. ``record``:
     how the model was trained; NaN and infinity are written as null. ``metrics``: one mapping for each epoch, written as
-    ``metrics.csv``. ``force``: replace an existing model. Raises UsageError if ``folder`` exists and may not be
+    ``metrics.csv``. ``decoder``: name of the decoder of the pictures on which the network was trained, "" for the
+    default decoder; predictions use the same decoder. ``force``: replace an existing model. Raises UsageError if ``folder`` exists and may not be
     replaced, if the backbone is the user's own function, or if the head does not fit; OSError if writing fails.
     """
     from featstore.backbones.model_folder import require_rebuildable, retuned, transform_input_of, write_weights
@@ -73,7 +77,7 @@ def write_model(
     if head.dimension != backbone.dimension:
         raise UsageError(f"{name}: a head of {head.dimension:,} values does not fit features of {backbone.dimension:,}")
     tuned = retuned(backbone, name)
-    identity = tuned_identity(tuned)
+    identity = tuned_identity(tuned, decoder)
     origin = head.meta.get(KEY)
     known = origin if isinstance(origin, dict) else {}
     ours = {each: known[each] if isinstance(known.get(each), str) else "" for each in ("store", "store_id")}

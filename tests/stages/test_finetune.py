@@ -358,7 +358,7 @@ def test_batchnorm_keeps_its_statistics_or_refuses_batches_of_one_picture(tmp_pa
 def test_finetune_omits_and_counts_unlabelled_pictures_and_failures(tmp_path):
     folder = write_coloured(tmp_path / "pictures", names("train", 4) + names("val", 2))
     (folder / "train/ant/broken.png").write_bytes(b"no picture")
-    extract(folder, tmp_path / "s", supervised=False, size=SIDE, **NETWORK)
+    extract(folder, tmp_path / "s", supervised=False, size=SIDE, decode="fast", **NETWORK)
     (tmp_path / "labels.csv").write_text("key,label\ntrain/ant/00.png,\n")
     label(tmp_path / "s", tmp_path / "labels.csv")
     report = tuned(tmp_path / "s", tmp_path / "m", epochs=1, cache=1 << 30)

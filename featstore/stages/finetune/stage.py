@@ -176,7 +176,8 @@ def _finished(run: Run) -> FinetuneReport:
         "held_out": report.to_dict(),
         "comparison": comparison.to_dict(),
     }
-    write_model(run.places.model, run.backbone, head, record, metrics=history, force=options.force)
+    decoder = run.store.identity.decoder
+    write_model(run.places.model, run.backbone, head, record, metrics=history, decoder=decoder, force=options.force)
     if options.weights_only is not None:
         run.notes += write_weights_only(options.weights_only, run.backbone, head)
     run.places.clear_run()
