@@ -33,6 +33,11 @@ _LARGEST_DESCRIPTION: Final = 64 << 20
 _LARGEST_METRICS: Final = 64 << 20
 """Maximum size of ``metrics.csv`` in bytes."""
 _LARGEST_CLASSES: Final = 1_000_000
+_FILES: Final = (DESCRIPTION, WEIGHTS, HEAD, METRICS)
+_TEMPORARY: Final = re.compile(r"\.(" + "|".join(map(re.escape, _FILES)) + r")\.[0-9a-f]{12}\.tmp")
+"""Pattern of the temporary names of the files of a model."""
+_NAMED: Final = 60
+"""Number of characters of a model's name that are used in the name of its temporary folder."""
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
 
 
@@ -179,7 +184,7 @@ def require_replaceable(path: Path, force: bool) -> None:
     if is_model(path):
         if not force:
             raise UsageError(f"{path}: is a model already; name another place, or replace it with --force")
-        odd = sorted(set(os.listdir(path)) - {DESCRIPTION, WEIGHTS, HEAD, METRICS})
+        odd = sorted(set(os.listdir(path)) - set(_FILES))
         if odd:
             raise UsageError(
                 f"{path}: holds {odd[0]!r}, which is no part of a model; move it away, or name another place"
@@ -194,11 +199,13 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
 
     With ``force`` the model at ``path`` is replaced; on Linux the two folders swap names in one step, so that a
     complete model is at ``path`` at every moment. On an error the new folder is removed and ``path`` is as before.
+    Folders that killed writers left behind are removed, so the caller must hold the lock for writing ``path``.
     Raises the errors of ``require_replaceable``; OSError if writing fails.
     """
     path = Path(os.path.abspath(path))
     require_replaceable(path, force)
-    temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(6)}{atomic.TEMPORARY_SUFFIX}")
+    _remove_leftovers(path)
+    temporary = path.with_name(f".{path.name[:_NAMED]}.{secrets.token_hex(6)}{atomic.TEMPORARY_SUFFIX}")
     temporary.mkdir()
     try:
         yield temporary
@@ -214,6 +221,24 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     finally:
         # After a swap, the old model has the temporary name.
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary folders that killed writers of the model ``path`` left behind.
+
+    Folders with other files, and links, are kept. Nothing is removed if the name of ``path`` is too long: then the
+    temporary folders of another model may have the same names.
+    """
+    if len(path.name) > _NAMED:
+        return
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{12}}{re.escape(atomic.TEMPORARY_SUFFIX)}(\.before)?")
+    for entry in list(os.scandir(path.parent)):
+        found = ours.fullmatch(entry.name)
+        # If ``path`` is missing, a folder *.before is the only copy of the earlier model, see _replace.
+        if not found or not entry.is_dir(follow_symlinks=False) or (found[1] and not is_model(path)):
+            continue
+        if all(name in _FILES or _TEMPORARY.fullmatch(name) for name in os.listdir(entry.path)):
+            shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def _replace(path: Path, new: Path) -> None:
