@@ -316,8 +316,8 @@ def fill_when_written_below(monkeypatch, folder):
     monkeypatch.setattr(os, "pwrite", pwrite)
 
 
-def test_non_finite_loss_stops_finetuning_and_keeps_the_last_epoch(store, tmp_path):
-    with pytest.raises(DataError, match=r"not finite.*epoch \d+ is kept"):
+def test_non_finite_loss_stops_finetuning_and_keeps_the_last_epoch(store, tmp_path, monkeypatch):
+    with pytest.raises(DataError, match=r"not finite.*epoch \d+, .*is kept in .*m\.run"):
         tuned(store, tmp_path / "m", epochs=20, cache="none", lr=1000.0, optimizer="sgd")
     assert (tmp_path / "m.run" / CHECKPOINT).exists()
     assert not (tmp_path / "m").exists()
@@ -374,6 +374,17 @@ def test_finetune_names_a_changed_picture_and_writes_nothing(tmp_path, cache):
     with pytest.raises(FeatstoreError, match="changed"):
         tuned(store, tmp_path / "m", cache=cache)
     assert not (tmp_path / "m").exists()
+    # The error recommends this command. The disk is full when it writes the model, but its epochs are kept.
+    options = {"epochs": 1, "cache": "none", "lr": 1e-4, "optimizer": "sgd"}
+    with monkeypatch.context() as patched:
+        patched.setattr("featstore.artifacts.model.write_model", full_disk)
+        with pytest.raises(FeatstoreError, match="the disk is full; free some space and run .* with --resume"):
+            tuned(store, tmp_path / "m", force=True, **options)
+    assert tuned(store, tmp_path / "m", resume=True, **options).tuned is not None
+
+
+def full_disk(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_finished_finetuning_leaves_no_file_of_its_store_open(store, tmp_path):

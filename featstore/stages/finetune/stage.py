@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from featstore import defaults
+from featstore.errors import FeatstoreError, UsageError
 from featstore.files import atomic
+from featstore.finetuning.checkpoint import CHECKPOINT
 from featstore.stages.finetune.events import Event, Teller
 from featstore.stages.finetune.features import extract_features
 from featstore.stages.finetune.options import HEADS, FinetuneKeywords, FinetuneOptions
@@ -67,14 +70,20 @@ def finetune(
             head = _head(path, places, asked)
             run = start(FeatureStore.open(path), places, asked, head, tell, stop)
             run.notes += [*notes, *state_of_store(run.store), *head.split.notes()]
-            complete = run.train()
+            if run.train():
+                return _finished(run)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not (places.run / CHECKPOINT).exists():
+                raise
+            raise FeatstoreError(
+                f"{error.filename or places.run}: the disk is full; free some space and run the same command with "
+                "--resume, which goes on after the last finished epoch"
+            ) from None
         finally:
             places.clear_run_without_epochs()
-        if not complete:
-            epochs = max(0, len(run.history) - 1)
-            history = [each.to_dict() for each in run.history]
-            return FinetuneReport(str(places.model), str(path), None, epochs, asked.epochs, history)
-        return _finished(run)
+        epochs = max(0, len(run.history) - 1)
+        history = [each.to_dict() for each in run.history]
+        return FinetuneReport(str(places.model), str(path), None, epochs, asked.epochs, history)
 
 
 def _silent(_: Event) -> None:
