@@ -22,6 +22,7 @@ from featstore.heads.evaluation.report import codes_of
 from featstore.stages.extract import extract
 from featstore.stages.finetune import finetune
 from featstore.stages.finetune.places import Places
+from featstore.stages.finetune.report import compare_heads
 from featstore.stages.label import label
 from featstore.stages.train import train
 from featstore.store import FeatureStore
@@ -248,6 +249,18 @@ def test_finetune_refuses_a_file_or_link_in_place_of_the_folder_of_its_run(store
     with pytest.raises(UsageError, match=r"m\.run: is no folder"):
         tuned(store, tmp_path / "m")
     assert os.listdir(tmp_path / "elsewhere") == []
+
+
+def test_copies_count_as_one_picture_in_the_test_of_the_tuned_network():
+    truth, classes = np.array(["a"] * 12 + ["b"] * 4), ["a", "b"]
+    right, wrong = [0.9, 0.1], [0.1, 0.9]
+    frozen = np.array([wrong] * 6 + [right] * 6 + [wrong] * 4)
+    now = np.array([right] * 12 + [wrong] * 4)
+    apart = compare_heads(truth, frozen, now, classes, groups=np.arange(16), seed=0)
+    copies = compare_heads(truth, frozen, now, classes, groups=np.r_[[0] * 6, np.arange(1, 11)], seed=0)
+    assert (apart.better, apart.worse, copies.better, copies.worse) == (6, 0, 6, 0)
+    assert (apart.p_value, copies.p_value) == (pytest.approx(2 / 2**6), 1.0)
+    assert copies.verdict == "no measurable difference"
 
 
 @pytest.mark.parametrize("option", ["tensorboard", "weights_only"])

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from featstore.errors import DataError
 
 Floats = NDArray[np.float64]
 
@@ -99,6 +101,19 @@ def unseen_rows(codes: NDArray[np.intp], probabilities: Floats) -> tuple[NDArray
     by_size = np.lexsort((sizes, sizes == 0))
     own, other = by_size[0], by_size[min(1, len(by_size) - 1)]
     return np.array([own, own], np.intp), np.eye(len(sizes))[[other, own]]
+
+
+def group_numbers(groups: ArrayLike | None, rows: int) -> NDArray[np.intp]:
+    """Return the number of the group of each of ``rows`` rows, counted from 0 by the first row of each group.
+
+    Without ``groups``, each row is a group. Raises DataError if ``groups`` has another length than ``rows``.
+    """
+    if groups is None:
+        return np.arange(rows)
+    if len(np.asarray(groups)) != rows:
+        raise DataError(f"groups of {len(np.asarray(groups)):,} rows, where {rows:,} are needed")
+    _, first, inverse = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
+    return np.asarray(np.argsort(np.argsort(first))[inverse.reshape(-1)], np.intp)
 
 
 def draws(rows: int, replicates: int, seed: int) -> Iterator[tuple[Floats, Floats]]:

@@ -167,10 +167,16 @@ def _finished(run: Run) -> FinetuneReport:
     began, options, started, split = time.perf_counter(), run.options, run.started, run.started.split
     probabilities = run.probabilities()
     truth = run.store.labels[split.test].astype(str)
-    report = evaluate(truth, probabilities, run.classes, seed=options.seed)
     groups = groups_of(run.store, split.test)
+    report = evaluate(truth, probabilities, run.classes, groups=groups, seed=options.seed)
     comparison = compare_heads(
-        truth, started.probabilities, probabilities, run.classes, groups=groups, seed=options.seed
+        truth,
+        started.probabilities,
+        probabilities,
+        run.classes,
+        groups=groups,
+        seed=options.seed,
+        from_scratch=options.from_scratch,
     )
     history = [each.to_dict() for each in run.history]
     model = model_from_head(run.network.head)

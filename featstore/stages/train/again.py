@@ -102,7 +102,7 @@ def train_again(
         raise UsageError(_cannot(path, gone, "its rows, labels or vectors are not those that it was trained on"))
     trained = fit(stack, split, request, views)
     if out is not None:
-        report = assess(stack, trained, split, seed=request.seed)[1]
+        report = assess(stack, trained, split, seed=request.seed, apart=request.apart)[1]
         save_head(Path(out), trained, {"report": report.to_dict()})
     notes = [f"{missing}; the head did not use them" for missing in gone]
     was, now = old.meta.get("versions"), trained.meta["versions"]

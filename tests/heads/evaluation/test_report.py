@@ -51,6 +51,22 @@ def test_calibration_error_equals_its_definition_over_bins():
     assert Measurer(codes, probabilities).measure(np.ones(5))["calibration_error"] == pytest.approx(expected)
 
 
+def test_copies_of_rows_do_not_make_the_intervals_narrower():
+    codes, probabilities = made(60)
+    rows = np.arange(60)
+    once = evaluate(codes, probabilities, [0, 1, 2], groups=rows)
+    assert once.to_dict() == evaluate(codes, probabilities, [0, 1, 2]).to_dict()
+    twice = evaluate(np.tile(codes, 2), np.tile(probabilities, (2, 1)), [0, 1, 2], groups=np.tile(rows[::-1], 2)[::-1])
+    assert (twice.accuracy.low, twice.accuracy.high) == pytest.approx((once.accuracy.low, once.accuracy.high))
+    for name, one in once.estimates.items():
+        two = twice.estimates[name]
+        assert two.high - two.low == pytest.approx(one.high - one.low, rel=0.15), name
+    assert twice.to_dict()["intervals"]["observations"] == 60
+    assert twice.text().startswith("120 rows (60 independent), 3 classes")
+    with pytest.raises(DataError, match="groups of 60 rows, where 120 are needed"):
+        evaluate(np.tile(codes, 2), np.tile(probabilities, (2, 1)), [0, 1, 2], groups=rows)
+
+
 def test_evaluation_measures_lie_in_their_intervals_and_convert_to_json():
     codes, probabilities = made()
     classes = ["ant", "bee", "wasp"]
