@@ -215,8 +215,7 @@ def _text(report: FinetuneReport, tuned: Tuned, notes: list[str], page: str | No
         _inputs(tuned),
         f"learnt from {split.names[0]} ({counted(len(split.train), 'picture')}), judged by {split.names[1]} "
         f"({len(split.test):,})",
-        f"epoch 0, the frozen head: accuracy {_figure(tuned.frozen, 'accuracy')}, macro F1 "
-        f"{_figure(tuned.frozen, 'macro_f1')}",
+        _start(report, tuned),
         *tuned.report.text().split("\n"),
         tuned.comparison.text(),
         *(f"note: {note}" for note in notes),
@@ -233,6 +232,18 @@ def _inputs(tuned: Tuned) -> str:
         return shown
     return (
         f"{shown}; {rates.cached:,.0f} pictures/s cached, {rates.live:,.0f} live, {rates.making:,.0f} to make the cache"
+    )
+
+
+def _start(report: FinetuneReport, tuned: Tuned) -> str:
+    """Return a line with the figures before the training; a network from scratch does not start with the frozen head."""
+    frozen = f"accuracy {_figure(tuned.frozen, 'accuracy')}, macro F1 {_figure(tuned.frozen, 'macro_f1')}"
+    if not report.options["from_scratch"]:
+        return f"epoch 0, the frozen head: {frozen}"
+    first = report.history[0]
+    return (
+        f"epoch 0, random weights: accuracy {first['held_out_accuracy']:.4f}, macro F1 {first['held_out_macro_f1']:.4f}; "
+        f"for comparison, a head on the stored features: {frozen}"
     )
 
 

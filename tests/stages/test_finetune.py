@@ -15,10 +15,12 @@ from safetensors.torch import load_file
 
 from featstore.artifacts.model import load_model
 from featstore.backbones import load_backbone
+from featstore.cli.finetune import _text
 from featstore.embed.embedder import Embedder
-from featstore.errors import DataError, FeatstoreError, UsageError
+from featstore.errors import DamagedError, DataError, FeatstoreError, UsageError
 from featstore.finetuning.checkpoint import CHECKPOINT
 from featstore.heads.evaluation.report import codes_of
+from featstore.pages.finetune import write_finetune_page
 from featstore.stages.extract import extract
 from featstore.stages.finetune import finetune
 from featstore.stages.finetune.places import Places
@@ -176,6 +178,13 @@ def test_finetune_from_scratch_uses_random_weights_and_trains_every_layer(store,
     assert network.trained == network.parameters
     assert not report.tuned.choice.cached
     assert report.history[0]["held_out_loss"] == pytest.approx(np.log(2), abs=0.05)
+    lines = _text(report, report.tuned, [], None)
+    (line,) = [line for line in lines if line.startswith("epoch 0")]
+    assert line.startswith(f"epoch 0, random weights: accuracy {report.history[0]['held_out_accuracy']:.4f}, macro F1")
+    assert "for comparison, a head on the stored features: accuracy" in line
+    assert any(line.startswith("trained from scratch against the frozen head") for line in lines)
+    write_finetune_page(report, tmp_path / "page.html")
+    assert "Epoch 0 is the network with random weights." in (tmp_path / "page.html").read_text()
 
 
 def test_from_scratch_trains_all_layers_with_the_same_rate(store, tmp_path):
