@@ -134,9 +134,7 @@ def _unfreeze(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
 @click.option(
     "--held-out",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=defaults.HELD_OUT,
-    show_default=True,
-    help="Share to hold out if there are no such splits.",
+    help=f"Share to hold out if there are no such splits.  [default: {defaults.HELD_OUT}]",
 )
 @device_option
 @click.option("--workers", type=click.IntRange(1), help="Reading and decoding threads (default: one per core).")

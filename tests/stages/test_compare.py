@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featstore.errors import DamagedError, UsageError
+from featstore.errors import DamagedError, DataError, UsageError
 from featstore.stages.compare import METHODS, compare
 from featstore.stages.compare.runs import gradual_steps
 from featstore.stages.label import label
 from featstore.stages.train import train
 from featstore.store import FeatureStore
+from tests.chain import COLOURS, make_store, names, write_coloured
 from tests.stages.finetuning import NETWORK, SIDE, write_store
 
 pytestmark = pytest.mark.slow
@@ -55,6 +56,14 @@ def test_every_method_is_judged_on_the_same_pictures_with_every_seed(store, done
     assert len(runs) == 12
     assert len({tuple(run["rows"]) for run in runs.values()}) == 1
     assert sorted(path.name for path in Path(done.path).iterdir()) == sorted([*runs, "plan.json"])
+
+
+def test_comparison_refuses_a_class_without_held_out_pictures_before_the_first_run(tmp_path):
+    pictures = [*names("train", 2, tuple(COLOURS)), *names("val", 2)]
+    make_store(write_coloured(tmp_path / "pictures", pictures), tmp_path / "s")
+    with pytest.raises(DataError, match="no pictures of cow"):
+        compared(tmp_path / "s", tmp_path / "c")
+    assert runs_in(tmp_path / "c") == {}
 
 
 def test_figures_of_the_frozen_heads_are_those_of_train(store, done, tmp_path):

@@ -28,7 +28,7 @@ from featstore.stages.finetune.report import compare_heads
 from featstore.stages.label import label
 from featstore.stages.train import train
 from featstore.store import FeatureStore
-from tests.chain import COLOURS, names, write_coloured
+from tests.chain import COLOURS, make_store, names, write_coloured
 from tests.faults.trouble import small_disk
 from tests.stages.finetuning import FAST, NETWORK, SIDE, state_of, tuned, write_store
 
@@ -215,6 +215,7 @@ def test_from_scratch_trains_all_layers_with_the_same_rate(store, tmp_path):
         ({"lr": 0.0}, "lr: 0.0 is not a number from"),
         ({"epochs": 2000}, "epochs: 2000 is not a number from 1 to 1000"),
         ({"held_out": float("nan")}, "held_out: nan is not a share"),
+        ({"held_out": 0.2}, "held_out: the pictures of .* have splits, and 'val' is held out; leave held_out out"),
         ({"freeze_to": ""}, "the name of a layer is empty"),
         ({"unfreeze": (("", 1),)}, "the name of a layer is empty"),
         ({"batch": 1 << 17}, "batch: 131072 is not a number from 1 to 65536"),
@@ -352,13 +353,23 @@ def test_finetune_refuses_a_store_with_only_one_class(tmp_path):
         tuned(tmp_path / "s", tmp_path / "m")
 
 
-def test_finetune_notes_a_class_without_held_out_pictures(tmp_path):
-    pictures = names("train", 4, tuple(COLOURS)) + names("val", 3, ("ant", "bee"))
-    extract(write_coloured(tmp_path / "pictures", pictures), tmp_path / "s", supervised=False, size=SIDE, **NETWORK)
-    report = tuned(tmp_path / "s", tmp_path / "m", epochs=1, cache="none")
-    assert any("no pictures of cow" in note for note in report.notes)
-    assert report.tuned.report.missing == ["cow"]
-    assert load_model(tmp_path / "m").head.classes == ["ant", "bee", "cow"]
+@pytest.mark.parametrize(
+    ("lacking", "message"),
+    [
+        ("val", r"s: the held-out split 'val' has no pictures of cow, .*featstore label .*s TABLE"),
+        ("train", "the split 'val' has pictures of cow, which the split 'train' lacks"),
+    ],
+)
+def test_finetune_refuses_a_class_that_one_split_lacks_and_keeps_an_interrupted_run(tmp_path, lacking, message):
+    pictures = [name for split in ("train", "val") for name in names(split, 2, tuple(COLOURS))]
+    pictures = [name for name in pictures if not name.startswith(f"{lacking}/cow")]
+    write_coloured(tmp_path / "pictures", pictures)
+    make_store(tmp_path / "pictures", tmp_path / "s")
+    (tmp_path / "m.run").mkdir()
+    (tmp_path / "m.run" / CHECKPOINT).write_bytes(b"epochs")
+    with pytest.raises(UsageError, match=message):
+        tuned(tmp_path / "s", tmp_path / "m", force=True)
+    assert (tmp_path / "m.run" / CHECKPOINT).read_bytes() == b"epochs"
 
 
 def test_batchnorm_keeps_its_statistics_or_refuses_batches_of_one_picture(tmp_path):
@@ -385,8 +396,11 @@ def test_finetune_omits_and_counts_unlabelled_pictures_and_failures(tmp_path):
     label(tmp_path / "s", tmp_path / "labels.csv")
     report = tuned(tmp_path / "s", tmp_path / "m", epochs=1, cache=1 << 30)
     assert "left out: 1 picture without a label" in report.notes
-    assert any(note.startswith("left out: 1 picture that could not be read") for note in report.notes)
+    assert [note for note in report.notes if "could not be read" in note] == [
+        "1 picture could not be read: left out (see featstore failures)"
+    ]
     assert len(report.tuned.split.train) == 7
+    assert load_model(tmp_path / "m").head.identity["decoder"] == FeatureStore.open(tmp_path / "s").identity.decoder
 
 
 @pytest.mark.parametrize("cache", ["none", 1 << 30])

@@ -18,6 +18,7 @@ from featstore.stages.compare.report import TransferReport, interval_text, resul
 from featstore.stages.finetune import Event, extract_features
 from featstore.store import FeatureStore
 from featstore.store.origin import state_of_store
+from featstore.store.splitting import split_store
 from featstore.text import check_keywords, counted
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def compare(
     epoch and returns a report with ``stopped``; the same call continues it.
 
     Raises UsageError for wrong options, missing labels or a single class, or if ``out`` holds runs with other options.
+    Raises DataError if a class has no held-out picture.
     Also raises the errors of ``train`` and ``finetune``.
     """
     check_keywords("compare", options, TransferKeywords.__annotations__)
@@ -133,6 +135,8 @@ class _Comparison:
         """Return the earlier finished runs and the new runs, seed by seed; fewer than planned if ``stop`` was set."""
         # Import torch only here: loading it takes seconds, and wrong options should be refused at once.
         from featstore.stages.compare.runs import make_run, noting, read_run, require_gradual
+
+        split_store(self.store).require_held_out_classes(self.store)
 
         wanted = [(name, seed) for seed in range(self.options.seeds) for name in self.options.names]
         found: dict[tuple[str, int], Run] = {}

@@ -22,8 +22,8 @@ from featstore.stages.train import TrainReport, train
 from featstore.store import FeatureStore
 from featstore.store.as_source import is_store
 from featstore.store.origin import state_of_store
-from featstore.store.splitting import groups_of
-from featstore.text import check_keywords, counted
+from featstore.store.splitting import groups_of, split_store
+from featstore.text import check_keywords
 
 if TYPE_CHECKING:
     from featstore.stages.finetune.tuning import Run
@@ -62,6 +62,9 @@ def finetune(
         path, notes = _store_of(source, places, asked, tell, stop)
         if path is None:
             return FinetuneReport(str(places.model), os.fspath(source), None, 0, asked.epochs)
+        _require_split(path, asked)
+        if asked.force and not asked.resume:
+            places.clear_run()
         # Import torch only here: loading it takes seconds, and wrong options should be refused at once.
         from featstore.stages.finetune.starting import start
 
@@ -119,23 +122,32 @@ def _store_of(
     """
     report = extract_features(source, places.features, options, tell, stop)
     if report is None:
-        return Path(source), _failures(Path(source))
-    if report.stopped:
-        return None, report.notes
-    return places.features, [*report.notes, *_failures(places.features)]
+        return Path(source), []
+    return None if report.stopped else places.features, report.notes
 
 
-def _failures(store: Path) -> list[str]:
-    """Return a note on the pictures of ``store`` that could not be read or are not extracted yet."""
-    counts = FeatureStore.open(store).counts
-    notes = []
-    if counts.failures:
-        notes.append(
-            f"left out: {counted(counts.failures, 'picture')} that could not be read (featstore failures {store})"
+def _require_split(store: Path, options: FinetuneOptions) -> None:
+    """Raise DataError if a class has no held-out picture, UsageError if ``held_out`` would have no effect, and the
+    errors of ``split_store``.
+    """
+    opened = FeatureStore.open(store)
+    split = split_store(opened, **_split_options(options))
+    split.require_held_out_classes(opened)
+    if options.held_out is not None and split.kind == "given":
+        raise UsageError(
+            f"held_out: the pictures of {store} have splits, and {split.names[1]!r} is held out; leave held_out out"
         )
-    if counts.pending:
-        notes.append(f"left out: {counted(counts.pending, 'picture')} not extracted yet (featstore info {store})")
-    return notes
+
+
+def _split_options(options: FinetuneOptions) -> dict[str, Any]:
+    """Return the options of ``split_store`` that divide the pictures."""
+    share = defaults.HELD_OUT if options.held_out is None else options.held_out
+    return {
+        "train_split": options.train_split,
+        "test_split": options.test_split,
+        "held_out": share,
+        "seed": options.seed,
+    }
 
 
 def _head(store: Path, places: Places, options: FinetuneOptions) -> TrainReport:
@@ -149,10 +161,7 @@ def _head(store: Path, places: Places, options: FinetuneOptions) -> TrainReport:
         store,
         head=HEADS[options.head],
         out=path,
-        train_split=options.train_split,
-        test_split=options.test_split,
-        held_out=options.held_out,
-        seed=options.seed,
+        **_split_options(options),
         **balance,
     )
 
