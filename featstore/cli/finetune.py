@@ -120,7 +120,7 @@ def _unfreeze(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
     callback=_cache,
     metavar="SIZE|none",
     help="Disk space for the frozen layers' activations, such as 20G; none: run the frozen layers in every epoch "
-    f"(default: at most {defaults.CACHE_SHARE:.0%} of the free disk, if that saves time).",
+    f"(default: at most {defaults.CACHE_SHARE:.0%} of the free disk, if each view serves several epochs).",
 )
 @click.option(
     "--dtype",
@@ -156,7 +156,7 @@ def finetune(source: str, out: str, html: str | None, as_json: bool, quiet: bool
 
     SOURCE is anything that featstore extract reads; its features are stored in MODEL.features. The head starts as the
     classifier that featstore train finds on the stored features (epoch 0), and the last layers then train with it. The
-    frozen layers run once for every view, into MODEL.cache, where that saves time.
+    frozen layers run once for every view, into MODEL.cache, if each view serves several epochs.
 
     MODEL is a folder with the tuned weights, the head and the training record. It predicts (featstore predict MODEL
     PICTURES) and is a backbone (featstore extract --backbone MODEL). The run may be interrupted or killed: --resume

@@ -2,6 +2,10 @@
 
 Making the cache runs the frozen layers once for each view; afterwards an epoch needs only the other layers. The cache
 pays if all epochs together save more time than it takes to make the cache.
+
+Cached activations are rounded to float16, and a faster engine may compute them, so they give slightly other weights than
+live activations. The decision therefore depends on counts and sizes only: measured times differ from run to run, and two
+runs of one command must give the same weights. The times are measured and shown all the same.
 """
 
 from __future__ import annotations
@@ -15,7 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from featstore import defaults
 from featstore.finetuning.inputs import LiveExamples, Rows
@@ -29,6 +34,10 @@ _FORWARD: Final = 1 / 3
 """Approximate share of the forward pass in the time of a training step; the backward pass takes twice as long."""
 Step = Callable[[Tensor, Rows], None]
 """Function that trains one step on activations (m, *shape); its second argument is the row numbers (m,)."""
+LEAST_WORK: Final = 100
+"""Smallest number of multiply-adds of the frozen layers per byte of their activations for a cache by default. A disk of
+500 MB/s reads one byte in the time in which a processor of 50e9 multiply-adds per second makes 100 of them.
+"""
 
 
 @dataclass(frozen=True)
@@ -131,9 +140,26 @@ def _seconds_of_live(
     return max(now - began, 1e-9) / done, kept
 
 
-def cache_limit(folder: Path, asked: int | None) -> int:
-    """Return the largest size of the cache in bytes: ``asked``, or a share of the free disk space in ``folder``."""
-    return int(shutil.disk_usage(folder).free * defaults.CACHE_SHARE) if asked is None else asked
+def cache_limit(cache: Path, asked: int | None) -> int:
+    """Return the largest size of the folder ``cache`` in bytes: ``asked``, or a share of the free disk space.
+
+    What an earlier run left in the folder counts as free space, so that the same command gets about the same limit
+    again.
+    """
+    if asked is not None:
+        return asked
+    existing = sum(each.stat().st_size for each in cache.rglob("*") if each.is_file()) if cache.is_dir() else 0
+    return int((shutil.disk_usage(cache.absolute().parent).free + existing) * defaults.CACHE_SHARE)
+
+
+def multiply_adds(layers: nn.Module, side: int) -> int:
+    """Return the number of multiply-adds of ``layers`` for one picture of ``side`` x ``side`` pixels."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device = next((each.device for each in layers.parameters()), torch.device("cpu"))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        layers(torch.zeros(1, 3, side, side, device=device))
+    return int(counter.get_total_flops()) // 2
 
 
 def cache_bytes(shape: tuple[int, ...], train: int, held_out: int, views: int, dtype: str) -> int:
@@ -145,22 +171,29 @@ def cache_bytes(shape: tuple[int, ...], train: int, held_out: int, views: int, d
 
 
 def choose(
-    rates: Rates, pays: float | None, epochs: int, views: int, needed: int, limit: int, *, asked: bool
+    rates: Rates, pays: float | None, epochs: int, views: int, needed: int, limit: int, work: float, *, asked: bool
 ) -> Choice:
     """Return whether to make a cache of ``needed`` bytes with ``views`` views for ``epochs`` epochs.
 
-    ``pays``: number of epochs after which the cache pays, None for never. ``asked``: whether the user set the
-    ``limit``. In this case a cache that fits is made even if it does not pay.
+    A cache that fits is made if every view serves more than one epoch and the frozen layers make at least LEAST_WORK
+    multiply-adds per byte of their activations (``work``), or if the user set the ``limit`` (``asked``). ``rates`` and
+    ``pays``, the number of epochs after which the cache pays (None: never), are measured; they are shown to the user
+    and do not change the decision.
     """
     shown = f"{size_text(needed)} for {counted(views, 'view')}"
     allowed = f"{size_text(limit)}" if asked else f"{defaults.CACHE_SHARE:.0%} of the free disk = {size_text(limit)}"
-    epoch = "never pays" if pays is None else f"pays after {pays:.1f} of {counted(epochs, 'epoch')}"
-    cached = needed <= limit and (asked or (pays is not None and pays < epochs))
-    if needed > limit:
-        reason = f"live: a cache would take {shown}, and the most is {allowed}; it {epoch}"
+    measured = "never pays" if pays is None else f"pays after {pays:.1f} of {counted(epochs, 'epoch')}"
+    cached = needed <= limit and (asked or (views < epochs and work >= LEAST_WORK))
+    if cached:
+        why = "as asked" if asked else f"because each view serves {epochs / views:.2g} epochs"
+        reason = f"cached ({shown}; the most is {allowed}), {why}"
+    elif needed > limit:
+        reason = f"live: a cache would take {shown}, and the most is {allowed}"
+    elif views >= epochs:
+        reason = f"live: a cache ({shown}) would serve one epoch for each view"
     else:
-        reason = f"{'cached' if cached else 'live: a cache'} ({shown}; the most is {allowed}) {epoch}"
-    return Choice(cached, reason, needed, limit, rates, pays)
+        reason = f"live: a cache ({shown}) would save only {work:,.0f} multiply-adds for each byte read"
+    return Choice(cached, f"{reason}; as measured, a cache {measured}", needed, limit, rates, pays)
 
 
 def size_text(size: int) -> str:

@@ -5,8 +5,19 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from featstore.finetuning.budget import Choice, Rates, cache_bytes, cache_limit, choose, measure, size_text
+from featstore.finetuning.budget import (
+    LEAST_WORK,
+    Choice,
+    Rates,
+    cache_bytes,
+    cache_limit,
+    choose,
+    measure,
+    multiply_adds,
+    size_text,
+)
 
 RATES = Rates(making=100.0, live=80.0, cached=400.0)
 
@@ -23,22 +34,31 @@ def test_cache_that_saves_no_time_never_breaks_even():
 
 
 @pytest.mark.parametrize(
-    ("pays", "needed", "asked", "cached"),
+    ("views", "needed", "work", "asked", "cached", "reason"),
     [
-        (4.0, 10, False, True),
-        (12.0, 10, False, False),
-        (None, 10, False, False),
-        (12.0, 10, True, True),
-        (4.0, 1000, False, False),
-        (4.0, 1000, True, False),
+        (4, 10, LEAST_WORK, False, True, "cached (10 bytes for 4 views; the most is 25% of the free disk = 100 bytes)"),
+        (10, 10, LEAST_WORK, False, False, "live: a cache (10 bytes for 10 views) would serve one epoch for each view"),
+        (4, 10, LEAST_WORK - 1, False, False, "live: a cache (10 bytes for 4 views) would save only 99 multiply-adds"),
+        (10, 10, 0, True, True, "cached (10 bytes for 10 views; the most is 100 bytes), as asked"),
+        (4, 1000, LEAST_WORK, False, False, "live: a cache would take 1 kB for 4 views"),
+        (4, 1000, LEAST_WORK, True, False, "live: a cache would take 1 kB for 4 views, and the most is 100 bytes"),
     ],
 )
-def test_cache_is_used_if_it_fits_and_saves_time_or_on_request(pays, needed, asked, cached):
-    choice = choose(RATES, pays, 10, 4, needed, 100, asked=asked)
+@pytest.mark.parametrize("pays", [4.0, 12.0, None])
+def test_choice_of_the_inputs_depends_on_counts_and_sizes_and_not_on_measured_times(
+    pays, views, needed, work, asked, cached, reason
+):
+    choice = choose(RATES, pays, 10, views, needed, 100, work, asked=asked)
     assert choice.cached == cached
-    assert choice.reason.startswith("cached" if cached else "live")
-    assert ("never pays" if pays is None else f"pays after {pays:.1f} of 10 epochs") in choice.reason
+    assert choice.reason.startswith(reason)
+    assert choice.reason.endswith(
+        "a cache never pays" if pays is None else f"a cache pays after {pays:.1f} of 10 epochs"
+    )
     assert Choice.from_dict(choice.to_dict()) == choice
+
+
+def test_multiply_adds_of_a_convolution_are_counted_for_one_picture():
+    assert multiply_adds(nn.Conv2d(3, 8, 3, padding=1), 10) == 10 * 10 * 8 * 3 * 3 * 3
 
 
 def test_cache_size_counts_all_views_and_the_float32_held_out_pictures():
@@ -48,8 +68,15 @@ def test_cache_size_counts_all_views_and_the_float32_held_out_pictures():
 
 def test_default_cache_limit_is_a_fraction_of_the_free_disk_space(tmp_path):
     free = shutil.disk_usage(tmp_path).free
-    assert cache_limit(tmp_path, None) == pytest.approx(free / 4, rel=0.2)
-    assert cache_limit(tmp_path, 12345) == 12345
+    assert cache_limit(tmp_path / "m.cache", None) == pytest.approx(free / 4, rel=0.2)
+    assert cache_limit(tmp_path / "m.cache", 12345) == 12345
+
+
+def test_activations_of_an_earlier_run_count_as_free_disk_space(tmp_path):
+    (tmp_path / "m.cache" / "view-1").mkdir(parents=True)
+    with open(tmp_path / "m.cache" / "view-1" / "shard", "wb") as file:
+        file.truncate(1 << 42)  # The file has a hole and takes no space.
+    assert cache_limit(tmp_path / "m.cache", None) > (1 << 42) / 4
 
 
 def test_cache_sizes_are_printed_with_units():

@@ -114,12 +114,17 @@ def test_stopped_and_resumed_finetuning_gives_bit_identical_weights(store, done,
     options = {"cache": 1 << 30, "dtype": "float32"}
     report = stopped(store, tmp_path / "m", "epoch 1", **options)
     assert report.stopped
+    places = Places.of(tmp_path / "m")
+    choice, took = places.read_inputs()
+    assert took > 0
+    places.write_inputs(choice, 1000.0)
     assert (report.epochs, report.planned, (tmp_path / "m").exists()) == (1, 2, False)
     with pytest.raises(UsageError, match="--resume continues it"):
         tuned(store, tmp_path / "m", **options)
     resumed = tuned(store, tmp_path / "m", resume=True, **options)
     assert state_of(tmp_path / "m") == state_of(done.path)
     assert resumed.tuned.report.to_dict() == done.tuned.report.to_dict()
+    assert resumed.seconds["cache"] > 1000
     assert not (tmp_path / "m.run").exists()
 
 
@@ -240,6 +245,16 @@ def test_finetune_keeps_a_strangers_files_in_the_folder_of_its_run(store, tmp_pa
     assert (tmp_path / "m.run/notes.txt").read_text() == "precious"
 
 
+@pytest.mark.parametrize("content", [None, b"{}", b'{"choice": {}}'])
+def test_damaged_record_of_the_inputs_of_a_run_has_a_remedy(tmp_path, content):
+    places = Places.of(tmp_path / "m")
+    places.run.mkdir()
+    if content is not None:
+        (places.run / "inputs.json").write_bytes(content)
+    with pytest.raises(DamagedError, match=r"inputs\.json: .*leave --resume out and add --force to start it anew"):
+        places.read_inputs()
+
+
 def test_clearing_a_run_removes_only_the_files_that_a_run_writes(tmp_path):
     places = Places.of(tmp_path / "m")
     places.run.mkdir()
@@ -344,6 +359,17 @@ def test_non_finite_loss_stops_finetuning_and_keeps_the_last_epoch(store, tmp_pa
         tuned(store, tmp_path / "m", epochs=20, cache="none", lr=1000.0, optimizer="sgd")
     assert (tmp_path / "m.run" / CHECKPOINT).exists()
     assert not (tmp_path / "m").exists()
+    # The error recommends this command. The disk is full when it writes the model, but its epochs are kept.
+    options = {"epochs": 1, "cache": "none", "lr": 1e-4, "optimizer": "sgd"}
+    with monkeypatch.context() as patched:
+        patched.setattr("featstore.artifacts.model.write_model", full_disk)
+        with pytest.raises(FeatstoreError, match="the disk is full; free some space and run .* with --resume"):
+            tuned(store, tmp_path / "m", force=True, **options)
+    assert tuned(store, tmp_path / "m", resume=True, **options).tuned is not None
+
+
+def full_disk(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_finetune_refuses_a_store_with_only_one_class(tmp_path):
@@ -410,17 +436,6 @@ def test_finetune_names_a_changed_picture_and_writes_nothing(tmp_path, cache):
     with pytest.raises(FeatstoreError, match="changed"):
         tuned(store, tmp_path / "m", cache=cache)
     assert not (tmp_path / "m").exists()
-    # The error recommends this command. The disk is full when it writes the model, but its epochs are kept.
-    options = {"epochs": 1, "cache": "none", "lr": 1e-4, "optimizer": "sgd"}
-    with monkeypatch.context() as patched:
-        patched.setattr("featstore.artifacts.model.write_model", full_disk)
-        with pytest.raises(FeatstoreError, match="the disk is full; free some space and run .* with --resume"):
-            tuned(store, tmp_path / "m", force=True, **options)
-    assert tuned(store, tmp_path / "m", resume=True, **options).tuned is not None
-
-
-def full_disk(*_, **__):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_finished_finetuning_leaves_no_file_of_its_store_open(store, tmp_path):

@@ -42,14 +42,14 @@ def finetune(
     ``source``: a store, or anything that ``extract`` reads, whose features then go into ``out``.features. ``options``:
     the fields of FinetuneOptions, which are described there. The head starts as the head that ``train`` finds on the
     stored features (linear probing, then fine-tuning: Kumar et al., arXiv 2202.10054). The frozen layers run once for
-    each view, into ``out``.cache, if that saves time and fits on the disk. ``progress`` is called with Events.
-    ``stop``: when this event is set, the run ends after the current epoch or batch, and returns a report with
-    ``stopped``; the same call with ``resume`` continues it, with bit-identical weights on a CPU.
+    each view, into ``out``.cache, if each view serves several epochs and the cache fits on the disk. ``progress`` is
+    called with Events. ``stop``: when this event is set, the run ends after the current epoch or batch, and returns a
+    report with ``stopped``; the same call with ``resume`` continues it, with bit-identical weights on a CPU.
 
     Raises UsageError for wrong options, missing labels, a single class, an existing model or unfinished run at ``out``,
     or a layer that does not exist. Raises FeatstoreError if pictures can no longer be read or the disk is full. Raises
-    DataError, with the epoch and step, if a loss is not finite. Raises DamagedError for a damaged file, OSError if
-    reading or writing fails. Finished epochs are kept.
+    DataError if a class has no held-out picture and, with the epoch and step, if a loss is not finite. Raises
+    DamagedError for a damaged file, OSError if reading or writing fails. Finished epochs are kept.
     """
     check_keywords("finetune", options, FinetuneKeywords.__annotations__)
     asked, places, tell = FinetuneOptions(**options), Places.of(out), progress or _silent
@@ -57,8 +57,6 @@ def finetune(
     stop = stop or threading.Event()
     with atomic.only_writer(places.model, "model"):
         _require_layers(source, asked)
-        if asked.force and not asked.resume:
-            places.clear_run()
         path, notes = _store_of(source, places, asked, tell, stop)
         if path is None:
             return FinetuneReport(str(places.model), os.fspath(source), None, 0, asked.epochs)

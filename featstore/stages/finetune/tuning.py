@@ -141,13 +141,13 @@ class Run:
         """Return the training and the held-out examples, cached or live; None if the run was stopped first."""
         split = self.started.split
         live = self.live(split.train, self.augmentation), self.live(split.test, Augmentation())
-        recorded = self.places.read_inputs() if self.options.resume else None
-        self.choice = Choice.from_dict(recorded) if recorded else self._choose(live[0])
+        recorded, earlier = self._recorded() if self.options.resume else (None, 0.0)
+        self.choice = recorded or self._choose(live[0])
         if recorded and self.options.cache is not None and self.choice.cached == (self.options.cache == NO_CACHE):
             kind = "a cache" if self.choice.cached else "live inputs"
             self.notes.append(f"the run began with {kind} and goes on so; --cache has no effect on a resumed run")
         if not recorded:
-            self.places.write_inputs(self.choice.to_dict())
+            self.places.write_inputs(self.choice.to_dict(), 0.0)
         self.tell(Event(f"inputs: {self.choice.reason}"))
         if not self.choice.cached:
             return live
@@ -166,16 +166,27 @@ class Run:
         self.tell(Event(done=True))
         if made is None:
             return None
-        self.seconds["cache"] = round(made.seconds, 3)
+        self.seconds["cache"] = round(earlier + made.seconds, 3)
         shape = self.cut.partition.shape
         if self.choice.rates is not None and made.pictures:
             rates = replace(self.choice.rates, making=made.pictures / made.seconds)
             self.choice = replace(self.choice, rates=rates, break_even=self._pays(rates))
-            self.places.write_inputs(self.choice.to_dict())
+        self.places.write_inputs(self.choice.to_dict(), self.seconds["cache"])
         return (
             CachedExamples(made.views, train, live[0].codes, shape, self.augmentation),
             CachedExamples({0: made.held_out}, test, live[1].codes, shape, Augmentation()),
         )
+
+    def _recorded(self) -> tuple[Choice, float]:
+        """Return the choice of the inputs with which the resumed run began, and the seconds that its cache took.
+
+        Raises DamagedError if the record is damaged or missing.
+        """
+        choice, seconds = self.places.read_inputs()
+        try:
+            return Choice.from_dict(choice), seconds
+        except (KeyError, TypeError):
+            raise self.places.damaged_inputs("its fields are not those of a run") from None
 
     def _pays(self, rates: budget.Rates) -> float | None:
         split = self.started.split
@@ -183,7 +194,7 @@ class Run:
 
     def _choose(self, live: LiveExamples) -> Choice:
         """Decide whether the activations of frozen layers are cached. If any layer is frozen, the rates are measured
-        first.
+        first, to show them.
         """
         partition, options, split = self.cut.partition, self.options, self.started.split
         if not partition.layer:
@@ -194,8 +205,11 @@ class Run:
         if options.cache == NO_CACHE:
             return Choice(False, "live: without a cache, as asked", needed, None, rates, self._pays(rates))
         asked = options.cache if isinstance(options.cache, int) else None
-        limit = budget.cache_limit(self.places.model.absolute().parent, asked)
-        return budget.choose(rates, self._pays(rates), self.plan.epochs, views, needed, limit, asked=asked is not None)
+        limit = budget.cache_limit(self.places.cache, asked)
+        per_picture = budget.cache_bytes(partition.shape, 1, 0, 1, options.dtype)
+        work = budget.multiply_adds(partition.trunk, self.backbone.preprocessing.crop) / per_picture
+        pays, epochs = self._pays(rates), self.plan.epochs
+        return budget.choose(rates, pays, epochs, views, needed, limit, work, asked=asked is not None)
 
     def _measure(self, live: LiveExamples) -> budget.Rates:
         """Measure the rates, with training steps on a copy of the network.
