@@ -359,13 +359,15 @@ def test_non_finite_loss_stops_finetuning_and_keeps_the_last_epoch(store, tmp_pa
         tuned(store, tmp_path / "m", epochs=20, cache="none", lr=1000.0, optimizer="sgd")
     assert (tmp_path / "m.run" / CHECKPOINT).exists()
     assert not (tmp_path / "m").exists()
-    # The error recommends this command. The disk is full when it writes the model, but its epochs are kept.
-    options = {"epochs": 1, "cache": "none", "lr": 1e-4, "optimizer": "sgd"}
+    # The error recommends this command. The disk is full after it wrote the model, and its epochs are kept.
+    options = {"epochs": 1, "cache": "none", "lr": 1e-4, "optimizer": "sgd", "weights_only": tmp_path / "w.safetensors"}
     with monkeypatch.context() as patched:
-        patched.setattr("featstore.artifacts.model.write_model", full_disk)
+        patched.setattr("featstore.artifacts.model.write_weights_only", full_disk)
         with pytest.raises(FeatstoreError, match="the disk is full; free some space and run .* with --resume"):
             tuned(store, tmp_path / "m", force=True, **options)
+    assert (tmp_path / "m").exists()
     assert tuned(store, tmp_path / "m", resume=True, **options).tuned is not None
+    assert (tmp_path / "w.safetensors").exists()
 
 
 def full_disk(*_, **__):

@@ -47,10 +47,13 @@ class Places:
     def check(self, options: FinetuneOptions) -> None:
         """Raise UsageError if one of the paths cannot be written, or if a model or a run exists and may not be
         replaced.
+
+        A run that is resumed may replace a model: the run began without a model or with ``force``, or it was
+        interrupted after it had written this model.
         """
         atomic.require_place(self.model, ".features")
-        require_replaceable(self.model, options.force)
         unfinished = (self.run / CHECKPOINT).exists()
+        require_replaceable(self.model, options.force or (options.resume and unfinished))
         if unfinished and not (options.resume or options.force):
             raise UsageError(f"{self.run}: holds an unfinished run; --resume continues it, --force starts it anew")
         if options.resume and not unfinished:
@@ -63,7 +66,7 @@ class Places:
         if options.tensorboard is not None:
             require_log(Path(options.tensorboard))
         if options.weights_only is not None:
-            self._check_weights_only(Path(options.weights_only), options.force)
+            self._check_weights_only(Path(options.weights_only), options.force or options.resume)
 
     def _check_weights_only(self, file: Path, force: bool) -> None:
         atomic.require_place(file)

@@ -84,7 +84,9 @@ def finetune(
             places.clear_run_without_epochs()
         epochs = max(0, len(run.history) - 1)
         history = [each.to_dict() for each in run.history]
-        return FinetuneReport(str(places.model), str(path), None, epochs, asked.epochs, history)
+        return FinetuneReport(
+            str(places.model), str(path), None, epochs, asked.epochs, history, notes=run.notes, seconds=run.seconds
+        )
 
 
 def _silent(_: Event) -> None:
@@ -198,8 +200,8 @@ def _finished(run: Run) -> FinetuneReport:
         "held_out": report.to_dict(),
         "comparison": comparison.to_dict(),
     }
-    decoder = run.store.identity.decoder
-    write_model(run.places.model, run.backbone, head, record, metrics=history, decoder=decoder, force=options.force)
+    decoder, force = run.store.identity.decoder, options.force or options.resume
+    write_model(run.places.model, run.backbone, head, record, metrics=history, decoder=decoder, force=force)
     if options.weights_only is not None:
         run.notes += write_weights_only(options.weights_only, run.backbone, head)
     run.places.clear_run()
