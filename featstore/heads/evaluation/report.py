@@ -178,14 +178,13 @@ def evaluate(
         raise DataError("probabilities must be finite and at least 0")
     measurer = Measurer(codes, values)
     ones = np.ones(len(codes))
-    point = measurer.measure(ones)
     table = class_table(codes, measurer.predicted, ones, len(names))
     count = replicates if replicates is not None else int(np.clip(1e8 / max(1, values.size), 200, 1000))
     unit = group_numbers(groups, len(codes))
-    estimates = _bootstrap(codes, values, point, count, seed, unit)
+    estimates = _bootstrap(codes, values, count, seed, unit)
     sizes = np.bincount(unit)
     low, high = wilson_interval(float(measurer.hits.mean()), len(codes) ** 2 / float(sizes @ sizes))
-    estimates["accuracy"] = Estimate(point["accuracy"], low, high)
+    estimates["accuracy"] = Estimate(estimates["accuracy"].value, low, high)
     missing = [name for name, support in zip(names, table.support, strict=True) if not support]
     independent = len(sizes) if len(sizes) < len(codes) else None
     return Report(names, len(codes), estimates, table, missing, _calibration(measurer), count, seed, independent)
@@ -237,14 +236,9 @@ def worst_errors(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[
 
 
 def _bootstrap(
-    codes: NDArray[np.intp],
-    probabilities: NDArray[np.float64],
-    point: dict[str, float],
-    count: int,
-    seed: int,
-    unit: NDArray[np.intp],
+    codes: NDArray[np.intp], probabilities: NDArray[np.float64], count: int, seed: int, unit: NDArray[np.intp]
 ) -> dict[str, Estimate]:
-    """Return each measure's value (``point``) with its bootstrap 95 % interval, which always contains the value.
+    """Return each measure's value with its bootstrap 95 % interval, which always contains the value.
 
     ``unit``: (n,) the group of each row; all rows of a group get the same weight.
     """
@@ -252,14 +246,11 @@ def _bootstrap(
     places = np.r_[unit, groups, groups + 1]
     more, their = unseen_rows(codes, probabilities)
     measurer = Measurer(np.r_[codes, more], np.r_[probabilities, their])
-    drawn: list[list[list[float]]] = []
-    for drawn_pair in draws(groups, count, seed):
-        pair = [weights[places] for weights in drawn_pair]
-        seen = pair[0][:rows]
-        log_loss = float(seen @ measurer.losses[:rows] / seen.sum())
-        measured = [{**measurer.measure(weights), "log_loss": log_loss} for weights in pair]
-        drawn.append([[one[name] for name in NAMES] for one in measured])
-    replicates = np.array(drawn)  # shape: (number of replicates, 2 weightings, number of measures)
+    replicates = np.concatenate([
+        np.stack([_replicates(measurer, weights[:, places], pair[0][:, places]) for weights in pair], axis=1)
+        for pair in draws(groups, count, seed)
+    ])  # fmt: skip
+    point = measurer.measure(np.r_[np.ones(rows), 0.0, 0.0])
     estimates = {}
     for place, name in enumerate(NAMES):
         value = point[name]
@@ -268,6 +259,17 @@ def _bootstrap(
             continue
         estimates[name] = interval_of(value, replicates[:, :, place])
     return estimates
+
+
+def _replicates(measurer: Measurer, weights: NDArray[np.float64], seen: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the measures (m, 7) for ``weights`` (m, n + 2); log loss is computed without the two artificial rows.
+
+    ``seen``: (m, n + 2) weights of which only the first n columns are used.
+    """
+    values = measurer.measure_each(weights)
+    seen = seen[:, :-2]
+    values[:, NAMES.index("log_loss")] = seen @ measurer.losses[:-2] / seen.sum(axis=1)
+    return values
 
 
 def interval_of(value: float, replicates: NDArray[np.float64]) -> Estimate:

@@ -6,6 +6,7 @@ import copy
 import threading
 import time
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,7 @@ class Run:
 
     def train(self) -> bool:
         """Run the epochs; return False if the run was stopped before the last one."""
-        require_batches(self.network, self._phases(), len(self.started.split.train), self.plan)
+        require_batches(self.network, self._phases, len(self.started.split.train), self.plan)
         examples = self._examples()
         if examples is None:
             return False
@@ -120,7 +121,7 @@ class Run:
         log = self.options.tensorboard
         self.history = train_epochs(
             self.network,
-            self._phases(),
+            self._phases,
             data,
             self.plan,
             self.places.run,
@@ -134,6 +135,7 @@ class Run:
         self.seconds["train"] = round(sum(each.seconds for each in self.history[1:]), 3)
         return len(self.history) == self.plan.epochs + 1
 
+    @cached_property
     def _phases(self) -> LayerPhases:
         return LayerPhases(self.backbone, self.network, self.cut.partition, self.plan)
 
@@ -216,7 +218,7 @@ class Run:
 
         In this copy, all layers that are trained in any epoch are trained.
         """
-        phases, plan = self._phases(), self.plan
+        phases, plan = self._phases, self.plan
         phases.start(plan.epochs)
         network = copy.deepcopy(self.network).train()
         groups = parameter_groups(network, self.cut.partition, plan.learning_rate, plan.layer_decay, plan.weight_decay)
@@ -255,7 +257,7 @@ class Run:
     def described(self) -> Network:
         """Return the part of the network that was trained."""
         partition, backbone = self.cut.partition, self.backbone
-        self._phases().start(self.plan.epochs)
+        self._phases.start(self.plan.epochs)
         parts = [backbone.module, self.network.head]
         return Network(
             backbone.name,

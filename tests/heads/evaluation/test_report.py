@@ -8,7 +8,7 @@ from scipy.stats import beta
 from sklearn import metrics
 
 from featstore.errors import DataError
-from featstore.heads.evaluation.measures import Measurer
+from featstore.heads.evaluation.measures import NAMES, Measurer, draws
 from featstore.heads.evaluation.report import codes_of, evaluate, worst_errors
 
 
@@ -42,6 +42,39 @@ def test_evaluation_measures_equal_those_of_scikit_learn(classes, ties, weighted
     assert found["roc_auc"] == pytest.approx(np.mean(aucs))
     areas = [metrics.average_precision_score(onehot[:, k], probabilities[:, k], **w) for k in range(classes)]
     assert found["average_precision"] == pytest.approx(np.mean(areas))
+
+
+def test_measures_of_many_weightings_equal_those_of_each_weighting_alone():
+    codes, probabilities = made(classes=4, ties=True)
+    weights = np.random.default_rng(2).standard_exponential((5, len(codes)))
+    weights[1, codes == 2] = 0
+    measurer = Measurer(codes, probabilities)
+    found = measurer.measure_each(weights)
+    for row, alone in zip(found, weights, strict=True):
+        present = [k for k in range(4) if alone[codes == k].any()]
+        one = {"sample_weight": alone}
+        areas = [metrics.roc_auc_score(codes == k, probabilities[:, k], **one) for k in present]
+        expected = {
+            "accuracy": metrics.accuracy_score(codes, probabilities.argmax(axis=1), **one),
+            "roc_auc": np.mean(areas),
+            "balanced_accuracy": np.mean(
+                [np.average(measurer.hits[codes == k], weights=alone[codes == k]) for k in present]
+            ),
+        }
+        for name, value in expected.items():
+            assert row[NAMES.index(name)] == pytest.approx(value)
+
+
+@pytest.mark.parametrize("rows", [3, 40_000])
+def test_bootstrap_weights_are_the_same_for_every_block_size(rows):
+    random = np.random.default_rng(7)
+    expected = np.array([random.standard_exponential(rows + 2) for _ in range(5)])
+    blocks = list(draws(rows, 5, 7))
+    first, second = (np.concatenate(halves) for halves in zip(*blocks, strict=True))
+    np.testing.assert_array_equal(first[:, : rows + 1], expected[:, : rows + 1])
+    np.testing.assert_array_equal(second[:, -1], expected[:, -1])
+    assert not first[:, -1].any()
+    assert not second[:, -2].any()
 
 
 def test_calibration_error_equals_its_definition_over_bins():
