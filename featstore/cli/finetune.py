@@ -10,6 +10,7 @@ from featstore import defaults
 from featstore.cli.network import batch_option, device_option
 from featstore.cli.output import Lines, apart, json_option, say, show, stop_on_signals
 from featstore.cli.quantities import to_bytes
+from featstore.processes import malloc
 from featstore.text import counted, printable
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ def finetune(source: str, out: str, html: str | None, as_json: bool, quiet: bool
 
     if html is not None:
         require_apart(html, out)
+    malloc.keep_memory()
     with stop_on_signals() as (stop, code), apart() as stream:
         teller = Lines(stream)
         try:

@@ -28,10 +28,11 @@ from featstore.text import counted
 
 _TRIAL_SECONDS: Final = 4.0
 """Time limit in seconds of each of the three measurements of a trial."""
+_FEWEST_BATCHES: Final = 3
 _TRIAL_BATCHES: Final = 8
-"""Largest number of batches of a measurement; the activations of all these batches are in memory at the same time."""
-_FORWARD: Final = 1 / 3
-"""Approximate share of the forward pass in the time of a training step; the backward pass takes twice as long."""
+"""Smallest and largest number of batches of a measurement; the activations of all these batches are in memory at the same
+time.
+"""
 Step = Callable[[Tensor, Rows], None]
 """Function that trains one step on activations (m, *shape); its second argument is the row numbers (m,)."""
 LEAST_WORK: Final = 100
@@ -60,11 +61,11 @@ class Rates:
         """Return the number of epochs after which the cache has paid; None if it never pays.
 
         ``views``: number of cached views of each of the ``train`` pictures. The ``held_out`` pictures are cached once
-        and measured after every epoch.
+        and measured after every epoch. The cache saves the same time for a training and for a held-out picture: that of
+        reading the picture and running the frozen layers.
         """
         made = (views * train + held_out) / self.making
-        saved = train * (1 / self.live - 1 / self.cached)
-        saved += held_out * (1 / self.making - _FORWARD / self.cached)
+        saved = (train + held_out) * (1 / self.live - 1 / self.cached)
         return made / saved if saved > 0 else None
 
 
@@ -100,44 +101,39 @@ def measure(live: LiveExamples, step: Step, rows: Rows, size: int) -> Rates:
     """Measure the rates on the first batches of ``rows``, with training batches of ``size``.
 
     Three measurements: reading pictures and running the frozen layers; the same with the training ``step`` after each
-    batch; and the ``step`` alone on activations in memory. The first batch of each measurement is not counted.
+    batch; and the ``step`` alone on activations in memory. One batch with a step before the measurements is not
+    counted, because it includes the time to start threads and allocate memory.
     """
-    some = rows[: size * (_TRIAL_BATCHES + 1)]
+    began = time.perf_counter()
+    first = rows[:size]
+    _seconds_of_live(live, first, size, step)
+    batches = int(_TRIAL_SECONDS / (time.perf_counter() - began))
+    some = rows[: size * min(max(batches, _FEWEST_BATCHES), _TRIAL_BATCHES)]
     making, kept = _seconds_of_live(live, some, size, None)
     with_step, _ = _seconds_of_live(live, some, size, step)
-    began, done = time.perf_counter(), 0
+    began = time.perf_counter()
     for activations, part in kept:
         step(activations, part)
-        done += len(part)
-    alone = (time.perf_counter() - began) / done
+    alone = (time.perf_counter() - began) / len(some)
     return Rates(1 / making, 1 / with_step, 1 / alone)
 
 
 def _seconds_of_live(
     live: LiveExamples, rows: Rows, size: int, step: Step | None
 ) -> tuple[float, list[tuple[Tensor, Rows]]]:
-    """Return the activations, and the seconds per picture of a live epoch.
+    """Return the seconds per picture of a live epoch over ``rows``, and the activations.
 
-    ``step``: the training step after each batch; None measures without training.
+    ``step``: the training step after each batch; None measures without training. The duration is that from the first to
+    the last picture: threads decode the next batches in advance, so a measurement that began after the first batch
+    would leave out pictures that were decoded before its begin.
     """
     kept: list[tuple[Tensor, Rows]] = []
-    began, done = time.perf_counter(), 0
+    began = time.perf_counter()
     for activations, part in live.batches(rows, 1, size):
         if step is not None:
             step(activations, part)
-        now = time.perf_counter()
-        if kept:
-            done += len(part)
-        elif len(part) < len(rows):
-            # The first batch includes the time to start threads and allocate memory: start the clock after the first
-            # batch.
-            began = now
-        else:
-            done = len(part)
         kept.append((activations, part))
-        if done and now - began > _TRIAL_SECONDS:
-            break
-    return max(now - began, 1e-9) / done, kept
+    return max(time.perf_counter() - began, 1e-9) / len(rows), kept
 
 
 def cache_limit(cache: Path, asked: int | None) -> int:

@@ -114,7 +114,13 @@ def loss_of(output: Any, codes: Tensor) -> Tensor:
 
 
 def steps(
-    network: nn.Module, inputs: Tensor, codes: Tensor, count: int, batch: int, optimiser: type[Any], rate: float
+    network: nn.Module,
+    inputs: Tensor,
+    codes: Tensor,
+    count: int,
+    batch: int,
+    optimiser: Callable[..., Any],
+    rate: float,
 ) -> None:
     """Train ``network`` for ``count`` steps on random batches of ``inputs``; fixed seeds determine batches and dropout."""
     chosen = [parameter for parameter in network.parameters() if parameter.requires_grad]
