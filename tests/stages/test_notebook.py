@@ -32,6 +32,7 @@ def test_repr_of_every_result_is_short(chain):
     things = [head, chain.trained, chain.trained.report, chain.trained.split, predictions, next(iter(predictions))]
     things += [found, found.queries[0], index, featstore.FeatureStore.open(chain.store)]
     things += [featstore.find_duplicates(chain.store), featstore.index(chain.store, out=chain.place / "n.faiss")]
+    things += [featstore.units(chain.store, 0), featstore.units(chain.store, 0).units[0]]
     for thing in things:
         written = repr(thing)
         assert written.startswith("<")
