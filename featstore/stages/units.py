@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _COLUMN_BYTES: Final = 64 << 20
 """Largest number of bytes of activations to keep at once; more units are read in several passes over the store."""
 _NAMED: Final = 5
+_SHOWN_UNITS, _SHOWN_PICTURES = 10, 20
+"""Largest number of units, and of pictures at each end, in the display of a report in a notebook."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,25 @@ class UnitsReport:
 
     def __repr__(self) -> str:
         return f"<UnitsReport {str(self.store.path)!r}: {counted(len(self.units), 'unit')} of {self.count:,}>"
+
+    def _repr_html_(self) -> str:
+        from featstore.notebook import figure, gallery
+        from featstore.store.pictures import Pictures
+        from featstore.store.thumbnails import thumbnail_of
+
+        pictures, rows = Pictures(self.store), []
+        for one in self.units[:_SHOWN_UNITS]:
+            for end, shown in (("most", one.most), ("least", one.least)):
+                figures = []
+                for found in shown[:_SHOWN_PICTURES]:
+                    thumb = thumbnail_of(pictures, found.key)
+                    caption = f"{found.value:.4g} {found.key}"
+                    figures.append(figure(thumb.uri, caption, found.label, tiny=thumb.tiny, missing=thumb.note))
+                if figures:
+                    rows.append((f"unit {one.unit}, {end}", figures))
+        more = len(self.units) - _SHOWN_UNITS
+        notes = [f"{more:,} more units are not shown"] if more > 0 else []
+        return gallery(repr(self), rows, [*notes, *self.notes])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the units and their pictures as JSON types."""
