@@ -6,13 +6,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
+from operator import index
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featstore import defaults
-from featstore.errors import UsageError
+from featstore.errors import IdentityError, UsageError
 from featstore.store import FeatureStore
 from featstore.store.activations import activation_cells, activations, by_unit, grid_of, mean_vectors, unit_count
 from featstore.store.features import require_same
@@ -155,19 +156,19 @@ def units(
     Raises UsageError for an unknown unit or class, for a unit with the same or non-finite values, for a head without
     weights, and for invalid options; IdentityError for a head of other features; DamagedError for a damaged file.
     """
-    asked = list(dict.fromkeys([unit] if isinstance(unit, int | np.integer) else unit))
+    named = dict.fromkeys(map(index, [unit] if isinstance(unit, int | np.integer) else unit))
     if n < 1 or count < 1:
         raise UsageError(f"{'n' if n < 1 else 'count'} has to be at least 1")
     if (head is None) != (class_name is None):
         raise UsageError("units of a class need both: a head, and the name of one of its classes")
-    if not asked and head is None:
+    if not named and head is None:
         raise UsageError("no unit is named; name one by its number, such as 0, or a head and one of its classes")
     opened = FeatureStore.open(os.fspath(store))
     require_vectors(opened)
     total = unit_count(opened.identity)
-    if unknown := [one for one in asked if not 0 <= one < total]:
+    if unknown := [one for one in named if not 0 <= one < total]:
         raise UsageError(f"{opened.path}: has no unit {unknown[0]}; its units are 0 to {total - 1:,}")
-    of_class: _OfClass | None = None
+    of_class, asked = None, list(named)
     if head is not None and class_name is not None:
         of_class = _contributions(opened, os.fspath(head), class_name)
         asked = asked or _largest(of_class.contributions, count, class_name)
@@ -183,7 +184,13 @@ def units(
         some = asked[start : start + at_once]
         columns = activations(opened, some)
         for at, one in enumerate(some):
-            found.append(_unit(opened, one, np.ascontiguousarray(columns[:, at]), rows, n, least, of_class))
+            values = np.ascontiguousarray(columns[:, at])
+            fault = _fault(opened, one, values)
+            if fault and one in named:
+                raise UsageError(f"{fault}; leave this unit out")
+            # The user did not name this unit, so show it without pictures.
+            notes += [fault] if fault else []
+            found.append(_unit(opened, one, values, rows[:0] if fault else rows, n, least, of_class))
     name = None if head is None else os.fspath(head)
     return UnitsReport(opened, found, total, grid_of(opened.identity), where, len(rows), name, class_name, notes)
 
@@ -206,7 +213,6 @@ def _unit(
     of_class: _OfClass | None,
 ) -> UnitActivations:
     """Return the pictures among ``rows`` at the ends of a unit's ``values`` (n,)."""
-    _require_usable(store, unit, values)
     return UnitActivations(
         unit,
         float(values.min()),
@@ -219,8 +225,10 @@ def _unit(
     )
 
 
-def _require_usable(store: FeatureStore, unit: int, values: NDArray[np.float32]) -> None:
-    """Raise UsageError, with the remedy, if the ``values`` (n,) of a unit are not finite or all equal."""
+def _fault(store: FeatureStore, unit: int, values: NDArray[np.float32]) -> str:
+    """Return a message if all ``values`` (n,) of a unit are equal, otherwise "". Raise UsageError, with the remedy, if
+    they are not finite.
+    """
     odd = np.flatnonzero(~np.isfinite(values))
     if len(odd):
         names = ", ".join(repr(key) for key in _keys(store, odd[:_NAMED])) + (", ..." if len(odd) > _NAMED else "")
@@ -229,10 +237,11 @@ def _require_usable(store: FeatureStore, unit: int, values: NDArray[np.float32])
             "featstore remove, or extract again with --dtype float32"
         )
     if values.min() == values.max():
-        raise UsageError(
+        return (
             f"{store.path}: unit {unit} has the value {values[0]:g} for every picture ({len(values):,}), so no picture "
-            "activates it more than the others; leave this unit out"
+            "activates it more than the others"
         )
+    return ""
 
 
 def _end(
@@ -287,6 +296,11 @@ def _contributions(store: FeatureStore, path: str, class_name: str) -> _OfClass:
 
     head = open_head(path)
     require_same(head.identity, store, f"the head {path}", head.fingerprint)
+    if head.dimension != store.dimension:
+        raise IdentityError(
+            f"{path}: was trained on vectors of {head.dimension:,} values, and those of {store.path} have "
+            f"{store.dimension:,}; use the store that the head was trained on"
+        )
     if class_name not in head.classes:
         raise UsageError(
             f"{path}: has no class {class_name!r}{did_you_mean(class_name, head.classes)}"

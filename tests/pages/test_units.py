@@ -44,7 +44,9 @@ def test_units_page_says_where_pictures_are_missing_and_if_none_is_meant(hostile
     assert "2 pictures of this page are not below" in notes[0]
     assert "--root says where they are now" in read(tmp_path / "page.html").text
     write_units_page(units(store, 0, where="label == 'wasp'"), tmp_path / "none.html")
-    assert "No picture meets the condition." in read(tmp_path / "none.html").text
+    text = read(tmp_path / "none.html").text
+    assert "no picture meets the condition label == 'wasp'" in text
+    assert "No picture is shown." in text
 
 
 def test_units_page_shows_the_place_of_the_maximum_of_a_map(tmp_path):

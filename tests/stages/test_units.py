@@ -197,6 +197,25 @@ def test_units_of_a_class_have_the_largest_weighted_difference_from_the_mean(tmp
         assert [one.contribution for one in asked.units] == pytest.approx(added[:2].tolist())
 
 
+def test_channel_with_the_same_maximum_everywhere_has_no_pictures_unless_it_is_named(tmp_path):
+    def vector(key, content):
+        # The first cell of channel 0 has its maximum, 9, in every picture.
+        return np.concatenate([[9], building_vector(key, content)[1:]]).astype(np.float32)
+
+    building_vector = building.vector
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(building, "vector", vector)
+        opened = made(tmp_path / "s", dimension=12, pool="none", shape=(2, 3, 2), layer="output of layer3")
+    difference = np.asarray(opened.features())[opened.labels == "ant"].mean(axis=0) - opened.features().mean(axis=0)
+    head = write_head(tmp_path / "h", opened, LABELS, linear(np.stack([difference, difference, difference])))
+    report = units(opened.path, head=head, class_name="ant")
+    shown = {one.unit: (len(one.most), one.contribution > 0) for one in report.units}
+    assert shown == {0: (0, True), 1: (12, True)}
+    assert any("unit 0 has the value 9 for every picture" in note for note in report.notes)
+    with pytest.raises(UsageError, match="unit 0 has the value 9 for every picture .*; leave this unit out"):
+        units(opened.path, 0, head=head, class_name="ant")
+
+
 def test_heads_that_cannot_name_units_are_refused_in_one_line(store, tmp_path, chain):
     weights = linear(np.ones((3, 4)))
     head = write_head(tmp_path / "h", store, ("ant", "bee", "wasp"), weights)
@@ -208,6 +227,10 @@ def test_heads_that_cannot_name_units_are_refused_in_one_line(store, tmp_path, c
         units(store.path, head=write_head(tmp_path / "0", store, LABELS, linear(np.zeros((3, 4)))), class_name="ant")
     with pytest.raises(IdentityError, match="backbone tiny .* and made-up"):
         units(store.path, head=chain.trained.path, class_name="ant")
+    wide = TrainedHead("made-up", list(LABELS), linear(np.ones((3, 5))))
+    save_head(tmp_path / "w", wide)
+    with pytest.raises(IdentityError, match="was trained on vectors of 5 values, and those of .* have 4"):
+        units(store.path, head=tmp_path / "w", class_name="ant")
     votes = NeighboursModel(np.eye(4, dtype=np.float32), np.arange(4) % 3, np.zeros(4), 1, 0.1, 3)
     with pytest.raises(UsageError, match="has no weights of units; train a linear one"):
         units(store.path, head=write_head(tmp_path / "v", store, LABELS, votes), class_name="ant")
