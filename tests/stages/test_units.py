@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from featstore.errors import IdentityError, UsageError
 from featstore.heads import TrainedHead, load_head, save_head
 from featstore.heads.models import LinearModel, NeighboursModel
-from featstore.stages import units as stage
-from featstore.stages.units import units
+from featstore.stages.units import stage, units
 from featstore.store import FeatureStore
 from tests.store import building
 from tests.store.building import Pictures, build, identity, plan, work
