@@ -48,6 +48,7 @@ def verbs(place: Path, every: bool) -> None:
         ("search", f"{store}.faiss", picture, "--html", place / "search.html"),
         ("search", f"{store}.faiss", "--key", "train/ant/00.png"),
         ("duplicates", store, "--html", place / "duplicates.html"),
+        ("units", store, "--head", f"{store}.logreg.head", "--class", "ant", "--html", place / "units.html"),
         ("verify", store),
         ("repair", store),
         ("compact", store),
