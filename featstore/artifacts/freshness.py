@@ -156,7 +156,10 @@ class _States:
         if artifact.kind == "head":
             stores = [word for place in places for word in ("--store", str(place))]
             return (("featstore", "train", "--update", path, *stores),)
-        if artifact.kind in ("page", "model"):
+        if artifact.kind == "model":
+            # The user has to fine-tune it again: no file records the command.
+            return ()
+        if artifact.kind == "page":
             command = artifact.about["command"]
             return (tuple(map(str, command)),) if command and isinstance(command, list) else ()
         store = self._open(artifact.path)

@@ -27,6 +27,9 @@ from featstore.store.tables import Tables
 
 Kind = Literal["store", "head", "index", "model", "page"]
 _SIDE: Final = re.compile(r"(.+)\.featstore(\.next)?")
+_OF_MODELS: Final = (".cache", ".run")
+"""Ends of the names of folders that a fine-tuning writes beside its model: stores of activations, and the state of an
+unfinished run."""
 _PAGE_BYTES: Final = 65536
 """Number of bytes to search for the description at the beginning of an HTML page."""
 _DESCRIPTION: Final = re.compile(r'<meta name="featstore" content="([^"]*)">')
@@ -89,7 +92,10 @@ def add_artifact(found: Found, path: Path) -> bool:
 
 
 def _walk(folder: Path, deep: bool, unread: list[str]) -> Iterator[Path]:
-    """Yield the paths of the stores, models and files in ``folder``; files inside stores and models are left out."""
+    """Yield the paths of the stores, models and files in ``folder``, and in the folders that fine-tuning writes there.
+
+    Files inside stores and models are left out.
+    """
     try:
         with os.scandir(folder) as entries:
             listed = list(entries)
@@ -103,7 +109,7 @@ def _walk(folder: Path, deep: bool, unread: list[str]) -> Iterator[Path]:
         elif entry.is_dir(follow_symlinks=False):
             if os.path.lexists(path / folders.MANIFEST) or is_model(path):
                 yield path
-            elif deep:
+            elif deep or path.suffix in _OF_MODELS:
                 yield from _walk(path, deep, unread)
 
 
@@ -154,11 +160,11 @@ def _head(path: Path) -> Artifact:
 
 def _model(path: Path) -> Artifact:
     about = sealed.SealedFile(path / model_folder.HEAD, "head", follow=False).meta.get("about")
-    record = model_folder.read_description(path).record
+    model_folder.read_description(path)
     if not isinstance(about, dict):
         raise DamagedError(f"{path}: the description of its head lacks where it came from")
     parents = tuple(parent for parent in _parents(about.get(KEY), about.get(PAST)) if parent.store_id)
-    return Artifact("model", path, parents, about={**about, "command": record.get("command")})
+    return Artifact("model", path, parents, about=about)
 
 
 def _index(path: Path, side: Path) -> Artifact:

@@ -17,6 +17,7 @@ from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic, model_folder
 from featstore.files.model_folder import is_model
 from featstore.store.origin import KEY
+from featstore.store.targets import CLASSES
 
 if TYPE_CHECKING:
     from featstore.backbones import Backbone
@@ -139,12 +140,13 @@ def head_of(folder: str | os.PathLike[str]) -> TrainedHead:
     head = load_head(path, follow=False)
     identity = head.identity
     described = (about.classes, about.dimension, about.architecture, about.digest, about.layer, about.head)
-    if described != (
+    found = (
         head.classes,
         head.dimension,
         *(identity.get(key) for key in ("backbone", "weights", "layer")),
         head.kind,
-    ):
+    )
+    if described != found or head.task != CLASSES:
         raise DamagedError(f"{path}: is not the head that {model_folder.DESCRIPTION} describes; copy the model again")
     return head
 

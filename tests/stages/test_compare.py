@@ -116,6 +116,23 @@ def test_finished_runs_are_not_repeated_and_more_seeds_add_to_them(store, tmp_pa
     assert second.seeds == [0, 1]
 
 
+def test_plan_without_runs_is_replaced(store, tmp_path):
+    with pytest.raises(UsageError, match="nowhere"):
+        compared(tmp_path / "nowhere", tmp_path / "c")
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["plan.json"]
+    stop = threading.Event()
+    stop.set()
+    assert compared(store, tmp_path / "c", stop=stop).stopped
+
+
+def test_leftovers_of_a_finished_run_are_removed(store, done):
+    left = [Path(done.path) / name for name in ("all-0", "all-0.cache", "all-0.run")]
+    for path in left:
+        path.mkdir()
+    compared(store, done.path, methods=tuple(METHODS))
+    assert not any(path.exists() for path in left)
+
+
 @pytest.mark.parametrize("at", ["run 1 of 4", "last-block, seed 0: epoch 1 of 2"])
 def test_stopped_comparison_goes_on_to_the_same_runs(store, tmp_path, at):
     stop = threading.Event()
