@@ -29,7 +29,7 @@ HEAD: Final = "model.head"
 METRICS: Final = "metrics.csv"
 FORMAT: Final = 1
 _LARGEST_DESCRIPTION: Final = 64 << 20
-"""Maximum size of ``model.json`` in bytes; a million class names take less."""
+"""Maximum size of ``model.json`` in bytes; a larger description is neither written nor read."""
 _LARGEST_METRICS: Final = 64 << 20
 """Maximum size of ``metrics.csv`` in bytes."""
 _LARGEST_CLASSES: Final = 1_000_000
@@ -88,10 +88,19 @@ def record_of(file: Path) -> FileRecord:
 
 
 def write_description(folder: Path, description: Description) -> None:
-    """Write ``model.json`` into ``folder``; sizes and SHA-256 are those of the files that are in the folder now."""
+    """Write ``model.json`` into ``folder``; sizes and SHA-256 are those of the files that are in the folder now.
+
+    Raises UsageError if the description is larger than read_description accepts.
+    """
     names = [name for name in (WEIGHTS, HEAD, METRICS) if os.path.lexists(folder / name)]
     value = asdict(description) | {"files": {name: asdict(record_of(folder / name)) for name in names}}
     atomic.write_json(folder / DESCRIPTION, {"format": FORMAT, **value})
+    size = (folder / DESCRIPTION).stat().st_size
+    if size > _LARGEST_DESCRIPTION:
+        raise UsageError(
+            f"{DESCRIPTION} of a model may have {_LARGEST_DESCRIPTION:,} bytes, and would have {size:,}: use shorter class "
+            "names, or a shorter record of the training"
+        )
 
 
 def read_description(folder: Path) -> Description:

@@ -219,6 +219,14 @@ def test_model_folder_contains_the_training_record_as_json(tmp_path: Path) -> No
     assert load_model(tmp_path / "m").record == {"loss": [None, 0.5], "rows": [0, 1], "3": ["x", None, True]}
 
 
+def test_description_too_large_to_be_read_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tuned(tmp_path / "m")
+    monkeypatch.setattr(model_folder, "_LARGEST_DESCRIPTION", 500)
+    with pytest.raises(UsageError, match=r"model\.json of a model may have 500 bytes, and would have"):
+        write_tuned(tmp_path / "n")
+    assert os.listdir(tmp_path) == ["m"]
+
+
 def test_model_description_is_plain_json(tmp_path: Path) -> None:
     write_tuned(tmp_path / "m")
     value = json.loads((tmp_path / "m" / "model.json").read_text())

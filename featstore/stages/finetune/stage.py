@@ -26,6 +26,7 @@ from featstore.store.splitting import groups_of, split_store
 from featstore.text import check_keywords
 
 if TYPE_CHECKING:
+    from featstore.heads import Report
     from featstore.stages.finetune.tuning import Run
 
 
@@ -166,6 +167,13 @@ def _head(store: Path, places: Places, options: FinetuneOptions) -> TrainReport:
     )
 
 
+def _without_confusion(report: Report) -> dict[str, Any]:
+    """Return ``report`` as JSON without the confusion matrix, which would make the description of a model with
+    thousands of classes too large to be read. The head of the model has the matrix of the tuned network.
+    """
+    return {name: value for name, value in report.to_dict().items() if name != "confusion"}
+
+
 def _finished(run: Run) -> FinetuneReport:
     """Evaluate the tuned network, write the model, and return the report."""
     from featstore.artifacts.model import write_model, write_weights_only
@@ -196,8 +204,8 @@ def _finished(run: Run) -> FinetuneReport:
         "frozen_to": run.cut.partition.layer,
         "inputs": None if run.choice is None else run.choice.to_dict(),
         "split": split.to_dict(),
-        "frozen_head": started.report.to_dict(),
-        "held_out": report.to_dict(),
+        "frozen_head": _without_confusion(started.report),
+        "held_out": _without_confusion(report),
         "comparison": comparison.to_dict(),
     }
     decoder, force = run.store.identity.decoder, options.force or options.resume
