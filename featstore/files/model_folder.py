@@ -37,7 +37,7 @@ _FILES: Final = (DESCRIPTION, WEIGHTS, HEAD, METRICS)
 _TEMPORARY: Final = re.compile(r"\.(" + "|".join(map(re.escape, _FILES)) + r")\.[0-9a-f]{12}\.tmp")
 """Pattern of the temporary names of the files of a model."""
 _NAMED: Final = 60
-"""Number of characters of a model's name that are used in the name of its temporary folder."""
+"""Number of bytes of a model's name that are used in the name of its temporary folder."""
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
 
 
@@ -214,7 +214,8 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     path = Path(os.path.abspath(path))
     require_replaceable(path, force)
     _remove_leftovers(path)
-    temporary = path.with_name(f".{path.name[:_NAMED]}.{secrets.token_hex(6)}{atomic.TEMPORARY_SUFFIX}")
+    name = os.fsdecode(os.fsencode(path.name)[:_NAMED])
+    temporary = path.with_name(f".{name}.{secrets.token_hex(6)}{atomic.TEMPORARY_SUFFIX}")
     temporary.mkdir()
     try:
         yield temporary
@@ -238,7 +239,7 @@ def _remove_leftovers(path: Path) -> None:
     Folders with other files, and links, are kept. Nothing is removed if the name of ``path`` is too long: then the
     temporary folders of another model may have the same names.
     """
-    if len(path.name) > _NAMED:
+    if len(os.fsencode(path.name)) > _NAMED:
         return
     ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{12}}{re.escape(atomic.TEMPORARY_SUFFIX)}(\.before)?")
     for entry in list(os.scandir(path.parent)):

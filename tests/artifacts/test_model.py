@@ -137,6 +137,12 @@ def test_failed_write_of_a_model_keeps_the_old_model(
     assert os.listdir(tmp_path) == ["m"]
 
 
+def test_name_of_a_model_may_have_as_many_bytes_as_the_disk_allows(tmp_path: Path) -> None:
+    with model_folder.new_folder(tmp_path / ("\N{ANT}" * 63)) as folder:
+        assert len(os.fsencode(folder.name)) < 100
+    assert [len(name) for name in os.listdir(tmp_path)] == [63]
+
+
 def test_writing_a_model_removes_the_folders_of_killed_writers_and_nothing_else(tmp_path: Path) -> None:
     ours, foreign = ".m.0123456789ab.tmp", ".m.0123456789ac.tmp"
     for name, file in ((ours, ".weights.safetensors.0123456789ab.tmp"), (foreign, "notes.txt")):
