@@ -240,6 +240,26 @@ def test_finetune_refuses_invalid_options_before_training(store, tmp_path, optio
     assert not (tmp_path / "m.cache").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"freeze_to": "features.12"}, "no layer with parameters is left to train"),
+        ({"unfreeze": (("features.9", 1), ("features.12", 2))}, "trained already"),
+        ({"freeze_to": "features.9", "unfreeze": (("features.12", 1),)}, "trained already"),
+        ({"unfreeze": (("features.9", 2), ("features.12", 2))}, "two layers for one epoch"),
+    ],
+)
+def test_wrong_layers_are_refused_before_the_interrupted_run_is_cleared(store, tmp_path, options, message):
+    (tmp_path / "m.run").mkdir()
+    (tmp_path / "m.run" / CHECKPOINT).write_bytes(b"an interrupted run")
+    with pytest.raises(UsageError, match=message):
+        tuned(store, tmp_path / "m", force=True, **options)
+    with pytest.raises(UsageError, match=message):
+        finetune(store.parent / "pictures", tmp_path / "n", **NETWORK, **options)
+    assert sorted(os.listdir(tmp_path)) == ["m.run"]
+    assert os.listdir(tmp_path / "m.run") == [CHECKPOINT]
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_finetune_keeps_a_strangers_files_in_the_folder_of_its_run(store, tmp_path, force):
     (tmp_path / "m.run").mkdir()

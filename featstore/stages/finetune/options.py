@@ -209,6 +209,10 @@ class FinetuneOptions:
                 raise UsageError(f"unfreeze: {layer}@{epoch} is none of the epochs 1 to {self.epochs:,}")
         if len({layer for layer, _ in self.unfreeze}) < len(self.unfreeze):
             raise UsageError("unfreeze: a layer is named twice")
+        if len({epoch for _, epoch in self.unfreeze}) < len(self.unfreeze):
+            raise UsageError(
+                "unfreeze: names two layers for one epoch; name only the lower one, which includes the other"
+            )
 
     @property
     def keeps_statistics(self) -> bool:

@@ -95,12 +95,11 @@ def _silent(_: Event) -> None:
 
 
 def _require_layers(source: str | os.PathLike[str], options: FinetuneOptions) -> None:
-    """Raise UsageError if the network lacks a layer that ``options`` name.
+    """Raise UsageError if the network cannot be divided as ``options`` say.
 
     A store of an inner layer is not checked here: the layers of its network have other names.
     """
-    named = [*([options.freeze_to] if options.freeze_to else []), *(layer for layer, _ in options.unfreeze)]
-    if not named:
+    if not options.freeze_to and not options.unfreeze:
         return
     from featstore.stages.finetune.cutting import require_layers
 
@@ -110,7 +109,7 @@ def _require_layers(source: str | os.PathLike[str], options: FinetuneOptions) ->
         if identity.layer.startswith(defaults.OUTPUT_OF):
             return
         backbone = backbone or identity.backbone
-    require_layers(backbone, named)
+    require_layers(backbone, options)
 
 
 def _store_of(
