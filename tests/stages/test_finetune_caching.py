@@ -8,6 +8,7 @@ from torch import nn
 from featstore.errors import FeatstoreError
 from featstore.finetuning.inputs import PLAIN, Augmentation
 from featstore.finetuning.partition import Partition
+from featstore.stages.finetune import caching
 from featstore.stages.finetune.caching import SomeRows, make_cache, trunk_backbone, views_of
 from featstore.store import FeatureStore
 from tests.chain import make_store, names, write_coloured
@@ -64,6 +65,22 @@ def test_second_finetune_run_reuses_the_cache(store, tmp_path):
     first = made(store, tmp_path / "c", trunk_of())
     assert (first.pictures, list(first.views)) == (8, [PLAIN])
     assert made(store, tmp_path / "c", trunk_of()).pictures == 0
+
+
+@pytest.mark.parametrize("few", [0, 256])
+def test_cache_is_computed_in_fp32_whatever_the_device_prefers(store, tmp_path, monkeypatch, few):
+    asked = []
+
+    def extract(*args, **options):
+        asked.append((args[1].name, options["engine"], options["precision"]))
+        return real(*args, **options)
+
+    real = caching.extract
+    monkeypatch.setattr(caching, "extract", extract)
+    monkeypatch.setattr(caching, "_FEW", few)
+    made(store, tmp_path / "c", trunk_of())
+    engine = "torch" if few else "auto"
+    assert asked == [("held-out", engine, "fp32"), ("view-0", engine, "fp32")]
 
 
 def test_activations_too_large_for_float16_are_refused_with_the_remedy(store, tmp_path):

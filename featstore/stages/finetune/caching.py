@@ -29,6 +29,8 @@ from featstore.text import counted
 
 HELD_OUT: Final = "held-out"
 """Name of the store with the plain activations of the held-out pictures, in float32."""
+_PRECISION: Final = "fp32"
+"""Precision of the frozen layers, on a GPU too: live inputs and the predictions of the tuned model have the same."""
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _FEW: Final = 256
 """Smallest number of pictures for which a faster engine than plain torch is prepared; preparing it takes seconds for
@@ -152,6 +154,7 @@ def make_cache(
                 backbone=backbone,
                 dtype=each.dtype,
                 engine=engine,
+                precision=_PRECISION,
                 decode="fast" if store.identity.decoder != "pillow" else "exact",
                 **(augmented if each.view else {}),
                 **options,
