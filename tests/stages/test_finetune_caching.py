@@ -42,10 +42,10 @@ def store(tmp_path_factory):
     return FeatureStore.open(make_store(write_coloured(place / "pictures", names("", 4)), place / "s"))
 
 
-def made(store, cache, backbone, augmentation=None, dtype="float16"):
+def made(store, cache, backbone, augmentation=None, dtype="float16", **limits):
     keys, augmentation = list(store._key_bytes(None)), augmentation or Augmentation()
     views = views_of(cache, keys[:6], keys[6:], augmentation, dtype)
-    return make_cache(store, backbone, views, augmentation, progress=None, stop=None, options=dict(OPTIONS))
+    return make_cache(store, backbone, views, augmentation, progress=None, stop=None, options={**OPTIONS, **limits})
 
 
 def test_cache_has_augmented_training_pictures_and_plain_held_out_pictures(store, tmp_path):
@@ -87,6 +87,12 @@ def test_activations_too_large_for_float16_are_refused_with_the_remedy(store, tm
     with pytest.raises(FeatstoreError, match=r"6 pictures have activations that float16 cannot hold.*--dtype float32"):
         made(store, tmp_path / "c", trunk_of(1e6))
     assert made(store, tmp_path / "d", trunk_of(1e6), dtype="float32").pictures == 8
+
+
+@pytest.mark.parametrize("limits", [{"max_pixels": 10}, {"max_bytes": 10}])
+def test_pictures_above_the_limits_of_the_cache_are_not_called_unreadable(store, tmp_path, limits):
+    with pytest.raises(FeatstoreError, match=r"2 pictures are above the limits of fine-tuning.*featstore remove"):
+        made(store, tmp_path / "c", trunk_of(), **limits)
 
 
 def test_selected_rows_of_a_store_can_be_extracted_as_a_source(store):

@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from featstore.defaults import OUTPUT_OF
 from featstore.embed.pipeline import NOT_FINITE
 from featstore.embed.progress import Progress
 from featstore.errors import FeatstoreError, IdentityError, UsageError
-from featstore.finetuning.inputs import PLAIN, Augmentation
+from featstore.finetuning.inputs import PLAIN, TOO_LARGE, Augmentation
 from featstore.finetuning.partition import Partition
 from featstore.sources.base import ROWS, Chunk
 from featstore.stages.extract import extract
@@ -189,8 +190,14 @@ def _require_same_bytes(store: FeatureStore, cached: FeatureStore, keys: list[by
     """Raise FeatstoreError if the cache lacks pictures of ``keys``, or if it was made from other bytes than the store."""
     places = cached.index_of(keys, missing="mark")
     lacking = int((places < 0).sum())
-    reasons = {failure.reason for _, failure in cached.failures()} if lacking else set()
-    if reasons == {NOT_FINITE}:
+    reasons = Counter(failure.reason for _, failure in cached.failures()) if lacking else Counter[str]()
+    if large := sum(reasons[each] for each in TOO_LARGE):
+        raise FeatstoreError(
+            f"{cached.path}: {counted(large, 'picture is', 'pictures are')} above the limits of fine-tuning (featstore "
+            f"failures {cached.path}), which are the default limits of extract; {store.path} was made with larger limits, or "
+            "these pictures have grown: remove them from that store with featstore remove, or extract smaller copies"
+        )
+    if set(reasons) == {NOT_FINITE}:
         raise FeatstoreError(
             f"{cached.path}: {counted(lacking, 'picture has', 'pictures have')} activations that {cached.identity.dtype} "
             f"cannot hold; remove {cached.path.parent}, and add --dtype float32"
