@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from torch import nn
@@ -10,6 +11,7 @@ from featstore.finetuning.inputs import PLAIN, Augmentation
 from featstore.finetuning.partition import Partition
 from featstore.stages.finetune import caching
 from featstore.stages.finetune.caching import SomeRows, make_cache, trunk_backbone, views_of
+from featstore.stages.info import info
 from featstore.store import FeatureStore
 from tests.chain import make_store, names, write_coloured
 from tests.made import tiny_backbone
@@ -65,6 +67,18 @@ def test_second_finetune_run_reuses_the_cache(store, tmp_path):
     first = made(store, tmp_path / "c", trunk_of())
     assert (first.pictures, list(first.views)) == (8, [PLAIN])
     assert made(store, tmp_path / "c", trunk_of()).pictures == 0
+
+
+def test_cache_is_not_stale_although_it_lacks_pictures_of_its_store(tmp_path):
+    pictures = write_coloured(tmp_path / "pictures", names("", 4))
+    path = make_store(pictures, tmp_path / "s")
+    made(FeatureStore.open(path), tmp_path / "m.cache", trunk_of())
+    found = info(tmp_path)
+    assert [Path(each["path"]).name for each in found["artifacts"]] == ["s", "held-out", "view-0"]
+    assert all(each["made_of"] for each in found["artifacts"][1:])
+    write_coloured(pictures, ["ant/new.png"])
+    make_store(pictures, path)
+    assert {name: info(tmp_path)[name] for name in ("stale", "commands")} == {"stale": 0, "commands": []}
 
 
 @pytest.mark.parametrize("few", [0, 256])

@@ -25,7 +25,7 @@ from featstore.finetuning.partition import Partition
 from featstore.sources.base import ROWS, Chunk
 from featstore.stages.extract import extract
 from featstore.store import FeatureStore
-from featstore.store.as_source import StoreSource
+from featstore.store.as_source import PARTIAL, StoreSource
 from featstore.text import counted
 
 HELD_OUT: Final = "held-out"
@@ -80,6 +80,10 @@ class SomeRows(StoreSource):
     def __init__(self, path: Path, keys: list[bytes], root: str | os.PathLike[str] | None) -> None:
         super().__init__(path, root=root)
         self._keys = frozenset(keys)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the description of the source store, marked as that of some of its pictures."""
+        return {**super().describe(), PARTIAL: True}
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
         """Yield the pictures with the given keys."""
