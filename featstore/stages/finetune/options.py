@@ -94,7 +94,9 @@ class FinetuneOptions:
     epochs
         Number of passes over the training pictures.
     lr
-        Learning rate of the head and the last block; it falls to 0 by a half cosine. Earlier blocks have smaller rates.
+        Learning rate of the head; it falls to 0 by a half cosine. The last block has defaults.TUNING_LAYER_DECAY times
+        this rate, and each block before has that factor times the rate of the block after it; with ``from_scratch`` all
+        layers have the same rate.
     augment, views
         Augmentation policy, and how many augmented views of each picture the epochs take in turn; default:
         defaults.TUNING_VIEWS, and at most one per epoch.
