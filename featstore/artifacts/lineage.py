@@ -52,7 +52,8 @@ class Artifact:
     """A store, head, index, model or page at ``path``.
 
     ``store_id``: only for a store. ``parents``: the stores from which the artifact was made. ``about``: the description
-    recorded in a head, in the head of a model, or in a page.
+    recorded in a head, in the head of a model, or in a page; ``partial`` is true in that of a store with only some
+    pictures of another store, which is a cache of ``finetune``.
     """
 
     kind: Kind
@@ -141,14 +142,16 @@ def _store(path: Path) -> Artifact:
     manifest, (plan, tables) = settled(
         path, lambda found: (Plan(path, found.epoch), Tables(path, found.epoch, follow=False))
     )
+    sources = plan.sources().values()
+    about = {as_source.PARTIAL: True} if any(source.get(as_source.PARTIAL) is True for source in sources) else {}
     parents = {
         (str(source.get("store_id")), str(source.get("location")))
-        for source in plan.sources().values()
+        for source in sources
         if source.get("kind") == as_source.KIND
     }
     if tables.follows is not None:
         parents.add((str(tables.follows.get("store_id")), str(tables.follows.get("store"))))
-    return Artifact("store", path, tuple(Parent(*parent) for parent in sorted(parents)), manifest.store_id)
+    return Artifact("store", path, tuple(Parent(*parent) for parent in sorted(parents)), manifest.store_id, about)
 
 
 def _head(path: Path) -> Artifact:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from featstore.store import Identity
 
 __all__ = ["Model", "head_of", "is_model", "load_model", "tuned_identity", "write_model", "write_weights_only"]
+
+
+_OF_FROZEN: Final = ("request", "data", "cross_validation", "chosen")
+"""Entries of a head's description that say how the head was trained on the features of the frozen network."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,9 @@ def write_model(
 
     ``backbone``: the network with the tuned parameters. Its fields ``weights`` and ``weights_digest`` may still be
     those from before the training. ``head``: trained on the features of this module; the identity of its features is
-    replaced by that of the tuned features. The head keeps the record of the store on which it was trained. ``record``:
-    how the model was trained; NaN and infinity are written as null. ``metrics``: one mapping for each epoch, written as
+    replaced by that of the tuned features. The head keeps the record of the store on which it was trained, but not the
+    options of ``train``, because training with these options would not give this head again. ``record``: how the model
+    was trained; NaN and infinity are written as null. ``metrics``: one mapping for each epoch, written as
     ``metrics.csv``. ``decoder``: name of the decoder of the pictures on which the network was trained, "" for the
     default decoder; predictions use the same decoder. ``force``: replace an existing model. Raises UsageError if ``folder`` exists and may not be
     replaced, if the backbone is the user's own function, or if the head does not fit; OSError if writing fails.
@@ -82,7 +87,8 @@ def write_model(
     origin = head.meta.get(KEY)
     known = origin if isinstance(origin, dict) else {}
     ours = {each: known[each] if isinstance(known.get(each), str) else "" for each in ("store", "store_id")}
-    meta = {**head.meta, KEY: {"weights_name": name, **ours}}
+    meta = {each: value for each, value in head.meta.items() if each not in _OF_FROZEN}
+    meta |= {"chosen": {}, KEY: {"weights_name": name, **ours}}
     head = replace(head, fingerprint=identity.fingerprint, identity=identity.to_dict(), meta=meta)
     description = model_folder.Description(
         architecture=tuned.name,

@@ -71,7 +71,7 @@ def _unfreeze(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
     type=click.FloatRange(0, min_open=True),
     default=defaults.TUNING_LEARNING_RATE,
     show_default=True,
-    help="Learning rate of the head and the last block; earlier blocks have smaller ones.",
+    help=f"Learning rate of the head; each block has {defaults.TUNING_LAYER_DECAY:g} times the rate of the block after it.",
 )
 @click.option(
     "--augment",

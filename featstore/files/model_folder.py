@@ -29,7 +29,7 @@ HEAD: Final = "model.head"
 METRICS: Final = "metrics.csv"
 FORMAT: Final = 1
 _LARGEST_DESCRIPTION: Final = 64 << 20
-"""Maximum size of ``model.json`` in bytes; a million class names take less."""
+"""Maximum size of ``model.json`` in bytes; a larger description is neither written nor read."""
 _LARGEST_METRICS: Final = 64 << 20
 """Maximum size of ``metrics.csv`` in bytes."""
 _LARGEST_CLASSES: Final = 1_000_000
@@ -37,7 +37,7 @@ _FILES: Final = (DESCRIPTION, WEIGHTS, HEAD, METRICS)
 _TEMPORARY: Final = re.compile(r"\.(" + "|".join(map(re.escape, _FILES)) + r")\.[0-9a-f]{12}\.tmp")
 """Pattern of the temporary names of the files of a model."""
 _NAMED: Final = 60
-"""Number of characters of a model's name that are used in the name of its temporary folder."""
+"""Number of bytes of a model's name that are used in the name of its temporary folder."""
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
 
 
@@ -88,10 +88,19 @@ def record_of(file: Path) -> FileRecord:
 
 
 def write_description(folder: Path, description: Description) -> None:
-    """Write ``model.json`` into ``folder``; sizes and SHA-256 are those of the files that are in the folder now."""
+    """Write ``model.json`` into ``folder``; sizes and SHA-256 are those of the files that are in the folder now.
+
+    Raises UsageError if the description is larger than read_description accepts.
+    """
     names = [name for name in (WEIGHTS, HEAD, METRICS) if os.path.lexists(folder / name)]
     value = asdict(description) | {"files": {name: asdict(record_of(folder / name)) for name in names}}
     atomic.write_json(folder / DESCRIPTION, {"format": FORMAT, **value})
+    size = (folder / DESCRIPTION).stat().st_size
+    if size > _LARGEST_DESCRIPTION:
+        raise UsageError(
+            f"{DESCRIPTION} of a model may have {_LARGEST_DESCRIPTION:,} bytes, and would have {size:,}: use shorter class "
+            "names, or a shorter record of the training"
+        )
 
 
 def read_description(folder: Path) -> Description:
@@ -205,7 +214,8 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     path = Path(os.path.abspath(path))
     require_replaceable(path, force)
     _remove_leftovers(path)
-    temporary = path.with_name(f".{path.name[:_NAMED]}.{secrets.token_hex(6)}{atomic.TEMPORARY_SUFFIX}")
+    name = os.fsdecode(os.fsencode(path.name)[:_NAMED])
+    temporary = path.with_name(f".{name}.{secrets.token_hex(6)}{atomic.TEMPORARY_SUFFIX}")
     temporary.mkdir()
     try:
         yield temporary
@@ -229,7 +239,7 @@ def _remove_leftovers(path: Path) -> None:
     Folders with other files, and links, are kept. Nothing is removed if the name of ``path`` is too long: then the
     temporary folders of another model may have the same names.
     """
-    if len(path.name) > _NAMED:
+    if len(os.fsencode(path.name)) > _NAMED:
         return
     ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{12}}{re.escape(atomic.TEMPORARY_SUFFIX)}(\.before)?")
     for entry in list(os.scandir(path.parent)):

@@ -114,7 +114,8 @@ def measure(live: LiveExamples, step: Step, rows: Rows, size: int) -> Rates:
     began = time.perf_counter()
     for activations, part in kept:
         step(activations, part)
-    alone = (time.perf_counter() - began) / len(some)
+    _wait_for(kept[-1][0].device)
+    alone = max(time.perf_counter() - began, 1e-9) / len(some)
     return Rates(1 / making, 1 / with_step, 1 / alone)
 
 
@@ -133,7 +134,14 @@ def _seconds_of_live(
         if step is not None:
             step(activations, part)
         kept.append((activations, part))
+    _wait_for(kept[-1][0].device)
     return max(time.perf_counter() - began, 1e-9) / len(rows), kept
+
+
+def _wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done the work that was started: PyTorch returns before a GPU has finished."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def cache_limit(cache: Path, asked: int | None) -> int:

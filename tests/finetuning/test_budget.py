@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from featstore.finetuning import budget
 from featstore.finetuning.budget import (
     LEAST_WORK,
     Choice,
@@ -117,3 +118,23 @@ def test_live_rate_includes_pictures_that_were_decoded_in_advance():
     assert rates.live <= 10 / 0.03
     assert rates.making <= 10 / 0.03
     assert rates.cached > 10 / 0.03
+
+
+def test_rates_include_work_that_a_gpu_has_not_finished(monkeypatch):
+    started = []
+
+    def wait(device):
+        time.sleep(0.02 * len(started))
+        started.clear()
+
+    monkeypatch.setattr(budget, "_wait_for", wait)
+    rates = measure(Examples(), lambda inputs, rows: started.append(rows), np.arange(9), 3)
+    assert max(rates.live, rates.cached) <= 9 / 0.06
+
+
+def test_waiting_for_a_gpu_is_left_out_on_a_cpu(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    for device in (torch.device("cpu"), torch.device("cuda", 1)):
+        budget._wait_for(device)
+    assert waited == [torch.device("cuda", 1)]

@@ -85,7 +85,11 @@ def test_finetuned_model_reproduces_the_held_out_predictions_of_its_run(store, d
     assert probabilities == pytest.approx(done.tuned.probabilities, abs=1e-4)
     codes = codes_of(opened.labels[done.tuned.split.test].astype(str), model.head.classes)
     assert (probabilities.argmax(1) == codes).mean() == done.tuned.report.accuracy.value
-    assert model.record["held_out"] == json.loads(json.dumps(done.tuned.report.to_dict()))
+    told = json.loads(json.dumps(done.tuned.report.to_dict()))
+    assert model.head.meta["report"] == told
+    # The confusion matrix of thousands of classes would make model.json too large to be read.
+    assert model.record["held_out"] == {name: value for name, value in told.items() if name != "confusion"}
+    assert "confusion" not in model.record["frozen_head"]
 
 
 def test_finetuning_changes_only_layers_after_the_last_frozen_one(done):
@@ -234,6 +238,26 @@ def test_finetune_refuses_invalid_options_before_training(store, tmp_path, optio
         tuned(store, tmp_path / "m", **options)
     assert not (tmp_path / "m").exists()
     assert not (tmp_path / "m.cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"freeze_to": "features.12"}, "no layer with parameters is left to train"),
+        ({"unfreeze": (("features.9", 1), ("features.12", 2))}, "trained already"),
+        ({"freeze_to": "features.9", "unfreeze": (("features.12", 1),)}, "trained already"),
+        ({"unfreeze": (("features.9", 2), ("features.12", 2))}, "two layers for one epoch"),
+    ],
+)
+def test_wrong_layers_are_refused_before_the_interrupted_run_is_cleared(store, tmp_path, options, message):
+    (tmp_path / "m.run").mkdir()
+    (tmp_path / "m.run" / CHECKPOINT).write_bytes(b"an interrupted run")
+    with pytest.raises(UsageError, match=message):
+        tuned(store, tmp_path / "m", force=True, **options)
+    with pytest.raises(UsageError, match=message):
+        finetune(store.parent / "pictures", tmp_path / "n", **NETWORK, **options)
+    assert sorted(os.listdir(tmp_path)) == ["m.run"]
+    assert os.listdir(tmp_path / "m.run") == [CHECKPOINT]
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -94,7 +94,9 @@ class FinetuneOptions:
     epochs
         Number of passes over the training pictures.
     lr
-        Learning rate of the head and the last block; it falls to 0 by a half cosine. Earlier blocks have smaller rates.
+        Learning rate of the head; it falls to 0 by a half cosine. The last block has defaults.TUNING_LAYER_DECAY times
+        this rate, and each block before has that factor times the rate of the block after it; with ``from_scratch`` all
+        layers have the same rate.
     augment, views
         Augmentation policy, and how many augmented views of each picture the epochs take in turn; default:
         defaults.TUNING_VIEWS, and at most one per epoch.
@@ -209,6 +211,10 @@ class FinetuneOptions:
                 raise UsageError(f"unfreeze: {layer}@{epoch} is none of the epochs 1 to {self.epochs:,}")
         if len({layer for layer, _ in self.unfreeze}) < len(self.unfreeze):
             raise UsageError("unfreeze: a layer is named twice")
+        if len({epoch for _, epoch in self.unfreeze}) < len(self.unfreeze):
+            raise UsageError(
+                "unfreeze: names two layers for one epoch; name only the lower one, which includes the other"
+            )
 
     @property
     def keeps_statistics(self) -> bool:

@@ -26,6 +26,7 @@ from featstore.store.splitting import groups_of, split_store
 from featstore.text import check_keywords
 
 if TYPE_CHECKING:
+    from featstore.heads import Report
     from featstore.stages.finetune.tuning import Run
 
 
@@ -94,12 +95,11 @@ def _silent(_: Event) -> None:
 
 
 def _require_layers(source: str | os.PathLike[str], options: FinetuneOptions) -> None:
-    """Raise UsageError if the network lacks a layer that ``options`` name.
+    """Raise UsageError if the network cannot be divided as ``options`` say.
 
     A store of an inner layer is not checked here: the layers of its network have other names.
     """
-    named = [*([options.freeze_to] if options.freeze_to else []), *(layer for layer, _ in options.unfreeze)]
-    if not named:
+    if not options.freeze_to and not options.unfreeze:
         return
     from featstore.stages.finetune.cutting import require_layers
 
@@ -109,7 +109,7 @@ def _require_layers(source: str | os.PathLike[str], options: FinetuneOptions) ->
         if identity.layer.startswith(defaults.OUTPUT_OF):
             return
         backbone = backbone or identity.backbone
-    require_layers(backbone, named)
+    require_layers(backbone, options)
 
 
 def _store_of(
@@ -166,6 +166,13 @@ def _head(store: Path, places: Places, options: FinetuneOptions) -> TrainReport:
     )
 
 
+def _without_confusion(report: Report) -> dict[str, Any]:
+    """Return ``report`` as JSON without the confusion matrix, which would make the description of a model with
+    thousands of classes too large to be read. The head of the model has the matrix of the tuned network.
+    """
+    return {name: value for name, value in report.to_dict().items() if name != "confusion"}
+
+
 def _finished(run: Run) -> FinetuneReport:
     """Evaluate the tuned network, write the model, and return the report."""
     from featstore.artifacts.model import write_model, write_weights_only
@@ -196,8 +203,8 @@ def _finished(run: Run) -> FinetuneReport:
         "frozen_to": run.cut.partition.layer,
         "inputs": None if run.choice is None else run.choice.to_dict(),
         "split": split.to_dict(),
-        "frozen_head": started.report.to_dict(),
-        "held_out": report.to_dict(),
+        "frozen_head": _without_confusion(started.report),
+        "held_out": _without_confusion(report),
         "comparison": comparison.to_dict(),
     }
     decoder, force = run.store.identity.decoder, options.force or options.resume
