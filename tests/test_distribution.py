@@ -47,7 +47,7 @@ def strangers(text: str) -> list[str]:
         (".venv/bin/pip install . && featstore demo", False),
     ],
 )
-def test_commands_that_would_install_another_project_are_found(text: str, wrong: bool) -> None:
+def test_check_of_install_commands_finds_those_that_would_install_another_project(text: str, wrong: bool) -> None:
     assert bool(strangers(text)) is wrong
 
 

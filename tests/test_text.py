@@ -82,6 +82,6 @@ def test_counted_nouns_are_singular_or_plural():
     assert [counted(count, "key is", "keys are") for count in (1, 2)] == ["1 key is", "2 keys are"]
 
 
-def test_percentages_are_only_rounded_to_0_or_100_if_they_are():
+def test_percentages_near_0_or_100_get_more_digits_instead_of_being_rounded():
     told = [percentage(value) for value in (0, 12.345, 99.9583, 100, 99.9999, 0.0001, 100 - 1e-12)]
     assert told == ["0.00", "12.35", "99.96", "100.00", "99.9999", "0.0001", "100.00"]

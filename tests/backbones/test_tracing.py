@@ -73,7 +73,7 @@ def test_vision_transformer_cut_after_a_block_does_not_run_later_blocks() -> Non
     assert len([layer for layer in list_layers("vit_b_32") if layer.kind == "EncoderBlock"]) == 12
 
 
-def test_gradient_of_a_value_returned_too_is_added_after_that_of_later_layers():
+def test_gradient_through_later_layers_is_added_before_that_of_an_inner_output():
     class Branching(nn.Module):
         def __init__(self):
             super().__init__()

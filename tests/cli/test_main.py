@@ -44,7 +44,7 @@ def test_unknown_command_is_a_usage_error():
         (("label", "s", "nowhere.csv"), "nowhere.csv"),
     ],
 )
-def test_wrong_use_gives_a_one_line_error(place, arguments, words):
+def test_invalid_arguments_of_any_command_give_a_one_line_error(place, arguments, words):
     error = run(*arguments, cwd=place, code=2).stderr
     assert words in error
     assert error.startswith(("featstore: ", "Usage: "))

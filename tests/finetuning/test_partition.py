@@ -244,7 +244,7 @@ def test_tail_shares_its_parameters_with_the_backbone() -> None:
     assert all(torch.equal(after[name], before[name] + 1.0) for name, _ in backbone.module.named_parameters())
 
 
-def test_last_blocks_are_named_from_the_end_and_leave_the_first_block_out():
+def test_last_blocks_lists_blocks_from_the_last_one_and_never_lists_the_first_one():
     assert last_blocks(load_backbone("resnet50", "random:0"), 3) == ("layer4.2", "layer4.1", "layer4.0")
     squeezenet = load_backbone("squeezenet1_1", "random:0")
     everything = last_blocks(squeezenet, 99)

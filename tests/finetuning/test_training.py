@@ -274,7 +274,7 @@ def test_error_for_a_non_finite_loss_names_epoch_and_step(tmp_path):
     require_equal(whole, resumed)
 
 
-def test_error_for_a_non_finite_start_does_not_advise_a_smaller_learning_rate(tmp_path):
+def test_error_for_an_infinite_loss_before_training_does_not_advise_a_smaller_learning_rate(tmp_path):
     network = SmallNetwork()
     with torch.no_grad():
         network.head.weight.fill_(float("inf"))

@@ -143,7 +143,7 @@ def test_exact_search_replaces_an_index_that_misses_the_recall_on_fresh_queries(
 
 
 @pytest.mark.slow
-def test_index_contract_uses_the_fastest_parameter_that_new_queries_confirm(
+def test_index_uses_the_fastest_search_parameter_whose_recall_new_queries_confirm(
     vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Recall] = []

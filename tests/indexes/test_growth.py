@@ -34,7 +34,7 @@ def test_index_report_says_whether_the_contract_still_holds() -> None:
     assert "not known to hold: 101 pictures came since 1,000 were measured" in unknown.text
 
 
-def test_index_contract_with_a_latency_holds_only_if_it_was_measured() -> None:
+def test_index_contract_with_a_latency_holds_only_if_the_latency_was_measured() -> None:
     asked = {**info()["contract"], "latency": 0.005}
     unmeasured = standing(info(contract=asked, exact=True))
     assert unmeasured.holds is False

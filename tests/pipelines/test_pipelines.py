@@ -83,7 +83,7 @@ def test_tuned_hymenoptera_pipeline_augments_and_balances(tmp_path):
     read(tmp_path / "tuned-hymenoptera.html")
 
 
-def test_tuned_dogs_vs_cats_pipeline_has_one_output_and_freezes_up_to_block_12(tmp_path):
+def test_tuned_dogs_vs_cats_pipeline_has_one_output_unit_and_freezes_layers_up_to_block_12(tmp_path):
     write_coloured(tmp_path / "p", names("train", 4) + names("test", 2))
     shown = tuned("dogs_vs_cats", "p", "--size", 32, "--epochs", 1)
     assert "frozen up to and including features.13:" in shown

@@ -58,7 +58,7 @@ def test_second_demo_keeps_finished_files_and_gives_the_same_report(done):
 
 
 @pytest.mark.slow
-def test_demo_refuses_a_file_or_other_files_as_output_and_a_limit_of_zero(tmp_path):
+def test_demo_refuses_an_output_file_or_a_folder_with_other_files_or_limit_zero(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UsageError, match="is a file"):
         demo(tmp_path / "file")

@@ -189,7 +189,7 @@ def test_forged_backbone_name_causes_no_import_or_download(
     assert not list(place.rglob("was-imported"))
 
 
-def test_next_extraction_may_name_the_function_of_a_loaded_backbone(
+def test_next_extraction_accepts_the_name_of_the_function_that_made_the_backbone(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(os.fspath(place / "modules"))

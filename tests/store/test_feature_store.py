@@ -48,7 +48,7 @@ def test_features_with_a_split_name_returns_the_rows_of_that_split(store):
         store.features("val")
 
 
-def test_features_of_one_shard_are_mapped_and_of_several_are_copied_within_a_limit(store, source, tmp_path):
+def test_features_are_mapped_for_one_shard_and_copied_up_to_a_memory_limit_for_several(store, source, tmp_path):
     one = build(tmp_path / "one", source, unit_rows=100)
     features = one.features()
     assert not features.flags.owndata

@@ -268,7 +268,7 @@ def test_impossible_counters_of_ids_or_units_are_reported_as_damage(store: Path,
             VERBS[verb](store)
 
 
-def test_huge_ids_in_a_plan_take_no_extra_memory(store: Path) -> None:
+def test_store_with_huge_picture_ids_takes_no_extra_memory(store: Path) -> None:
     reseal(store / "plan" / "000000" / "000001.h5", lambda meta: meta.update({"next_id": 1 << 61}))
     VERBS["extract"](store)
     assert FeatureStore.open(store).ids.max() >= 1 << 61

@@ -98,7 +98,7 @@ def features(store: Path) -> bytes:
 
 
 @pytest.mark.parametrize("decode", ["exact", "fast"])
-def test_regions_have_the_vectors_of_crops_and_need_one_decoding(folder, tmp_path, decoded, decode):
+def test_vectors_of_regions_equal_those_of_crops_and_each_picture_is_decoded_once(folder, tmp_path, decoded, decode):
     source = table(folder / "t.csv", some_boxes())
     report = run(source, tmp_path / "s", decode=decode)
     assert (report.vectors, report.failures, len(decoded)) == (24, 0, 6)
@@ -190,7 +190,7 @@ def test_box_name_writes_each_number_with_the_fewest_decimals(values, name):
     assert box_name(values) == name
 
 
-def test_wrong_boxes_become_failures_or_are_clipped(folder, tmp_path):
+def test_unusable_boxes_become_failures_and_overhanging_boxes_are_clipped(folder, tmp_path):
     rows = [
         ("0.jpg", -5, -5, 20, 20, "clipped"),
         ("0.jpg", 200, 0, 5, 5, "outside"),
