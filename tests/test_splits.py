@@ -56,7 +56,7 @@ def test_held_out_part_never_splits_a_group(case, seed):
 
 @settings(deadline=None, max_examples=60)
 @given(labelled(grouped=True), st.booleans(), st.integers(2, 5), st.integers(0, 5))
-def test_folds_keep_groups_whole_and_train_on_all_classes(case, grouped, count, seed):
+def test_folds_keep_groups_together_and_every_training_part_has_all_classes(case, grouped, count, seed):
     y, groups = case
     groups = groups if grouped else None
     try:
@@ -165,7 +165,7 @@ def test_plain_folds_have_equal_sizes_and_keep_groups_together():
         splits.plain_folds(10, groups=np.zeros(10), cv=5, seed=0)
 
 
-def test_always_trained_rows_keep_their_whole_group_in_the_training_part():
+def test_group_of_a_row_that_must_be_trained_on_is_never_held_out():
     fold, needed = np.array([0, 0, 1, 1]), np.array([True, False, False, False])
     assert splits.always_trained(fold, needed).tolist() == [-1, 0, 1, 1]
     assert splits.always_trained(fold, needed, groups=["a", "b", "a", "c"]).tolist() == [-1, 0, -1, 1]

@@ -62,7 +62,7 @@ def test_lookalike_key_differs_for_names_that_are_different(one: str, other: str
     assert lookalike_key(one) != lookalike_key(other)
 
 
-def test_close_to_and_did_you_mean_suggest_similar_names():
+def test_functions_close_to_and_did_you_mean_suggest_similar_names():
     keys = ["train/cat/cat.1.jpg", "train/cat/cat.10.jpg", "train/dog/dog.1.jpg"]
     assert close_to("cat.1.jpg", keys)[0] == "train/cat/cat.1.jpg"
     assert did_you_mean("exctract", ["extract", "train"]) == "; did you mean 'extract'?"

@@ -190,7 +190,7 @@ def test_a_module_named_in_a_file_is_never_imported(networks: Path, monkeypatch:
     assert "my_networks" not in sys.modules
 
 
-def test_backbones_of_entry_points_are_listed_without_import_and_load_by_name(
+def test_entry_point_backbones_are_listed_without_being_imported_and_can_be_loaded_by_name(
     networks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info = networks / "my_networks-1.dist-info"

@@ -135,7 +135,7 @@ def test_batches_overlap_in_an_asynchronous_engine():
     assert [row for each in done for row in each.vectors[:, 0].tolist()] == [row for row in range(20) if row != 7]
 
 
-def test_extraction_pipeline_writes_all_earlier_batches_when_the_stream_yields_none():
+def test_extraction_pipeline_writes_earlier_batches_when_the_batch_iterator_yields_the_value_none():
     written = []
 
     def batches():

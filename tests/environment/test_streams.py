@@ -129,7 +129,7 @@ def test_a_picture_on_standard_input_is_classified(place):
     assert listed.stdout.count(b"\n") == 4
 
 
-def test_error_names_the_type_of_binary_data_given_instead_of_a_list(place):
+def test_error_names_the_file_type_of_binary_data_on_standard_input(place):
     for made, what in (("cat pictures/train/ant/00.png", "a picture"), ("tar cf - pictures", "a tar archive")):
         done = sh(f"{made} | $F extract - s {' '.join(NETWORK)}", place)
         assert done.returncode == 2

@@ -169,7 +169,7 @@ def test_index_built_without_a_feature_identity_has_none() -> None:
     assert (index.identity, index.fingerprint, index.info()["identity"]) == (None, "", {})
 
 
-def test_stale_index_reports_rows_missing_in_index_and_in_store() -> None:
+def test_stale_index_reports_rows_only_in_the_store_and_rows_only_in_the_index() -> None:
     index = index_of(4, about=About(generation=2))
     fresh = index.staleness(2, np.array([0, 3, 6, 9], np.uint64))
     assert fresh.fresh

@@ -150,7 +150,7 @@ def test_table_source_rejects_unusable_parquet_columns(tmp_path: Path, data: dic
         keys(TableSource(tmp_path / "t.parquet"))
 
 
-def test_table_chunks_are_full_across_parquet_row_groups(tmp_path: Path):
+def test_table_chunks_have_the_requested_length_for_any_parquet_row_group_size(tmp_path: Path):
     parquet.write_table(pa.table({"path": [f"{i}.jpg" for i in range(25)]}), tmp_path / "t.parquet", row_group_size=4)
     source = TableSource(tmp_path / "t.parquet")
     assert [len(chunk) for chunk in source.chunks(10)] == [10, 10, 5]
@@ -343,7 +343,7 @@ def test_table_source_notes_non_utf8_labels_but_not_labels_1_and_minus_1(tmp_pat
     assert "is no UTF-8 text: save the table" in source.notes[0]
 
 
-def test_labels_of_every_arrow_text_and_number_type_are_read(tmp_path: Path):
+def test_labels_of_every_text_type_and_number_type_of_arrow_are_read(tmp_path: Path):
     columns = {
         "dictionary": pa.array(["a", None]).dictionary_encode(),
         "large": pa.array(["a", None], pa.large_string()),

@@ -49,7 +49,7 @@ def runs_in(folder):
     return found
 
 
-def test_every_method_is_judged_on_the_same_pictures_with_every_seed(store, done):
+def test_compared_methods_are_tested_on_the_same_pictures_for_every_seed(store, done):
     assert [one.name for one in done.results] == list(METHODS)
     assert (done.finished, done.seeds, done.learnt, done.held_out) == (12, [0, 1], 16, 8)
     runs = runs_in(done.path)

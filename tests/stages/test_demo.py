@@ -37,7 +37,7 @@ def test_demo_ends_with_a_page_of_pictures(done):
 
 
 @pytest.mark.slow
-def test_second_demo_keeps_finished_files_and_gives_the_same_report(done):
+def test_second_run_of_demo_keeps_finished_files_and_gives_the_same_report(done):
     folder, report = done
     before = {
         path: path.stat().st_mtime_ns

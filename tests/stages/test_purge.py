@@ -179,7 +179,7 @@ def test_purge_erases_pictures_from_the_journal_of_an_unfinished_unit(tmp_path: 
     assert len(FeatureStore.open(tmp_path / "s")) == 7
 
 
-def test_unfinished_purge_blocks_writers(tmp_path: Path):
+def test_writers_are_refused_while_a_purge_is_unfinished(tmp_path: Path):
     source = Pictures({f"a/{number}".encode(): number for number in range(4)})
     store = tmp_path / "s"
     build(store, source)

@@ -28,7 +28,7 @@ def test_search_finds_the_query_picture_first_and_then_its_class(chain):
     json.dumps(report.to_dict(), allow_nan=False)
 
 
-def test_search_accepts_a_large_k_and_an_unreadable_query(chain, tmp_path):
+def test_search_accepts_k_above_the_number_of_pictures_and_an_unreadable_query(chain, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"<html>")
     report = search(
         chain.index, [tmp_path / "bad.jpg", chain.folder / "val/ant/00.png"], k=99, backbone=tiny_backbone()

@@ -274,7 +274,7 @@ def test_extract_renames_table_columns_named_like_region_columns(folder, tmp_pat
     ]
 
 
-def test_extract_rejects_text_as_a_number_of_a_box(folder, tmp_path):
+def test_extract_rejects_text_in_place_of_a_number_in_a_box(folder, tmp_path):
     with pytest.raises(UsageError, match="line 3 has 'wide' as w, which is no number"):
         run(table(folder / "t.csv", [("0.jpg", 1, 1, 5, 5, ""), ("0.jpg", 1, 1, "wide", 5, "")]), tmp_path / "s")
 
@@ -485,7 +485,7 @@ def test_regions_left_after_a_removal_keep_their_boxes(folder, tmp_path):
     assert after.equals(before.loc[after.index])
 
 
-def test_picture_key_removes_restores_and_purges_all_its_regions(folder, tmp_path):
+def test_removing_restoring_or_purging_a_picture_key_applies_to_all_its_regions(folder, tmp_path):
     rows = [*some_boxes(2), ("0.jpg", "", "", "", "", "whole")]
     source, store = table(folder / "t.csv", rows), tmp_path / "s"
     run(source, store)

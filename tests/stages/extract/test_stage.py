@@ -274,7 +274,7 @@ def test_extract_refuses_duplicate_keys_and_empty_sources(folder, tmp_path):
     assert FeatureStore.open(tmp_path / "s").counts.images == 0
 
 
-def test_pending_pictures_of_a_missing_folder_stay_pending(folder, tmp_path):
+def test_pictures_pending_in_a_missing_folder_stay_pending_when_another_folder_is_extracted(folder, tmp_path):
     stop = threading.Event()
     stop.set()
     run(folder, tmp_path / "s", stop=stop)
@@ -417,7 +417,7 @@ def test_next_extraction_refuses_another_backbone_before_loading(folder, tmp_pat
 
 
 @pytest.mark.slow
-def test_new_pictures_require_the_weights_file_again(folder, tmp_path):
+def test_next_extraction_with_new_pictures_requires_the_weights_file_of_the_user(folder, tmp_path):
     from featstore.backbones import load_backbone
 
     module = load_backbone("squeezenet1_1", "random:0").module

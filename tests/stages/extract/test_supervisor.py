@@ -165,7 +165,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_supervisor_sees_which_rows_are_being_read_and_decoded() -> None:
+def test_supervisor_can_read_which_rows_a_worker_reads_and_decodes() -> None:
     worker = InHand.create(3)
     watcher = InHand(os.dup(worker.handle))
     assert watcher.held() == [None, None, None]

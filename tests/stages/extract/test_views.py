@@ -188,7 +188,7 @@ def test_store_and_its_views_work_after_both_were_moved(tmp_path: Path, folder: 
     assert len(after) == len(before) + 1
 
 
-def test_extraction_updates_deleted_and_changed_pictures_in_every_view(tmp_path: Path, folder: Path) -> None:
+def test_extraction_removes_deleted_and_updates_changed_pictures_in_every_view(tmp_path: Path, folder: Path) -> None:
     extract_views(folder, tmp_path / "s", 2)
     before = rows(view_path(tmp_path / "s", 1))
     (folder / "a/01.png").unlink()
