@@ -130,7 +130,7 @@ def test_pictures_of_equal_digest_share_a_group_and_unknown_digests_do_not():
     assert len(set(groups)) == 4
 
 
-def test_group_ids_may_have_mixed_types_and_each_none_is_a_group_of_its_own():
+def test_group_ids_may_have_mixed_types_and_rows_with_group_id_none_are_ungrouped():
     y = np.array(["a", "b"] * 10)
     groups = np.array([None, "x", 3, 3, 3, "x"] + [None] * 14, object)
     train, test = splits.held_out(y, groups=groups, fraction=0.5, seed=0)

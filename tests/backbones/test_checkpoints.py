@@ -137,7 +137,7 @@ class Payload:
         return os.mkdir, (str(self.target),)
 
 
-def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
+def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path) -> None:
     target = tmp_path / "executed"
     torch.save({"weight": Payload(target)}, tmp_path / "zip.pth")
     torch.save({"weight": Payload(target)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)

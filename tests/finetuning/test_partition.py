@@ -187,7 +187,7 @@ def test_untraceable_network_cannot_be_divided_at_an_inner_layer() -> None:
         assert "\n" not in str(error.value)
 
 
-def test_network_cannot_be_divided_between_layers_with_shared_parameters() -> None:
+def test_network_cannot_be_divided_between_two_layers_that_share_parameters() -> None:
     backbone = made_up(Tied(), 32)
     with pytest.raises(UsageError, match="last"):
         split_at(backbone, "middle")
@@ -214,7 +214,7 @@ def test_network_cannot_be_divided_at_a_layer_that_runs_repeatedly() -> None:
         split_at(without_values("resnet50"), "layer3.0.relu")
 
 
-def test_freezing_up_to_the_last_layer_leaves_only_the_head_to_train() -> None:
+def test_freezing_up_to_the_last_layer_trains_only_the_head() -> None:
     backbone = without_values("mobilenet_v2")
     everything = {name for name, _ in [*backbone.module.named_parameters(), *backbone.module.named_buffers()]}
     for name in ("classifier.1", "input of classifier.1"):

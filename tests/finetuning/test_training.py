@@ -419,7 +419,7 @@ class Losing(MadeExamples):
         yield from super().batches(rows[:-1], epoch, size)
 
 
-def test_training_examples_that_omit_a_row_raise_an_error(tmp_path):
+def test_training_raises_an_error_if_an_epoch_omits_a_row(tmp_path):
     data = made_data()
     with pytest.raises(RuntimeError, match="did not yield the rows"):
         run(tmp_path, made_plan(), data=TrainingData(Losing(*made_rows(61, 3, 2)), data.held_out, data.classes))

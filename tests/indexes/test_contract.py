@@ -164,7 +164,7 @@ def test_index_uses_the_fastest_search_parameter_whose_recall_new_queries_confir
 
 
 @pytest.mark.slow
-def test_exact_search_that_replaces_an_index_must_fit_into_memory(
+def test_exact_search_that_replaces_an_index_must_fit_into_the_memory_limit(
     vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(contract, "keeps", lambda recall, goal: False)

@@ -227,7 +227,7 @@ def test_blanks_after_commas_in_a_csv_table_are_removed(tmp_path: Path):
     )
 
 
-def test_csv_values_keep_leading_blanks_if_the_header_has_none(tmp_path: Path):
+def test_csv_values_keep_leading_blanks_if_column_names_have_no_leading_blanks(tmp_path: Path):
     write(tmp_path, [" a.jpg"])
     chunk = whole(TableSource(table(tmp_path / "t.csv", "label,path\ncat, a.jpg\n")))
     assert (chunk.keys, chunk.sizes.tolist()) == ([b" a.jpg"], [1])
@@ -335,7 +335,7 @@ def test_usual_column_names_are_recognised_with_blanks_or_hyphens(tmp_path: Path
     assert whole(TableSource(table(tmp_path / "t.csv", f"{header}\na.jpg,cat\n"))).labels == ["cat"]
 
 
-def test_table_source_notes_non_utf8_labels_but_not_labels_1_and_minus_1(tmp_path: Path):
+def test_table_source_has_a_note_for_non_utf8_labels_and_none_for_labels_1_and_minus_1(tmp_path: Path):
     (tmp_path / "t.csv").write_bytes("path,label\na.jpg,K\u00e4fer\nb.jpg,-1\nc.jpg,1\n".encode("latin-1"))
     source = TableSource(tmp_path / "t.csv")
     whole(source)

@@ -177,7 +177,9 @@ def test_store_refuses_a_pipe_in_place_of_a_file(store: Path, name: str) -> None
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
-def test_store_ignores_work_files_that_are_not_regular(store: Path, tmp_path: Path, kind: str) -> None:
+def test_store_ignores_links_pipes_and_folders_in_place_of_its_work_files(
+    store: Path, tmp_path: Path, kind: str
+) -> None:
     plan(store, Pictures({**SOURCE.content, b"99": 1}))
     (unit,) = FeatureStore.open(store)._pending_units()
     folder = store / "work" / f"{unit.number:016d}"

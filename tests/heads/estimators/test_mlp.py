@@ -212,14 +212,14 @@ def test_huge_sample_weights_are_scaled_or_refused(weights):
             MLPHead(8, epochs=2).fit(X, np.arange(40) // 20, weights)
 
 
-def test_mlp_trained_under_autocast_has_the_same_weights():
+def test_mlp_training_has_the_same_losses_under_autocast():
     X, y = blobs(40, 5, 2, seed=1)
     plain = MLPHead(8, epochs=3).fit(X, y)
     with torch.autocast("cpu"):
         assert MLPHead(8, epochs=3).fit(X, y).history_ == plain.history_
 
 
-def test_mlp_error_for_an_unusable_temporary_folder_names_folder_and_remedy(monkeypatch, tmp_path):
+def test_mlp_error_for_an_unusable_temporary_folder_names_the_remedy(monkeypatch, tmp_path):
     X, y = blobs(40, 5, 2, seed=1)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     with pytest.raises(DataError, match="set TMPDIR to a folder with room"):
@@ -242,7 +242,7 @@ def test_mlp_error_names_features_that_are_too_large_for_float32():
         train(X, Targets(codes, np.ones(40, np.float32), np.arange(4)), lambda _: np.arange(4, 40), plan(), 0)
 
 
-def test_mlp_trained_from_a_file_over_its_memory_limit_has_equal_weights():
+def test_mlp_trained_from_a_temporary_file_because_of_its_memory_limit_predicts_the_same():
     X, y = blobs(150, 6, 3, seed=2)
     inside = MLPHead(hidden=16, epochs=5).fit(Streamed(X), y)
     outside = MLPHead(hidden=16, epochs=5, memory_limit=1).fit(Streamed(X), y)

@@ -475,7 +475,7 @@ def test_remove_takes_one_region_or_all_regions_of_a_picture(folder, tmp_path):
     assert not any(key.startswith("4.jpg") for key in keys)
 
 
-def test_regions_left_after_a_removal_keep_their_boxes(folder, tmp_path):
+def test_remaining_regions_keep_their_boxes_after_other_regions_were_removed(folder, tmp_path):
     source = table(folder / "t.csv", some_boxes())
     run(source, tmp_path / "s")
     before = FeatureStore.open(tmp_path / "s").to_pandas().set_index("key")
