@@ -58,7 +58,7 @@ def test_column_of_paths_must_be_ordered_and_one_dimensional(given, words):
         column(given, "pictures")
 
 
-def test_is_missing_recognises_none_nan_and_pandas_na():
+def test_function_is_missing_recognises_none_nan_and_pandas_na():
     assert all(map(is_missing, (None, float("nan"), np.float64("nan"), pd.NA, pd.NaT)))
     assert not any(map(is_missing, ("", "nan", 0, np.zeros(2), "a.png")))
 

@@ -51,7 +51,7 @@ def test_check_of_install_commands_finds_those_that_would_install_another_projec
     assert bool(strangers(text)) is wrong
 
 
-def test_no_message_or_document_tells_to_install_another_project() -> None:
+def test_no_message_and_no_document_advises_to_install_another_project() -> None:
     assert len(TEXTS) > 200
     assert {str(path): found for path in TEXTS if (found := strangers(path.read_text()))} == {}
 

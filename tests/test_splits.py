@@ -139,7 +139,7 @@ def test_group_ids_may_have_mixed_types_and_rows_with_group_id_none_are_ungroupe
     assert len(train) == len(test) == 10
 
 
-def test_divide_keeps_groups_together_and_keeps_the_share_of_every_stratum():
+def test_function_divide_keeps_groups_together_and_keeps_the_share_of_every_stratum():
     strata, groups = np.repeat([0, 1, 2], [60, 30, 10]), np.arange(100) // 2
     train, test = splits.divide(strata, groups=groups, fraction=0.2, seed=0)
     assert sorted([*train, *test]) == list(range(100))
@@ -147,7 +147,7 @@ def test_divide_keeps_groups_together_and_keeps_the_share_of_every_stratum():
     assert np.bincount(strata[test]).tolist() == [12, 6, 2]
 
 
-def test_divide_accepts_rows_of_one_stratum_and_refuses_rows_of_one_group():
+def test_function_divide_accepts_rows_of_one_stratum_and_refuses_rows_of_one_group():
     train, test = splits.divide(np.zeros(10), fraction=0.3, seed=0)
     assert (len(train), len(test)) == (7, 3)
     with pytest.raises(DataError, match="cannot be divided into two parts"):

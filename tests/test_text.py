@@ -73,7 +73,7 @@ def test_functions_close_to_and_did_you_mean_suggest_similar_names():
     ("word", "expected"),
     [("lable", True), ("labl", True), ("labell", True), ("glass", False), ("label", False), ("abel", False)],
 )
-def test_is_misspelling_accepts_one_swapped_missing_or_added_letter(word: str, expected: bool):
+def test_function_is_misspelling_accepts_one_swapped_missing_or_added_letter(word: str, expected: bool):
     assert any(is_misspelling(word, name) for name in ("label", "class")) is expected
 
 

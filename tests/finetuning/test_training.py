@@ -221,7 +221,7 @@ def test_stopped_training_returns_the_network_of_the_last_finished_epoch(tmp_pat
     assert not network.training
 
 
-def test_keyboard_interrupt_keeps_the_last_finished_epoch(tmp_path):
+def test_keyboard_interrupt_keeps_the_checkpoint_of_the_last_finished_epoch(tmp_path):
     network, at_epoch = SmallNetwork(), {}
 
     def on_step(epoch: int, step: int, steps: int, loss: float) -> None:
@@ -282,7 +282,7 @@ def test_error_for_an_infinite_loss_before_training_does_not_advise_a_smaller_le
         run(tmp_path, made_plan(), network)
 
 
-def test_error_for_a_huge_learning_rate_names_the_epoch_that_is_kept(tmp_path):
+def test_error_for_a_huge_learning_rate_names_the_epoch_whose_checkpoint_is_kept(tmp_path):
     network = SmallNetwork(norm=False)
     before = states(network)
     with pytest.raises(DataError, match="not finite") as caught:
@@ -325,7 +325,7 @@ def test_balance_weights_scales_the_loss_by_inverse_class_frequency(tmp_path):
         np.testing.assert_allclose(after.detach().numpy(), expected.detach().numpy(), atol=1e-5, err_msg=name)
 
 
-def test_sigmoid_and_softmax_losses_of_two_classes_are_equal_with_smoothing():
+def test_sigmoid_and_softmax_losses_of_two_classes_are_equal_with_label_smoothing():
     from featstore.finetuning.steps import losses
 
     logits, codes = torch.randn(20, 2, generator=torch.Generator().manual_seed(0)), np.arange(20) % 2

@@ -53,7 +53,7 @@ def test_saved_ridge_head_predicts_the_same_numbers(head, tmp_path):
         ({"intercept": np.zeros(1, np.float32)}, "missing or of the wrong type"),
     ],
 )
-def test_ridge_head_file_with_inconsistent_arrays_is_damaged(head, tmp_path, change, message):
+def test_ridge_head_file_with_inconsistent_arrays_is_reported_as_damaged(head, tmp_path, change, message):
     class Other(NumbersModel):
         def arrays(self):
             return {**super().arrays(), **change}
@@ -64,7 +64,7 @@ def test_ridge_head_file_with_inconsistent_arrays_is_damaged(head, tmp_path, cha
 
 
 @pytest.mark.parametrize("classes", [["a"], ["a", "b"]])
-def test_ridge_head_file_that_lists_classes_is_damaged(head, tmp_path, classes):
+def test_ridge_head_file_that_lists_classes_is_reported_as_damaged(head, tmp_path, classes):
     save_head(tmp_path / "a.head", NumbersHead("ridge", classes, head.model))
     with pytest.raises(DamagedError, match="its list of classes is damaged"):
         load_head(tmp_path / "a.head")

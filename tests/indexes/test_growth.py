@@ -20,7 +20,7 @@ def info(**changes: Any) -> dict[str, Any]:
     return {**told, "exact": False, **changes}
 
 
-def test_index_report_says_whether_recall_and_latency_of_the_contract_are_still_reached() -> None:
+def test_index_report_says_whether_the_limits_of_the_contract_are_still_kept() -> None:
     assert standing(info()).holds
     assert standing(info(contract=None)).holds is None
     assert standing(info(contract={**info()["contract"], "holds": False})).holds is False

@@ -196,7 +196,7 @@ def test_units_of_a_class_have_the_largest_weighted_difference_from_the_mean(tmp
         assert [one.contribution for one in asked.units] == pytest.approx(added[:2].tolist())
 
 
-def test_channel_with_the_same_maximum_everywhere_has_no_pictures_unless_it_is_named(tmp_path):
+def test_channel_with_the_same_maximum_everywhere_has_no_pictures_and_is_refused_if_named(tmp_path):
     def vector(key, content):
         # The first cell of channel 0 has its maximum, 9, in every picture.
         return np.concatenate([[9], building_vector(key, content)[1:]]).astype(np.float32)

@@ -180,7 +180,7 @@ def test_solving_all_C_together_saves_evaluations_and_keeps_the_optima(loss):
     )
 
 
-def test_final_fit_started_from_fold_solutions_needs_fewer_evaluations():
+def test_final_fit_needs_fewer_evaluations_if_started_from_fold_solutions():
     training, _, _, _ = made(600, 30, 3)
     folds = grid.solve(training, LOGISTIC, [Problem(1.0, f) for f in range(3)], tol=1e-4)
     cold = grid.solve(training, LOGISTIC, [Problem(1.0, None)], tol=1e-9)[0]

@@ -144,7 +144,7 @@ def test_extract_option_root_finds_moved_pictures(folder, tmp_path):
     assert (report.change.unchanged, report.change.added, report.new_vectors, report.change.removed) == (20, 1, 1, 0)
 
 
-def test_second_source_adds_pictures_with_new_keys_only(folder, tmp_path):
+def test_second_source_adds_only_pictures_with_new_keys(folder, tmp_path):
     run(folder, tmp_path / "s")
     more = write_pictures(tmp_path / "more", ["cat/1.jpg", "cat/2.jpg"], seed=40)
     report = run(more, tmp_path / "s")
@@ -196,7 +196,7 @@ def test_stopped_and_continued_extraction_gives_bit_identical_vectors(folder, tm
     assert os.listdir(tmp_path / "s" / "work") == []
 
 
-def test_extracting_two_halves_makes_the_same_store_as_one_extraction(folder, tmp_path):
+def test_extracting_two_halves_of_a_folder_makes_the_same_store_as_one_extraction(folder, tmp_path):
     run(folder, tmp_path / "whole")
     first = run(folder, tmp_path / "s", units=(0, 2))
     assert (first.vectors, first.pending) == (13, 7)
