@@ -53,12 +53,12 @@ def test_decomposed_unicode_is_converted_to_composed_unicode():
         ("a  b", "a\u00a0b"),
     ],
 )
-def test_lookalike_key_is_equal_for_two_spellings_of_one_name(one: str, other: str):
+def test_function_lookalike_key_returns_equal_keys_for_two_spellings_of_one_name(one: str, other: str):
     assert lookalike_key(one) == lookalike_key(other)
 
 
 @pytest.mark.parametrize(("one", "other"), [("1", "2"), ("cat", "cats"), ("v1", "v2"), ("1.5", "15"), ("1", "-1")])
-def test_lookalike_key_differs_for_names_that_are_different(one: str, other: str):
+def test_function_lookalike_key_returns_different_keys_for_different_names(one: str, other: str):
     assert lookalike_key(one) != lookalike_key(other)
 
 

@@ -37,7 +37,7 @@ def test_layers_that_every_path_through_the_network_contains_are_listed() -> Non
     assert order == ["first.weight", "first.bias", "inner.weight", "inner.bias", "scale", "last.weight", "last.bias"]
 
 
-def test_tail_of_a_divided_network_does_not_change_its_input_in_place() -> None:
+def test_trained_part_of_a_divided_network_does_not_change_its_input_in_place() -> None:
     network = Residual().eval().requires_grad_(False)
     trace = Trace(network)
     pictures = torch.randn(5, 3, 4, 4)

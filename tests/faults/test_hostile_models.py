@@ -247,7 +247,7 @@ def test_model_with_the_head_of_another_network_is_refused(model: Path) -> None:
     refused(lambda: load_model(model))
 
 
-def test_listing_a_folder_names_damaged_models_and_continues(model: Path, intact: Path) -> None:
+def test_listing_the_artifacts_of_a_folder_reports_damaged_models_and_continues(model: Path, intact: Path) -> None:
     (model / DESCRIPTION).write_text("[" * 100_000)
     (model / "sub").mkdir()
     shutil.copytree(intact, model.parent / "other")

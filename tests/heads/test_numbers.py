@@ -82,7 +82,7 @@ def test_onnx_and_sklearn_exports_of_a_ridge_head_give_the_same_numbers(head, tm
     np.testing.assert_allclose(numbers[:, 0], expected, rtol=1e-4, atol=1e-3)
 
 
-def test_regression_report_equals_scikit_learn_and_intervals_contain_the_values():
+def test_regression_measures_equal_those_of_scikit_learn_and_lie_in_their_intervals():
     random = np.random.default_rng(0)
     truth = random.standard_normal(200)
     predicted = truth + 0.5 * random.standard_normal(200)

@@ -62,7 +62,7 @@ def test_chosen_index_reaches_the_required_recall_on_fresh_queries(
 
 
 @pytest.mark.slow
-def test_trials_table_has_the_outcome_of_every_candidate_index(vectors: np.ndarray) -> None:
+def test_table_of_tried_indexes_has_the_outcome_of_every_candidate(vectors: np.ndarray) -> None:
     hopeless = Candidate("hopeless", "IVF64,PQ6x4fs,Refine(SQfp16)", 10, "nprobe", (1,), (1.0,))
     large = Candidate("large", "HNSW32", 4 * DIMENSION + 300, "efSearch", (10,))
     asked = Contract(recall=0.9, memory=ROWS * 300)

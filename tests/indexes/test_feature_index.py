@@ -289,7 +289,7 @@ def test_purge_deletes_removed_rows_of_an_exact_index(tmp_path: Path, mmap: bool
     assert len(back) == 59
 
 
-def test_info_counts_removed_rows_that_stay_in_a_purged_graph_index() -> None:
+def test_info_counts_removed_rows_that_a_purge_leaves_in_a_graph_index() -> None:
     index = index_of(kind="hnsw")
     index.remove([0, 3])
     assert (index.purge(), index.info()["removed"]) == (0, 2)

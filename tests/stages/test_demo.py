@@ -17,7 +17,7 @@ def done(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_demo_ends_with_a_page_of_pictures(done):
+def test_demo_writes_an_html_page_with_pictures(done):
     folder, report = done
     assert (report.images, report.vectors, report.failures) == (40, 40, 0)
     assert [step.name.split()[0] for step in report.steps] == [

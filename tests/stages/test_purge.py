@@ -105,7 +105,7 @@ def made_of(store: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_no_byte_of_purged_pictures_is_in_any_file(store: Path, pictures: Path, tmp_path: Path):
+def test_purged_pictures_leave_no_trace_in_any_file(store: Path, pictures: Path, tmp_path: Path):
     artifacts = made_of(store)
     copy = make_store(store, tmp_path / "made" / "copy", backbone=tiny_backbone(3))
     traces = Traces(store, artifacts)

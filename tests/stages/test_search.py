@@ -38,7 +38,7 @@ def test_search_accepts_k_above_the_number_of_pictures_and_an_unreadable_query(c
     assert len(report.queries[1].neighbours) == 30
 
 
-def test_search_notes_report_a_grown_or_missing_store(tmp_path):
+def test_search_has_a_note_if_the_store_grew_or_is_missing(tmp_path):
     folder = write_coloured(tmp_path / "p", names("", 3))
     store = make_store(folder, tmp_path / "s")
     indexed = index(store).path

@@ -58,7 +58,7 @@ def test_region_vectors_of_a_picture_are_combined_by_mean_or_maximum(path):
         store.by_parent("sum")
 
 
-def test_parent_and_box_of_a_region_are_columns(path):
+def test_columns_of_a_store_contain_parent_and_box_of_each_region(path):
     store = FeatureStore.open(path)
     assert rows_where(store, "parent == '03.jpg' and x >= 1").sum() == 2
     frame = store.to_pandas()

@@ -280,7 +280,7 @@ def test_streamed_and_in_memory_training_use_sample_weights_in_the_same_way():
         ("first", "those of one class are zero"),
     ],
 )
-def test_heads_reject_bad_sample_weights(head, weights, words):
+def test_heads_reject_invalid_sample_weights(head, weights, words):
     X, y = blobs(40, 4, 2, seed=11)
     weights = (y == y[0]).astype(float) if isinstance(weights, str) else weights
     with pytest.raises(DataError, match=words):

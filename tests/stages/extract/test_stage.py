@@ -154,7 +154,7 @@ def test_second_source_adds_only_pictures_with_new_keys(folder, tmp_path):
         run(clash, tmp_path / "s")
 
 
-def test_option_rehash_compares_content_instead_of_size_and_mtime(folder, tmp_path):
+def test_extraction_with_option_rehash_compares_content_instead_of_size_and_mtime(folder, tmp_path):
     run(folder, tmp_path / "s")
     for name in NAMES:
         os.utime(folder / name, ns=(1, 1))
