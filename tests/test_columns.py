@@ -58,12 +58,12 @@ def test_column_of_paths_must_be_ordered_and_one_dimensional(given, words):
         column(given, "pictures")
 
 
-def test_is_missing_recognises_none_nan_and_pandas_na():
+def test_function_is_missing_recognises_none_nan_and_pandas_na():
     assert all(map(is_missing, (None, float("nan"), np.float64("nan"), pd.NA, pd.NaT)))
     assert not any(map(is_missing, ("", "nan", 0, np.zeros(2), "a.png")))
 
 
-def test_stores_accept_columns_of_keys_and_masks_of_rows(tmp_path):
+def test_stores_accept_keys_in_data_frames_series_and_arrays_and_rows_as_masks(tmp_path):
     make_store(write_coloured(tmp_path / "p", names("train", 2)), tmp_path / "s")
     store = FeatureStore.open(tmp_path / "s")
     keys = list(store.keys)

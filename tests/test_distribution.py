@@ -47,11 +47,11 @@ def strangers(text: str) -> list[str]:
         (".venv/bin/pip install . && featstore demo", False),
     ],
 )
-def test_commands_that_would_install_another_project_are_found(text: str, wrong: bool) -> None:
+def test_check_of_install_commands_finds_those_that_would_install_another_project(text: str, wrong: bool) -> None:
     assert bool(strangers(text)) is wrong
 
 
-def test_no_message_or_document_tells_to_install_another_project() -> None:
+def test_no_message_and_no_document_advises_to_install_another_project() -> None:
     assert len(TEXTS) > 200
     assert {str(path): found for path in TEXTS if (found := strangers(path.read_text()))} == {}
 

@@ -80,7 +80,7 @@ def test_readme_blocks_run_in_order_without_errors(place, readme, number):
     assert "Traceback" not in result.stderr
 
 
-def test_main_readme_names_every_verb():
+def test_main_readme_contains_every_command():
     from featstore.cli import VERBS
 
     missing = [verb for verb in VERBS if f"featstore {verb}" not in README.read_text()]

@@ -28,7 +28,7 @@ LINES, PARAMETERS, MODULE_LINES, USUAL_LINES = 80, 12, 350, 32
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_file_of_a_command_has_the_name_of_the_command(verb):
+def test_function_modules_and_tests_of_a_command_have_the_name_of_the_command(verb):
     stage = importlib.import_module(f"featstore.stages.{module_of(verb)}")
     name = FUNCTIONS.get(verb, verb)
     assert callable(getattr(stage, name))
@@ -39,7 +39,7 @@ def test_every_file_of_a_command_has_the_name_of_the_command(verb):
         assert (tests / f"test_{verb}.py").is_file() or any((tests / verb).glob("test_*.py")), tests / verb
 
 
-def test_package_has_at_most_26_rooms():
+def test_package_has_at_most_26_top_level_modules_and_subpackages():
     rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
     assert len(rooms - {"__init__", "__main__"}) <= ROOMS
 
@@ -53,7 +53,7 @@ def functions() -> list[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
     return found
 
 
-def test_functions_are_short_and_have_few_parameters():
+def test_no_public_function_exceeds_the_limits_of_lines_and_parameters():
     long, many = [], []
     for place, node in functions():
         arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
@@ -69,7 +69,7 @@ def test_functions_are_short_and_have_few_parameters():
     assert lines[int(0.95 * len(lines))] <= USUAL_LINES
 
 
-def test_modules_are_short():
+def test_no_module_of_the_package_exceeds_the_limit_of_lines():
     long = {
         path: count for path in PACKAGE.rglob("*.py") if (count := len(path.read_text().splitlines())) > MODULE_LINES
     }

@@ -56,7 +56,7 @@ def test_held_out_part_never_splits_a_group(case, seed):
 
 @settings(deadline=None, max_examples=60)
 @given(labelled(grouped=True), st.booleans(), st.integers(2, 5), st.integers(0, 5))
-def test_folds_keep_groups_whole_and_train_on_all_classes(case, grouped, count, seed):
+def test_folds_keep_groups_together_and_every_training_part_has_all_classes(case, grouped, count, seed):
     y, groups = case
     groups = groups if grouped else None
     try:
@@ -130,7 +130,7 @@ def test_pictures_of_equal_digest_share_a_group_and_unknown_digests_do_not():
     assert len(set(groups)) == 4
 
 
-def test_group_ids_may_have_mixed_types_and_each_none_is_a_group_of_its_own():
+def test_group_ids_may_have_mixed_types_and_rows_with_group_id_none_are_ungrouped():
     y = np.array(["a", "b"] * 10)
     groups = np.array([None, "x", 3, 3, 3, "x"] + [None] * 14, object)
     train, test = splits.held_out(y, groups=groups, fraction=0.5, seed=0)
@@ -139,7 +139,7 @@ def test_group_ids_may_have_mixed_types_and_each_none_is_a_group_of_its_own():
     assert len(train) == len(test) == 10
 
 
-def test_divide_keeps_groups_together_and_shares_strata():
+def test_function_divide_keeps_groups_together_and_keeps_the_share_of_every_stratum():
     strata, groups = np.repeat([0, 1, 2], [60, 30, 10]), np.arange(100) // 2
     train, test = splits.divide(strata, groups=groups, fraction=0.2, seed=0)
     assert sorted([*train, *test]) == list(range(100))
@@ -147,7 +147,7 @@ def test_divide_keeps_groups_together_and_shares_strata():
     assert np.bincount(strata[test]).tolist() == [12, 6, 2]
 
 
-def test_divide_accepts_one_stratum_and_refuses_copies_of_one_row():
+def test_function_divide_accepts_rows_of_one_stratum_and_refuses_rows_of_one_group():
     train, test = splits.divide(np.zeros(10), fraction=0.3, seed=0)
     assert (len(train), len(test)) == (7, 3)
     with pytest.raises(DataError, match="cannot be divided into two parts"):
@@ -165,7 +165,7 @@ def test_plain_folds_have_equal_sizes_and_keep_groups_together():
         splits.plain_folds(10, groups=np.zeros(10), cv=5, seed=0)
 
 
-def test_always_trained_rows_keep_their_whole_group_in_the_training_part():
+def test_group_of_a_row_that_must_be_trained_on_is_never_held_out():
     fold, needed = np.array([0, 0, 1, 1]), np.array([True, False, False, False])
     assert splits.always_trained(fold, needed).tolist() == [-1, 0, 1, 1]
     assert splits.always_trained(fold, needed, groups=["a", "b", "a", "c"]).tolist() == [-1, 0, -1, 1]

@@ -53,16 +53,16 @@ def test_decomposed_unicode_is_converted_to_composed_unicode():
         ("a  b", "a\u00a0b"),
     ],
 )
-def test_lookalike_key_is_equal_for_two_spellings_of_one_name(one: str, other: str):
+def test_function_lookalike_key_returns_equal_keys_for_two_spellings_of_one_name(one: str, other: str):
     assert lookalike_key(one) == lookalike_key(other)
 
 
 @pytest.mark.parametrize(("one", "other"), [("1", "2"), ("cat", "cats"), ("v1", "v2"), ("1.5", "15"), ("1", "-1")])
-def test_lookalike_key_differs_for_names_that_are_different(one: str, other: str):
+def test_function_lookalike_key_returns_different_keys_for_different_names(one: str, other: str):
     assert lookalike_key(one) != lookalike_key(other)
 
 
-def test_close_to_and_did_you_mean_suggest_similar_names():
+def test_functions_close_to_and_did_you_mean_suggest_similar_names():
     keys = ["train/cat/cat.1.jpg", "train/cat/cat.10.jpg", "train/dog/dog.1.jpg"]
     assert close_to("cat.1.jpg", keys)[0] == "train/cat/cat.1.jpg"
     assert did_you_mean("exctract", ["extract", "train"]) == "; did you mean 'extract'?"
@@ -73,7 +73,7 @@ def test_close_to_and_did_you_mean_suggest_similar_names():
     ("word", "expected"),
     [("lable", True), ("labl", True), ("labell", True), ("glass", False), ("label", False), ("abel", False)],
 )
-def test_is_misspelling_accepts_one_swapped_missing_or_added_letter(word: str, expected: bool):
+def test_function_is_misspelling_accepts_one_swapped_missing_or_added_letter(word: str, expected: bool):
     assert any(is_misspelling(word, name) for name in ("label", "class")) is expected
 
 
@@ -82,6 +82,6 @@ def test_counted_nouns_are_singular_or_plural():
     assert [counted(count, "key is", "keys are") for count in (1, 2)] == ["1 key is", "2 keys are"]
 
 
-def test_percentages_are_only_rounded_to_0_or_100_if_they_are():
+def test_percentages_near_0_or_100_get_more_digits_instead_of_being_rounded():
     told = [percentage(value) for value in (0, 12.345, 99.9583, 100, 99.9999, 0.0001, 100 - 1e-12)]
     assert told == ["0.00", "12.35", "99.96", "100.00", "99.9999", "0.0001", "100.00"]

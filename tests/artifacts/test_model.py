@@ -35,7 +35,7 @@ np.save(sys.argv[3], model.head.decision_function(features))
 
 @pytest.mark.parametrize("hidden", [0, 5])
 @pytest.mark.parametrize("classes", [("ant", "bee"), ("ant", "bee", "cow")])
-def test_head_in_a_model_has_the_identity_of_the_fine_tuned_features(
+def test_head_in_a_model_records_the_identity_of_the_fine_tuned_features(
     tmp_path: Path, classes: tuple[str, ...], hidden: int
 ) -> None:
     written = write_tuned(tmp_path / "m", classes=classes, hidden=hidden)
@@ -202,7 +202,7 @@ def test_weights_file_of_a_model_loads_into_the_original_network_class(
         resnet.load_state_dict(load_file(tmp_path / "w.safetensors"))
 
 
-def test_weights_file_has_no_classifier_if_the_network_cannot_hold_the_head(tmp_path: Path) -> None:
+def test_weights_file_has_no_classifier_if_the_head_does_not_fit_into_the_network(tmp_path: Path) -> None:
     place = tmp_path / "w.safetensors"
     mlp = random_head(1024, ["a", "b"], hidden=3)
     (note,) = write_weights_only(place, changed_backbone(), mlp)

@@ -137,7 +137,7 @@ class Payload:
         return os.mkdir, (str(self.target),)
 
 
-def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
+def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path) -> None:
     target = tmp_path / "executed"
     torch.save({"weight": Payload(target)}, tmp_path / "zip.pth")
     torch.save({"weight": Payload(target)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
@@ -159,7 +159,7 @@ def test_checkpoint_tensor_larger_than_its_file_is_rejected(state: State, tmp_pa
         load_backbone("mobilenet_v3_small", str(tmp_path / "mine.pth"))
 
 
-def test_damaged_and_compressed_checkpoints_are_rejected(state: State, tmp_path: Path) -> None:
+def test_damaged_checkpoints_and_compressed_checkpoints_are_rejected(state: State, tmp_path: Path) -> None:
     file = tmp_path / "mine.pth"
     torch.save(state, file)
     data = file.read_bytes()
@@ -184,6 +184,6 @@ def test_damaged_and_compressed_checkpoints_are_rejected(state: State, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["absent.pth", "."])
-def test_missing_files_and_folders_are_rejected_as_weights(name: str, tmp_path: Path) -> None:
+def test_weights_path_without_a_file_is_rejected(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such checkpoint"):
         read_state(tmp_path / name)

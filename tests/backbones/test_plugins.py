@@ -126,7 +126,7 @@ def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         sys.modules.pop(name, None)
 
 
-def test_users_function_is_loaded_as_a_backbone(networks: Path) -> None:
+def test_function_of_the_user_is_loaded_as_a_backbone(networks: Path) -> None:
     backbone = load_backbone("my_networks:good")
     assert (backbone.name, backbone.layer, backbone.dimension) == ("my-net", "output", 5)
     assert (backbone.weights, backbone.preprocessing) == ("my_networks:good", Preprocessing(18, 16))
@@ -175,7 +175,7 @@ def test_functions_that_are_no_backbones_are_refused_with_a_one_line_error(
     assert "\n" not in str(error.value)
 
 
-def test_weights_for_a_users_backbone_function_are_rejected(networks: Path) -> None:
+def test_option_weights_is_rejected_for_a_backbone_function_of_the_user(networks: Path) -> None:
     with pytest.raises(UsageError, match="leave --weights out"):
         load_backbone("my_networks:good", "random:0")
 
@@ -190,7 +190,7 @@ def test_a_module_named_in_a_file_is_never_imported(networks: Path, monkeypatch:
     assert "my_networks" not in sys.modules
 
 
-def test_backbones_of_entry_points_are_listed_without_import_and_load_by_name(
+def test_entry_point_backbones_are_listed_without_being_imported_and_can_be_loaded_by_name(
     networks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info = networks / "my_networks-1.dist-info"

@@ -34,7 +34,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_features_equal_those_of_timm(name: str, tmp_path: Path, cache: Path) -> None:
+def test_features_of_timm_backbones_equal_those_of_the_timm_library(name: str, tmp_path: Path, cache: Path) -> None:
     file = write_weights(name, tmp_path / "theirs.safetensors")
     backbone = load_backbone(f"timm/{name}", str(file))
     images = [picture(seed, (200 + 17 * seed, 180)) for seed in range(6)]
@@ -57,7 +57,7 @@ def test_features_equal_those_of_timm(name: str, tmp_path: Path, cache: Path) ->
     assert describe_backbone(backbone.name).at_hand
 
 
-def test_features_with_another_size_or_pool_equal_those_of_timm(tmp_path: Path) -> None:
+def test_features_of_timm_backbones_with_another_size_or_pool_equal_those_of_the_timm_library(tmp_path: Path) -> None:
     import timm
 
     file = write_weights("test_vit", tmp_path / "theirs.safetensors")

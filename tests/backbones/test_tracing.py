@@ -28,7 +28,7 @@ class Residual(nn.Module):
         return self.last(x if factor is None else x * factor).flatten(1)
 
 
-def test_trace_finds_the_layers_that_every_path_passes_through() -> None:
+def test_layers_that_every_path_through_the_network_contains_are_listed() -> None:
     trace = Trace(Residual().eval())
     assert list(trace.outputs) == ["first", "act", "inner", "drop", "last"]
     assert [name for name, node in trace.outputs.items() if node in trace.clean] == ["first", "act", "last"]
@@ -37,7 +37,7 @@ def test_trace_finds_the_layers_that_every_path_passes_through() -> None:
     assert order == ["first.weight", "first.bias", "inner.weight", "inner.bias", "scale", "last.weight", "last.bias"]
 
 
-def test_tail_of_a_divided_network_does_not_change_its_input_in_place() -> None:
+def test_trained_part_of_a_divided_network_does_not_change_its_input_in_place() -> None:
     network = Residual().eval().requires_grad_(False)
     trace = Trace(network)
     pictures = torch.randn(5, 3, 4, 4)
@@ -61,7 +61,7 @@ def test_stochastic_depth_has_an_effect_only_in_train_mode() -> None:
 
 
 @pytest.mark.parametrize(("module", "depends"), [(StochasticDepth(0.1, "row"), True), (nn.Dropout(), False)])
-def test_trace_finds_modules_outside_torch_that_depend_on_train_mode(module: nn.Module, depends: bool) -> None:
+def test_modules_of_other_packages_that_depend_on_train_mode_are_recognised(module: nn.Module, depends: bool) -> None:
     assert depends_on_mode(module) is depends
 
 
@@ -73,7 +73,7 @@ def test_vision_transformer_cut_after_a_block_does_not_run_later_blocks() -> Non
     assert len([layer for layer in list_layers("vit_b_32") if layer.kind == "EncoderBlock"]) == 12
 
 
-def test_gradient_of_a_value_returned_too_is_added_after_that_of_later_layers():
+def test_gradient_through_later_layers_is_summed_before_the_gradient_of_an_inner_output():
     class Branching(nn.Module):
         def __init__(self):
             super().__init__()

@@ -26,7 +26,7 @@ def place(tmp_path_factory):
     return folder
 
 
-def test_compare_prints_a_table_and_writes_a_page_and_continues_what_is_there(place):
+def test_compare_command_prints_a_table_and_writes_a_page_and_keeps_finished_runs(place):
     given = ("compare", "--transfer", "s", "--methods", "mlp,last-block", "--epochs", "2", *FEW)
     shown = run(*given, cwd=place)
     lines = shown.stdout.splitlines()
@@ -71,5 +71,5 @@ def test_interrupted_comparison_keeps_finished_runs(place):
         (("--transfer", "missing"), "missing"),
     ],
 )
-def test_wrong_use_gives_a_one_line_error(place, given, message):
+def test_invalid_options_of_the_compare_command_give_a_one_line_error(place, given, message):
     assert message in run("compare", *given, "--weights", "random:0", cwd=place, code=2).stderr.splitlines()[-1]

@@ -16,7 +16,7 @@ from tests.cli.running import SMALL, WITHOUT, loaded_by, run, run_json
 from tests.made import write_pictures
 
 
-def test_extract_and_label_print_the_sources_of_classes_splits_and_keys(place, tmp_path):
+def test_extract_and_label_print_where_classes_splits_and_keys_were_read_from(place, tmp_path):
     said = run("extract", place / "pictures", place / "s", *SMALL).stdout
     line = (
         "read: 2 classes from the second folder of each path, 2 splits (train, val) from the first, layout split/class"

@@ -11,7 +11,7 @@ from tests.cli.running import run, run_json
 
 
 @pytest.mark.slow
-def test_labels_from_a_table_survive_compaction(place, tmp_path):
+def test_labels_from_a_table_are_unchanged_after_compaction(place, tmp_path):
     subprocess.run(["cp", "-r", place / "s", tmp_path / "s"], check=True)
     shards = {path: path.stat().st_mtime_ns for path in (tmp_path / "s" / "shards").iterdir()}
     (tmp_path / "t.csv").write_text("key,label,weight\ntrain/ant/1.jpg,queen,2\nval/bee/4.jpg,,3\nnobody,x,1\n")

@@ -44,7 +44,7 @@ def test_unknown_command_is_a_usage_error():
         (("label", "s", "nowhere.csv"), "nowhere.csv"),
     ],
 )
-def test_wrong_use_gives_a_one_line_error(place, arguments, words):
+def test_invalid_arguments_of_any_command_give_a_one_line_error(place, arguments, words):
     error = run(*arguments, cwd=place, code=2).stderr
     assert words in error
     assert error.startswith(("featstore: ", "Usage: "))
@@ -52,7 +52,7 @@ def test_wrong_use_gives_a_one_line_error(place, arguments, words):
 
 
 @pytest.mark.slow
-def test_commands_without_pictures_load_no_network(place, tmp_path):
+def test_commands_that_read_no_pictures_load_no_network(place, tmp_path):
     subprocess.run(["cp", "-r", place / "s", tmp_path / "s"], check=True)
     (tmp_path / "t.csv").write_text("key,label\ntrain/ant/1.jpg,queen\n")
     commands = [

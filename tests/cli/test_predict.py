@@ -40,7 +40,7 @@ def test_predict_lists_unreadable_pictures_and_exits_with_1(indexed, head, tmp_p
     assert "ant/00.png" in text
 
 
-def test_a_folder_instead_of_a_head_is_a_usage_error(indexed):
+def test_predict_command_refuses_a_folder_in_place_of_a_head(indexed):
     said = run("predict", indexed / "pictures", indexed / "s", code=2).stderr
     assert "is a folder, not a head" in said
     assert "the head comes first: featstore predict HEAD PICTURES" in said

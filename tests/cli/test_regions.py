@@ -11,7 +11,7 @@ from tests.made import write_pictures
 
 
 @pytest.mark.slow
-def test_boxes_work_in_extract_train_predict_index_and_search(tmp_path):
+def test_extract_train_predict_index_and_search_work_with_boxes(tmp_path):
     write_pictures(tmp_path, [f"{number}.png" for number in range(8)])
     lines = [f"{number}.png,{at},{at},{8 + at},9,{'ab'[number % 2]}" for number in range(8) for at in range(3)]
     (tmp_path / "t.csv").write_text("\n".join(["path,x,y,w,h,label", *lines, "0.png,90,1,2,2,a"]))

@@ -72,7 +72,7 @@ def test_search_reports_usage_errors_in_one_line(indexed, tmp_path, arguments, m
         ("extract", "x", "y", "--backbone", "resnet18", "--backbone", "resnet50"),
     ],
 )
-def test_giving_a_single_value_option_twice_is_an_error(indexed, tmp_path, arguments):
+def test_option_that_takes_one_value_is_refused_if_given_twice(indexed, tmp_path, arguments):
     result = run(*[argument.format(s=indexed / "s") for argument in arguments], cwd=tmp_path, code=2)
     assert "is given 2 times; give it once" in result.stderr
     assert result.stdout == ""

@@ -171,7 +171,7 @@ def test_multilayer_perceptron_is_trained_with_its_options_and_predicts(place, t
         (("--again", "a.head", "--set", "tol=1"), "leave out --set"),
     ],
 )
-def test_train_rejects_wrong_parameters(wrong, message):
+def test_train_command_rejects_invalid_head_parameters(wrong, message):
     with pytest.raises(click.UsageError, match=message):
         train.main(["s", *wrong], standalone_mode=False)
 

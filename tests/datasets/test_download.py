@@ -148,7 +148,9 @@ def test_text_from_a_server_is_escaped_in_messages(tmp_path: Path, monkeypatch: 
     assert str(error.value).isprintable()
 
 
-def test_a_silent_connection_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_fails_after_the_timeout_if_the_server_sends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(defaults, "DOWNLOAD_TIMEOUT", 0.05)
     monkeypatch.setattr(defaults, "DOWNLOAD_ATTEMPTS", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -138,7 +138,7 @@ def test_colour_jitter_does_not_change_the_padding_of_fit_pad() -> None:
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_fitting_without_augmentation_ignores_digest_and_box(decoder: str) -> None:
+def test_unaugmented_pixels_do_not_depend_on_the_digest_and_the_box(decoder: str) -> None:
     data = encode(photograph(1, 90, 61), "PNG")
     plain = open_fitting(decoder)(load_rgb(data), preprocessing("crop"), bytes(32), (1, 2, 3, 4))
     assert np.array_equal(plain, open_decoder(decoder)(data, preprocessing("crop")))

@@ -24,12 +24,12 @@ CROP, SQUASH, PAD = Preprocessing(256, 224), Preprocessing(224, 224, fit="squash
         ((3, 3), SQUASH, (0.4, 0.4, 0.6, 0.6), (1, 1, 2, 2)),
     ],
 )
-def test_part_of_the_input_is_found_in_the_picture(size, how, part, box):
+def test_picture_box_returns_the_box_of_the_picture_for_a_part_of_the_network_input(size, how, part, box):
     assert picture_box(size, how, part) == box
 
 
 @given(st.integers(1, 2000), st.integers(1, 2000), st.sampled_from([CROP, SQUASH, PAD]), st.integers(1, 60), st.data())
-def test_cells_of_a_map_cover_the_visible_part_without_gaps(width, height, how, cells, data):
+def test_boxes_of_feature_map_cells_cover_the_visible_picture_without_gaps(width, height, how, cells, data):
     row, column = data.draw(st.integers(0, cells - 1)), data.draw(st.integers(0, cells - 1))
     part = column / cells, row / cells, (column + 1) / cells, (row + 1) / cells
     box = picture_box((width, height), how, part)

@@ -40,6 +40,6 @@ def test_onnx_normalisation_is_bit_identical_to_that_of_the_engines():
 
 
 @pytest.mark.parametrize("how", [Preprocessing(16, 16, "nearest"), Preprocessing(16, 16, fit="pad")])
-def test_onnx_preprocessing_rejects_the_filter_nearest_and_the_fit_pad(how):
+def test_onnx_preprocessing_rejects_filter_nearest_and_rejects_fit_pad(how):
     with pytest.raises(UsageError, match="--features-only"):
         to_onnx(how)

@@ -54,7 +54,9 @@ def torchvision_fit(image: Image.Image, how: Preprocessing) -> NDArray[np.uint8]
     st.sampled_from(["bilinear", "bicubic"]),
     FITS,
 )
-def test_squash_and_pad_equal_torchvision_bit_for_bit(seed, width, height, side, interpolation, fit):
+def test_pixels_with_fit_squash_or_pad_equal_those_of_torchvision_bit_for_bit(
+    seed, width, height, side, interpolation, fit
+):
     # torchvision cannot resize a picture so that its shorter side has less than one pixel.
     assume(fit == "squash" or side * min(width, height) >= max(width, height))
     image = photograph(seed, width, height)
@@ -83,7 +85,7 @@ def test_pad_keeps_at_least_one_pixel_of_very_thin_pictures(size):
     more=st.integers(0, 40),
     interpolation=st.sampled_from(["bilinear", "bicubic", "nearest"]),
 )
-def test_resize_and_crop_equal_torchvision_bit_for_bit(
+def test_resized_and_cropped_pixels_equal_those_of_torchvision_bit_for_bit(
     seed: int, width: int, height: int, crop: int, more: int, interpolation: str
 ) -> None:
     preprocessing = Preprocessing(crop + more, crop, interpolation)
@@ -96,7 +98,7 @@ def test_resize_and_crop_equal_torchvision_bit_for_bit(
 
 
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (375, 500), (232, 300), (232, 232), (1000, 226)])
-def test_jpeg_pixels_equal_torchvision(width: int, height: int) -> None:
+def test_pixels_of_jpeg_files_equal_those_of_torchvision(width: int, height: int) -> None:
     data, preprocessing = encode(photograph(1, width, height), "JPEG"), Preprocessing(232, 224)
     image = load_rgb(data)
     np.testing.assert_array_equal(decode(data, preprocessing), torchvision_pixels(image, preprocessing))
@@ -201,7 +203,7 @@ def test_32_bit_integer_tiff_becomes_8_bit_gray(values: list[int], expected: lis
     assert gray_of(encode(Image.fromarray(np.array([values], np.int32)), "TIFF")).tolist() == [expected]
 
 
-def test_alpha_is_composited_over_white() -> None:
+def test_picture_with_an_alpha_channel_is_composited_over_white() -> None:
     rgba = np.array([[[9, 9, 9, 255], [9, 9, 9, 0], [0, 100, 200, 128]]], np.uint8)
     result = pixels(load_rgb(encode(Image.fromarray(rgba))))[0].astype(int)
     assert result[0].tolist() == [9, 9, 9]
@@ -230,7 +232,7 @@ def test_transparent_colour_of_a_png_becomes_white() -> None:
     assert gray_of(encode(gray, transparency=7)).tolist() == [[255, 8]]
 
 
-def test_gray_with_alpha_is_composited_over_white() -> None:
+def test_gray_picture_with_an_alpha_channel_is_composited_over_white() -> None:
     image = Image.merge("LA", [Image.new("L", (2, 1), 50), Image.fromarray(np.array([[255, 0]], np.uint8))])
     assert gray_of(encode(image)).tolist() == [[50, 255]]
 

@@ -54,7 +54,7 @@ def test_batches_are_written_in_order_with_their_failures():
     assert timings.forwarded == 10
 
 
-def test_failed_picture_does_not_change_the_batch_shape():
+def test_batch_with_a_failed_picture_has_the_shape_of_other_batches():
     engine = Means()
     drive([Batch({1}, 0, 4, True)], engine=engine)
     assert engine.shapes == [(4, 2, 2, 3)]
@@ -135,7 +135,7 @@ def test_batches_overlap_in_an_asynchronous_engine():
     assert [row for each in done for row in each.vectors[:, 0].tolist()] == [row for row in range(20) if row != 7]
 
 
-def test_extraction_pipeline_writes_all_earlier_batches_when_the_stream_yields_none():
+def test_extraction_pipeline_writes_earlier_batches_when_the_batch_iterator_yields_the_value_none():
     written = []
 
     def batches():

@@ -134,7 +134,7 @@ def test_quantisation_ranges_cover_all_values_and_represent_zero_exactly(low: fl
     assert abs(first / step - round(first / step)) < 1e-3
 
 
-def test_dead_leaves_calibration_pictures_are_reproducible() -> None:
+def test_int8_calibration_pictures_from_the_dead_leaves_model_are_reproducible() -> None:
     picture = dead_leaves(3, 64)
     assert picture.shape == (64, 64, 3)
     assert picture.dtype == np.uint8

@@ -80,7 +80,7 @@ def test_python_functions_report_a_deleted_working_directory(place, tmp_path):
 
 
 # POSIX is another name of the locale C.
-def test_non_ascii_names_work_under_an_ascii_locale(place, tmp_path):
+def test_non_ascii_file_names_work_under_an_ascii_locale(place, tmp_path):
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     write_coloured(tmp_path / "p", ["ant/é.png", "bee/ü.png"])
     (tmp_path / "t.csv").write_text("path,label\nant/é.png,fourmi à pied\nbee/ü.png,Käfer\n", encoding="utf-8")
@@ -93,7 +93,7 @@ def test_non_ascii_names_work_under_an_ascii_locale(place, tmp_path):
     assert "ant/é.png" in done.stdout.decode()
 
 
-def test_names_are_read_equally_under_every_locale(tmp_path):
+def test_file_names_are_read_the_same_way_under_every_locale(tmp_path):
     write_coloured(tmp_path / "p", ["ant/é.png"])
     (tmp_path / "p" / "ant").rename(tmp_path / "p" / "fourmi à pied")
     (tmp_path / "t.csv").write_text("path,label\np/fourmi à pied/é.png,Käfer\n", encoding="utf-8")
@@ -114,7 +114,7 @@ def test_names_are_read_equally_under_every_locale(tmp_path):
     assert found.pop().count(b"True") == 2
 
 
-def test_output_escapes_unencodable_characters(place, tmp_path):
+def test_printed_text_escapes_characters_that_the_encoding_lacks(place, tmp_path):
     write_coloured(tmp_path, ["ant/é.png"])
     done = sh(f"$F predict {place}/a.head ant/é.png --csv", tmp_path, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
@@ -129,7 +129,7 @@ def test_a_picture_on_standard_input_is_classified(place):
     assert listed.stdout.count(b"\n") == 4
 
 
-def test_error_names_the_type_of_binary_data_given_instead_of_a_list(place):
+def test_error_names_the_file_type_of_binary_data_on_standard_input(place):
     for made, what in (("cat pictures/train/ant/00.png", "a picture"), ("tar cf - pictures", "a tar archive")):
         done = sh(f"{made} | $F extract - s {' '.join(NETWORK)}", place)
         assert done.returncode == 2

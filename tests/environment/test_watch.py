@@ -108,7 +108,7 @@ def test_read_only_home_directory_is_not_changed(folder):
 
 
 @pytest.mark.timeout(600)
-def test_only_the_cache_is_written_to_a_missing_home_directory(folder):
+def test_missing_home_directory_gets_no_files_except_the_cache(folder):
     home = folder / "home"
     watched(folder / "place", "few", home=home)
     assert {os.fspath(path.relative_to(home)) for path in home.rglob("*") if path.is_file()} == {

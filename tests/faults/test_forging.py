@@ -19,7 +19,7 @@ LEFT_OUT = ("demo", "regions", "follower", "identity", "imported", "lineage", "n
 # Run one forgery of each kind that is not excluded; tests.slow.forged runs a thousand. Use a separate process, because
 # commands run in forks, and forks work only if torch has started no thread.
 @pytest.mark.slow
-def test_commands_do_no_harm_on_forged_files() -> None:
+def test_commands_do_no_harm_if_they_read_forged_files() -> None:
     kinds = [word for kind in KINDS if kind not in LEFT_OUT for word in ("--each", kind)]
     command = [sys.executable, "-m", "tests.slow.forged", "--count", "1", "--jobs", "1", *kinds]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -65,7 +65,7 @@ def refused(work: Callable[[], object]) -> str:
 
 @pytest.mark.parametrize("name", [DESCRIPTION, WEIGHTS, HEAD, "metrics.csv"])
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder", "device"])
-def test_model_with_a_part_that_is_no_regular_file_is_refused(
+def test_model_folder_with_a_link_pipe_or_folder_in_place_of_a_file_is_refused(
     model: Path, tmp_path: Path, name: str, kind: str
 ) -> None:
     part, outside = model / name, tmp_path / "outside"
@@ -247,7 +247,7 @@ def test_model_with_the_head_of_another_network_is_refused(model: Path) -> None:
     refused(lambda: load_model(model))
 
 
-def test_listing_a_folder_names_damaged_models_and_continues(model: Path, intact: Path) -> None:
+def test_listing_the_artifacts_of_a_folder_reports_damaged_models_and_continues(model: Path, intact: Path) -> None:
     (model / DESCRIPTION).write_text("[" * 100_000)
     (model / "sub").mkdir()
     shutil.copytree(intact, model.parent / "other")

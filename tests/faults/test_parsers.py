@@ -50,7 +50,9 @@ FIELDS = [
     changes=st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=3),
     gone=st.sets(st.sampled_from(FIELDS), max_size=2),
 )
-def test_manifest_with_any_content_is_read_or_refused(master: Path, changes: dict[str, Any], gone: set[str]) -> None:
+def test_manifest_with_any_content_is_read_or_refused_with_a_featstore_error(
+    master: Path, changes: dict[str, Any], gone: set[str]
+) -> None:
     value = json.loads((master / "store" / "featstore.json").read_text())
     del value["checksum"]
     with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +64,7 @@ def test_manifest_with_any_content_is_read_or_refused(master: Path, changes: dic
 
 
 @given(st.binary(max_size=200))
-def test_files_of_any_bytes_are_read_or_refused(data: bytes) -> None:
+def test_files_of_any_bytes_are_read_or_refused_with_a_featstore_error(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "featstore.json"
         for content in (data, sealed.MAGIC.encode() + b" " + data, b"FSJ1" + data):

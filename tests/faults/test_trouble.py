@@ -30,7 +30,9 @@ def named(cases: list[dict[str, object]], word: str) -> list[dict[str, object]]:
     return found
 
 
-def test_second_extraction_completes_the_intact_store_after_each_fault(cases: list[dict[str, object]]) -> None:
+def test_second_extraction_after_each_fault_makes_a_complete_store_without_damage(
+    cases: list[dict[str, object]],
+) -> None:
     for case in cases:
         assert case["verify"] == [], case
         assert case["equal"], case

@@ -27,7 +27,7 @@ def test_verify_reports_damage_that_repair_restores(master: Path, tmp_path: Path
     assert reasons == {"damaged": 1, "not-a-picture": 1}
 
 
-def test_verify_checks_heads_and_indexes(master: Path, tmp_path: Path) -> None:
+def test_verify_finds_damage_in_heads_and_indexes(master: Path, tmp_path: Path) -> None:
     for name in ("a.head", "an.index", "an.index.featstore"):
         assert "whole" in run("verify", master / name).stdout
     (tmp_path / "a.head").write_bytes((master / "a.head").read_bytes()[:-1] + b"\x5a")

@@ -33,7 +33,7 @@ def test_failed_write_keeps_the_old_file_and_removes_the_temporary_file(tmp_path
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_output_path_whose_folder_is_missing_is_rejected(tmp_path):
+def test_output_path_in_a_missing_folder_is_rejected(tmp_path):
     atomic.require_place(tmp_path / "a")
     with pytest.raises(UsageError, match="nowhere; make it first"):
         atomic.require_place(tmp_path / "nowhere" / "a")

@@ -47,7 +47,7 @@ def test_cache_that_saves_no_time_never_breaks_even():
     ],
 )
 @pytest.mark.parametrize("pays", [4.0, 12.0, None])
-def test_choice_of_the_inputs_depends_on_counts_and_sizes_and_not_on_measured_times(
+def test_choice_of_cached_or_live_inputs_does_not_depend_on_measured_times(
     pays, views, needed, work, asked, cached, reason
 ):
     choice = choose(RATES, pays, 10, views, needed, 100, work, asked=asked)
@@ -113,7 +113,7 @@ def test_epoch_times_are_measured_with_live_and_with_cached_activations(size):
     assert all(inputs == rows for inputs, rows in seen)
 
 
-def test_live_rate_includes_pictures_that_were_decoded_in_advance():
+def test_measured_rate_includes_the_decoding_time_of_pictures_decoded_in_advance():
     rates = measure(Examples(ahead=0.03), lambda inputs, rows: None, np.arange(10), 3)
     assert rates.live <= 10 / 0.03
     assert rates.making <= 10 / 0.03

@@ -69,7 +69,7 @@ def test_cached_and_live_inputs_are_bit_identical_in_float32(store, tmp_path, au
         assert torch.equal(collected(cached, epoch=epoch), collected(live, epoch=epoch))
 
 
-def test_successive_epochs_use_successive_views(store, tmp_path):
+def test_epochs_use_the_augmented_views_in_turn(store, tmp_path):
     augmentation = Augmentation("light", 0, 2)
     assert [augmentation.view(epoch) for epoch in range(1, 6)] == [1, 2, 1, 2, 1]
     assert [Augmentation().view(epoch) for epoch in range(1, 4)] == [0, 0, 0]

@@ -107,7 +107,7 @@ def calls(network: TunedNetwork, kind: type[nn.Module]) -> list[torch.fx.Node]:
     ]
 
 
-def test_dropout_of_the_original_network_acts_only_in_trained_layers() -> None:
+def test_dropout_of_the_original_network_is_active_only_in_trained_layers() -> None:
     backbone, partition, network = divided("efficientnet_b0", "block4")
     assert len(modes(network.train(), StochasticDepth)) == 5
     assert all(modes(network, StochasticDepth))
@@ -124,7 +124,7 @@ def test_dropout_of_the_original_network_acts_only_in_trained_layers() -> None:
 
 
 @pytest.mark.slow
-def test_dropout_between_frozen_layers_of_vgg_does_not_act() -> None:
+def test_dropout_between_frozen_layers_of_vgg_is_inactive() -> None:
     backbone, partition, network = divided("vgg16", "block5_pool")
     assert modes(network.train(), nn.Dropout) == [True, True]
     set_trainable(network, partition, frozen_names(backbone, "classifier.0"))

@@ -187,7 +187,7 @@ def test_untraceable_network_cannot_be_divided_at_an_inner_layer() -> None:
         assert "\n" not in str(error.value)
 
 
-def test_network_cannot_be_divided_between_layers_with_shared_parameters() -> None:
+def test_network_cannot_be_divided_between_two_layers_that_share_parameters() -> None:
     backbone = made_up(Tied(), 32)
     with pytest.raises(UsageError, match="last"):
         split_at(backbone, "middle")
@@ -214,7 +214,7 @@ def test_network_cannot_be_divided_at_a_layer_that_runs_repeatedly() -> None:
         split_at(without_values("resnet50"), "layer3.0.relu")
 
 
-def test_freezing_up_to_the_last_layer_leaves_only_the_head_to_train() -> None:
+def test_freezing_up_to_the_last_layer_trains_only_the_head() -> None:
     backbone = without_values("mobilenet_v2")
     everything = {name for name, _ in [*backbone.module.named_parameters(), *backbone.module.named_buffers()]}
     for name in ("classifier.1", "input of classifier.1"):
@@ -244,7 +244,7 @@ def test_tail_shares_its_parameters_with_the_backbone() -> None:
     assert all(torch.equal(after[name], before[name] + 1.0) for name, _ in backbone.module.named_parameters())
 
 
-def test_last_blocks_are_named_from_the_end_and_leave_the_first_block_out():
+def test_last_blocks_lists_blocks_from_the_last_one_and_never_lists_the_first_one():
     assert last_blocks(load_backbone("resnet50", "random:0"), 3) == ("layer4.2", "layer4.1", "layer4.0")
     squeezenet = load_backbone("squeezenet1_1", "random:0")
     everything = last_blocks(squeezenet, 99)

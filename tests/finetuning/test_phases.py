@@ -103,7 +103,7 @@ def phases(shared: tuple[Backbone, Partition, TunedNetwork], **changes: Any) -> 
         ({"unfreeze": (("features.12", 1),)}, ["before features.12"] * 3),
     ],
 )
-def test_frozen_layers_are_described_in_words(shared, changes, words):
+def test_text_about_frozen_layers_names_the_last_frozen_layer(shared, changes, words):
     made = phases(shared, **changes)
     assert [made.frozen(epoch) for epoch in (1, 2, 3)] == words
 

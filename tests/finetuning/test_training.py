@@ -221,7 +221,7 @@ def test_stopped_training_returns_the_network_of_the_last_finished_epoch(tmp_pat
     assert not network.training
 
 
-def test_keyboard_interrupt_keeps_the_last_finished_epoch(tmp_path):
+def test_keyboard_interrupt_keeps_the_checkpoint_of_the_last_finished_epoch(tmp_path):
     network, at_epoch = SmallNetwork(), {}
 
     def on_step(epoch: int, step: int, steps: int, loss: float) -> None:
@@ -274,7 +274,7 @@ def test_error_for_a_non_finite_loss_names_epoch_and_step(tmp_path):
     require_equal(whole, resumed)
 
 
-def test_error_for_a_non_finite_start_does_not_advise_a_smaller_learning_rate(tmp_path):
+def test_error_for_an_infinite_loss_before_training_does_not_advise_a_smaller_learning_rate(tmp_path):
     network = SmallNetwork()
     with torch.no_grad():
         network.head.weight.fill_(float("inf"))
@@ -282,7 +282,7 @@ def test_error_for_a_non_finite_start_does_not_advise_a_smaller_learning_rate(tm
         run(tmp_path, made_plan(), network)
 
 
-def test_error_for_a_huge_learning_rate_names_the_epoch_that_is_kept(tmp_path):
+def test_error_for_a_huge_learning_rate_names_the_epoch_whose_checkpoint_is_kept(tmp_path):
     network = SmallNetwork(norm=False)
     before = states(network)
     with pytest.raises(DataError, match="not finite") as caught:
@@ -325,7 +325,7 @@ def test_balance_weights_scales_the_loss_by_inverse_class_frequency(tmp_path):
         np.testing.assert_allclose(after.detach().numpy(), expected.detach().numpy(), atol=1e-5, err_msg=name)
 
 
-def test_sigmoid_and_softmax_losses_of_two_classes_are_equal_with_smoothing():
+def test_sigmoid_and_softmax_losses_of_two_classes_are_equal_with_label_smoothing():
     from featstore.finetuning.steps import losses
 
     logits, codes = torch.randn(20, 2, generator=torch.Generator().manual_seed(0)), np.arange(20) % 2
@@ -419,7 +419,7 @@ class Losing(MadeExamples):
         yield from super().batches(rows[:-1], epoch, size)
 
 
-def test_training_examples_that_omit_a_row_raise_an_error(tmp_path):
+def test_training_raises_an_error_if_an_epoch_omits_a_row(tmp_path):
     data = made_data()
     with pytest.raises(RuntimeError, match="did not yield the rows"):
         run(tmp_path, made_plan(), data=TrainingData(Losing(*made_rows(61, 3, 2)), data.held_out, data.classes))

@@ -8,7 +8,7 @@ from featstore.heads.calibration import fit_scale, log_softmax, rescale, softmax
 from featstore.heads.evaluation.report import before_calibration, evaluate
 
 
-def test_scaled_softmax_equals_scipy():
+def test_scaled_softmax_equals_that_of_scipy():
     decisions = np.random.default_rng(0).standard_normal((30, 4)) * 50
     np.testing.assert_allclose(softmax(decisions, 0.5), reference_softmax(decisions * 0.5, axis=1), atol=1e-15)
 

@@ -30,7 +30,7 @@ def trained(kind, classes):
 
 @every_kind
 @pytest.mark.parametrize("classes", [2, 4])
-def test_onnx_predictions_equal_the_head(kind, classes, tmp_path):
+def test_predictions_of_the_onnx_export_equal_those_of_the_head(kind, classes, tmp_path):
     head, X = trained(kind, classes)
     export_onnx(head, tmp_path / "head.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "head.onnx", providers=["CPUExecutionProvider"])
@@ -46,7 +46,7 @@ PLAIN = ["logreg", "linear-svm", "rbf-svm", "mlp"]
 
 @pytest.mark.parametrize("kind", PLAIN)
 @pytest.mark.parametrize("classes", [2, 4])
-def test_sklearn_export_predictions_equal_the_head(kind, classes):
+def test_predictions_of_the_sklearn_export_equal_those_of_the_head(kind, classes):
     head, X = trained(kind, classes)
     estimator = to_sklearn(head)
     np.testing.assert_array_equal(estimator.predict(X), head.predict(X))

@@ -204,7 +204,7 @@ KEYS = ["format", "head", "model", "numbers", "classes", "fingerprint", "identit
 @pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(key=st.sampled_from(KEYS), value=json_values)
-def test_load_head_loads_or_refuses_any_json_in_the_description(key, value, tmp_path_factory):
+def test_load_head_accepts_or_refuses_any_json_as_the_description_of_a_head(key, value, tmp_path_factory):
     path = tmp_path_factory.mktemp("forged") / "head.fsh"
     arrays, meta = parts("logreg", path)
     forge(path, arrays, {**meta, key: value})

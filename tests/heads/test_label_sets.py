@@ -64,7 +64,7 @@ def test_saved_label_set_head_predicts_the_same_sets_and_probabilities(head, tmp
         ({"intercept": np.zeros(5, np.float32)}, "missing or of the wrong type"),
     ],
 )
-def test_label_set_head_file_with_inconsistent_arrays_is_damaged(head, tmp_path, change, message):
+def test_label_set_head_file_with_inconsistent_arrays_is_reported_as_damaged(head, tmp_path, change, message):
     class Other(LabelSetsModel):
         def arrays(self):
             return {**super().arrays(), **change}
@@ -110,7 +110,7 @@ def test_sklearn_export_of_a_label_set_head_gives_the_same_probabilities(head, t
         (lambda sets: [one | {"all"} for one in sets], "all training pictures, or all but one, have all"),
     ],
 )
-def test_unlearnable_label_sets_are_refused_in_one_line(change, message):
+def test_label_sets_that_cannot_be_learned_are_refused_in_one_line(change, message):
     X, indicator = tagged()
     with pytest.raises(UsageError, match=re.escape(message)) as error:
         train_label_sets(X, change(sets_of(indicator)))

@@ -53,7 +53,7 @@ def test_saved_ridge_head_predicts_the_same_numbers(head, tmp_path):
         ({"intercept": np.zeros(1, np.float32)}, "missing or of the wrong type"),
     ],
 )
-def test_ridge_head_file_with_inconsistent_arrays_is_damaged(head, tmp_path, change, message):
+def test_ridge_head_file_with_inconsistent_arrays_is_reported_as_damaged(head, tmp_path, change, message):
     class Other(NumbersModel):
         def arrays(self):
             return {**super().arrays(), **change}
@@ -64,7 +64,7 @@ def test_ridge_head_file_with_inconsistent_arrays_is_damaged(head, tmp_path, cha
 
 
 @pytest.mark.parametrize("classes", [["a"], ["a", "b"]])
-def test_ridge_head_file_that_lists_classes_is_damaged(head, tmp_path, classes):
+def test_ridge_head_file_that_lists_classes_is_reported_as_damaged(head, tmp_path, classes):
     save_head(tmp_path / "a.head", NumbersHead("ridge", classes, head.model))
     with pytest.raises(DamagedError, match="its list of classes is damaged"):
         load_head(tmp_path / "a.head")
@@ -82,7 +82,7 @@ def test_onnx_and_sklearn_exports_of_a_ridge_head_give_the_same_numbers(head, tm
     np.testing.assert_allclose(numbers[:, 0], expected, rtol=1e-4, atol=1e-3)
 
 
-def test_regression_report_equals_scikit_learn_and_intervals_contain_the_values():
+def test_regression_measures_equal_those_of_scikit_learn_and_lie_in_their_intervals():
     random = np.random.default_rng(0)
     truth = random.standard_normal(200)
     predicted = truth + 0.5 * random.standard_normal(200)

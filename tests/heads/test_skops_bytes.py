@@ -142,7 +142,7 @@ def test_head_file_that_names_a_function_is_refused(heads, change):
         unpack(data, [], "a.head")
 
 
-def test_head_files_that_expand_to_far_more_memory_are_refused(heads):
+def test_head_files_that_need_far_more_memory_than_their_size_are_refused(heads):
     data = heads[0][LDA].model.payload.tobytes()
     with pytest.raises(DamagedError, match="larger than the file"):
         unpack(changed(data, lambda state: None, zipfile.ZIP_DEFLATED), [], "a.head")

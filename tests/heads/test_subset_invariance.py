@@ -43,7 +43,7 @@ NAMES = ["logreg", "svm", "rbf", "rbf-nystroem", "knn", "mlp"]
     taken=st.integers(1, 70),
     seed=st.integers(0, 2**16),
 )
-def test_row_gets_the_same_prediction_alone_and_in_any_batch(head, rows, dimension, classes, taken, seed):
+def test_prediction_of_a_row_is_the_same_alone_and_in_any_batch(head, rows, dimension, classes, taken, seed):
     X, y = blobs(rows, dimension, classes, seed=seed, apart=0.3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

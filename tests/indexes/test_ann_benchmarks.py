@@ -40,14 +40,14 @@ def test_ann_benchmark_file_keeps_vectors_and_true_neighbours(metric: str, name:
         read.recall(found, 13)
 
 
-def test_recall_counts_neighbours_at_equal_distance_as_found(tmp_path: Path) -> None:
+def test_recall_counts_rows_at_the_distance_of_the_last_true_neighbour_as_found(tmp_path: Path) -> None:
     vectors = np.ones((30, 4), np.float32)
     write_ann_benchmark(tmp_path / "x", vectors, np.array([0]), k=20)
     read = read_ann_benchmark(tmp_path / "x")
     assert read.recall(read.neighbors[:, ::-1], 5).value == 1
 
 
-def test_ann_benchmark_export_rejects_unsupported_requests(tmp_path: Path) -> None:
+def test_ann_benchmark_export_rejects_an_unknown_metric_and_missing_queries(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no metric 'ip'"):
         write_ann_benchmark(tmp_path / "x", clusters(9), np.array([1]), metric="ip")
     with pytest.raises(UsageError, match="needs queries"):

@@ -61,7 +61,7 @@ def test_higher_recall_goal_sets_a_larger_ef_search() -> None:
     assert low.recall.value < high.recall.value
 
 
-def test_rows_of_one_group_are_held_out_together() -> None:
+def test_recall_of_an_index_is_measured_with_whole_groups_held_out() -> None:
     # Each picture has eleven near copies, which form one group. At most 60 groups are held out, with at most eight
     # queries each; recall is measured on two thirds of the groups, at most 320 queries.
     pictures = clusters(300, 16, centres=300)
@@ -74,7 +74,7 @@ def test_rows_of_one_group_are_held_out_together() -> None:
     assert grouped.recall.high - grouped.recall.low > alone.recall.high - alone.recall.low
 
 
-def test_recall_is_not_measured_with_too_few_rows() -> None:
+def test_recall_of_an_index_with_too_few_rows_is_not_measured() -> None:
     index = build_index(clusters(5, 8), np.arange(5), keys(5), kind="hnsw")
     assert index.recall.method == "not measured"
     assert index.recall.value is None

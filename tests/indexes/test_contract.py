@@ -62,7 +62,7 @@ def test_chosen_index_reaches_the_required_recall_on_fresh_queries(
 
 
 @pytest.mark.slow
-def test_trials_table_has_the_outcome_of_every_candidate_index(vectors: np.ndarray) -> None:
+def test_table_of_tried_indexes_has_the_outcome_of_every_candidate(vectors: np.ndarray) -> None:
     hopeless = Candidate("hopeless", "IVF64,PQ6x4fs,Refine(SQfp16)", 10, "nprobe", (1,), (1.0,))
     large = Candidate("large", "HNSW32", 4 * DIMENSION + 300, "efSearch", (10,))
     asked = Contract(recall=0.9, memory=ROWS * 300)
@@ -143,7 +143,7 @@ def test_exact_search_replaces_an_index_that_misses_the_recall_on_fresh_queries(
 
 
 @pytest.mark.slow
-def test_index_contract_uses_the_fastest_parameter_that_new_queries_confirm(
+def test_index_uses_the_fastest_search_parameter_whose_recall_new_queries_confirm(
     vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Recall] = []
@@ -164,7 +164,7 @@ def test_index_contract_uses_the_fastest_parameter_that_new_queries_confirm(
 
 
 @pytest.mark.slow
-def test_exact_search_that_replaces_an_index_must_fit_into_memory(
+def test_exact_search_that_replaces_an_index_must_fit_into_the_memory_limit(
     vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(contract, "keeps", lambda recall, goal: False)

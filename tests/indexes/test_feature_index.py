@@ -169,7 +169,7 @@ def test_index_built_without_a_feature_identity_has_none() -> None:
     assert (index.identity, index.fingerprint, index.info()["identity"]) == (None, "", {})
 
 
-def test_stale_index_reports_rows_missing_in_index_and_in_store() -> None:
+def test_stale_index_reports_rows_only_in_the_store_and_rows_only_in_the_index() -> None:
     index = index_of(4, about=About(generation=2))
     fresh = index.staleness(2, np.array([0, 3, 6, 9], np.uint64))
     assert fresh.fresh
@@ -289,7 +289,7 @@ def test_purge_deletes_removed_rows_of_an_exact_index(tmp_path: Path, mmap: bool
     assert len(back) == 59
 
 
-def test_info_counts_removed_rows_that_stay_in_a_purged_graph_index() -> None:
+def test_info_counts_removed_rows_that_a_purge_leaves_in_a_graph_index() -> None:
     index = index_of(kind="hnsw")
     index.remove([0, 3])
     assert (index.purge(), index.info()["removed"]) == (0, 2)

@@ -20,7 +20,7 @@ def info(**changes: Any) -> dict[str, Any]:
     return {**told, "exact": False, **changes}
 
 
-def test_index_report_says_whether_the_contract_still_holds() -> None:
+def test_index_report_says_whether_the_limits_of_the_contract_are_still_kept() -> None:
     assert standing(info()).holds
     assert standing(info(contract=None)).holds is None
     assert standing(info(contract={**info()["contract"], "holds": False})).holds is False
@@ -34,7 +34,7 @@ def test_index_report_says_whether_the_contract_still_holds() -> None:
     assert "not known to hold: 101 pictures came since 1,000 were measured" in unknown.text
 
 
-def test_index_contract_with_a_latency_holds_only_if_it_was_measured() -> None:
+def test_index_contract_with_a_latency_holds_only_if_the_latency_was_measured() -> None:
     asked = {**info()["contract"], "latency": 0.005}
     unmeasured = standing(info(contract=asked, exact=True))
     assert unmeasured.holds is False

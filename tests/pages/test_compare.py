@@ -14,7 +14,7 @@ def result(name: str, low: float, high: float) -> MethodResult:
     return MethodResult(name, {"accuracy": 0.5 + middle}, {0: 0.5 + middle}, {"accuracy": one}, 1.0, 10)
 
 
-def test_differences_are_drawn_beside_0_with_their_verdict():
+def test_drawing_of_differences_has_a_zero_line_and_the_verdict_of_each_method():
     base = MethodResult("linear", {"accuracy": 0.5}, {0: 0.5}, {}, 1.0, 10)
     drawing = str(
         differences_drawing("Accuracy", [base, result("mlp", 0.1, 0.3), result("all", -0.1, 0.1)], "accuracy").svg()
@@ -26,7 +26,7 @@ def test_differences_are_drawn_beside_0_with_their_verdict():
         assert tick in drawing
 
 
-def test_interrupted_comparison_has_no_page(tmp_path):
+def test_page_of_an_interrupted_comparison_is_refused(tmp_path):
     with pytest.raises(UsageError, match="was interrupted"):
         write_compare_page(TransferReport("runs", "s", [], 3, 12), tmp_path / "page.html")
     assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ from tests.page_reading import read
 from tests.stages.finetuning import tuned, write_store
 
 
-def test_curves_have_a_point_for_each_finite_value_and_a_line_at_the_level():
+def test_epoch_curves_omit_nan_values_and_mark_the_level_of_the_frozen_head():
     drawn = epoch_curves(
         "Macro F1",
         {"training": [(1, 0.5), (2, 0.75)], "held out": [(0, 0.4), (1, math.nan), (2, 0.9)]},
@@ -27,7 +27,7 @@ def test_curves_have_a_point_for_each_finite_value_and_a_line_at_the_level():
     assert svg.count("ideal") == 1
 
 
-def test_curves_of_losses_are_plain_numbers_and_one_epoch_has_no_curve():
+def test_loss_curves_show_no_percentages_and_need_at_least_two_epochs():
     svg = str(epoch_curves("Loss", {"training": [(1, 2.5), (2, 0.123456)]}, share=False).svg())
     assert "training, epoch 2: 0.1235" in svg
     assert "%" not in svg.replace("100%", "")
@@ -35,7 +35,7 @@ def test_curves_of_losses_are_plain_numbers_and_one_epoch_has_no_curve():
 
 
 @pytest.mark.slow
-def test_page_compares_the_tuned_network_with_the_frozen_head(tmp_path):
+def test_finetune_page_compares_the_tuned_network_with_the_frozen_head(tmp_path):
     report = tuned(write_store(tmp_path), tmp_path / "m", cache="none")
     assert write_finetune_page(report, tmp_path / "page.html") == []
     read(tmp_path / "page.html")
@@ -52,6 +52,6 @@ def test_page_compares_the_tuned_network_with_the_frozen_head(tmp_path):
         assert part in text
 
 
-def test_page_of_an_interrupted_run_is_refused(tmp_path):
+def test_page_of_an_interrupted_finetune_run_is_refused(tmp_path):
     with pytest.raises(UsageError, match="interrupted; resume it first"):
         write_finetune_page(FinetuneReport("m", "s", None, 1, 5), tmp_path / "page.html")

@@ -185,7 +185,7 @@ def test_long_names_are_wrapped_after_folders_but_not_in_the_extension(name, mar
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 7), (7, 7), (8, 4), (10, 5), (14, 7), (20, 7), (24, 6), (0, 7)])
-def test_thumbnails_are_distributed_evenly_over_rows(count, columns):
+def test_number_of_columns_distributes_thumbnails_evenly_over_rows(count, columns):
     assert balanced(count) == columns
 
 

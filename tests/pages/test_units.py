@@ -21,7 +21,7 @@ def read_uri(uri: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1]))))
 
 
-def test_units_page_shows_pictures_of_both_ends_and_escapes_names(hostile, tmp_path):
+def test_units_page_shows_pictures_with_highest_and_lowest_values_and_escapes_names(hostile, tmp_path):
     _, store, trained, _ = hostile
     name = "<script>alert(2)<"
     report = units(store, head=trained.path, class_name=name, count=2, n=24, least=True)
@@ -37,7 +37,7 @@ def test_units_page_shows_pictures_of_both_ends_and_escapes_names(hostile, tmp_p
     require_shown(tmp_path / "page.html")
 
 
-def test_units_page_says_where_pictures_are_missing_and_if_none_is_meant(hostile, tmp_path):
+def test_units_page_has_notes_for_missing_pictures_and_for_an_empty_selection(hostile, tmp_path):
     _, store, _, _ = hostile
     notes = write_units_page(units(store, 0, n=2), tmp_path / "page.html", root=tmp_path)
     assert len(notes) == 1
@@ -72,7 +72,7 @@ def test_units_page_shows_the_place_of_the_maximum_of_a_map(tmp_path):
     assert "stride 2.28571" in page.text
 
 
-def test_crop_is_the_part_under_a_cell_and_the_picture_gets_its_outline():
+def test_crop_shows_the_part_under_a_map_cell_and_the_picture_gets_an_outline_of_this_part():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (70, 140, 3), np.uint8))
     before = np.asarray(image)
     shown = read_uri(_crop(image, (3, 4), (7, 7), Preprocessing(14, 14, fit="squash")).uri)

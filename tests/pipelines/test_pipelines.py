@@ -30,7 +30,7 @@ def recipe(name: str, *arguments: object) -> str:
     return result.output
 
 
-def test_dogs_vs_cats_pipeline_runs(tmp_path):
+def test_dogs_vs_cats_pipeline_runs_without_errors(tmp_path):
     write_coloured(tmp_path / "p", names("", 8))
     shown = recipe("dogs_vs_cats", "p")
     assert "squeezenet1_1, weights random:0" in shown
@@ -39,21 +39,21 @@ def test_dogs_vs_cats_pipeline_runs(tmp_path):
     read(tmp_path / "dogs-vs-cats.html")
 
 
-def test_hymenoptera_pipeline_runs(tmp_path):
+def test_hymenoptera_pipeline_runs_without_errors(tmp_path):
     write_coloured(tmp_path / "p", names("train", 6) + names("val", 3))
     shown = recipe("hymenoptera", "p")
     assert [line.split()[0] for line in shown.splitlines()] == ["logreg", "linear-svm", "rbf-svm", "knn", "best"]
     read(tmp_path / "hymenoptera.html")
 
 
-def test_similar_images_pipeline_runs(tmp_path):
+def test_similar_images_pipeline_runs_without_errors(tmp_path):
     write_coloured(tmp_path / "p", names("", 4))
     shown = recipe("similar_images", "p", "p/ant/02.png", "--k", 3)
     assert "p/ant/02.png: ant/02.png (1.000)" in shown
     assert len(read(tmp_path / "similar.html").pictures) == 4
 
 
-def test_class_units_pipeline_runs(tmp_path):
+def test_class_units_pipeline_runs_without_errors(tmp_path):
     store = made(tmp_path / "s")
     features = store.features()
     # With these weights every contribution is a square.
@@ -83,7 +83,7 @@ def test_tuned_hymenoptera_pipeline_augments_and_balances(tmp_path):
     read(tmp_path / "tuned-hymenoptera.html")
 
 
-def test_tuned_dogs_vs_cats_pipeline_has_one_output_and_freezes_up_to_block_12(tmp_path):
+def test_tuned_dogs_vs_cats_pipeline_has_one_output_unit_and_freezes_layers_up_to_block_12(tmp_path):
     write_coloured(tmp_path / "p", names("train", 4) + names("test", 2))
     shown = tuned("dogs_vs_cats", "p", "--size", 32, "--epochs", 1)
     assert "frozen up to and including features.13:" in shown

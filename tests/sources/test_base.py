@@ -80,7 +80,7 @@ def test_leading_dot_slash_of_a_path_is_removed(path: bytes, expected: bytes):
         (b"a\xff", "a\udcff"),
     ],
 )
-def test_label_text_converts_scalars_to_text(value: object, expected: str | None):
+def test_function_label_text_converts_scalars_to_text(value: object, expected: str | None):
     assert label_text(value) == expected
 
 
@@ -113,11 +113,11 @@ def test_any_file_name_becomes_printable_text_and_survives_json(name: bytes):
         ("cafe\u0301", "caf\u00e9"),
     ],
 )
-def test_label_text_normalises_dates_decimals_blanks_and_unicode(value: object, expected: str | None):
+def test_function_label_text_normalises_dates_decimals_blanks_and_unicode(value: object, expected: str | None):
     assert label_text(value) == expected
 
 
 @pytest.mark.parametrize("value", [["a"], [], {"a": 1}, (1,), object()])
-def test_label_text_rejects_non_scalars(value: object):
+def test_function_label_text_rejects_non_scalars(value: object):
     with pytest.raises(NoLabel, match="can be no label"):
         label_text(value)

@@ -150,7 +150,7 @@ def test_table_source_rejects_unusable_parquet_columns(tmp_path: Path, data: dic
         keys(TableSource(tmp_path / "t.parquet"))
 
 
-def test_table_chunks_are_full_across_parquet_row_groups(tmp_path: Path):
+def test_table_chunks_have_the_requested_length_for_any_parquet_row_group_size(tmp_path: Path):
     parquet.write_table(pa.table({"path": [f"{i}.jpg" for i in range(25)]}), tmp_path / "t.parquet", row_group_size=4)
     source = TableSource(tmp_path / "t.parquet")
     assert [len(chunk) for chunk in source.chunks(10)] == [10, 10, 5]
@@ -227,7 +227,7 @@ def test_blanks_after_commas_in_a_csv_table_are_removed(tmp_path: Path):
     )
 
 
-def test_csv_values_keep_leading_blanks_if_the_header_has_none(tmp_path: Path):
+def test_csv_values_keep_leading_blanks_if_column_names_have_no_leading_blanks(tmp_path: Path):
     write(tmp_path, [" a.jpg"])
     chunk = whole(TableSource(table(tmp_path / "t.csv", "label,path\ncat, a.jpg\n")))
     assert (chunk.keys, chunk.sizes.tolist()) == ([b" a.jpg"], [1])
@@ -335,7 +335,7 @@ def test_usual_column_names_are_recognised_with_blanks_or_hyphens(tmp_path: Path
     assert whole(TableSource(table(tmp_path / "t.csv", f"{header}\na.jpg,cat\n"))).labels == ["cat"]
 
 
-def test_table_source_notes_non_utf8_labels_but_not_labels_1_and_minus_1(tmp_path: Path):
+def test_table_source_has_a_note_for_non_utf8_labels_and_none_for_labels_1_and_minus_1(tmp_path: Path):
     (tmp_path / "t.csv").write_bytes("path,label\na.jpg,K\u00e4fer\nb.jpg,-1\nc.jpg,1\n".encode("latin-1"))
     source = TableSource(tmp_path / "t.csv")
     whole(source)
@@ -343,7 +343,7 @@ def test_table_source_notes_non_utf8_labels_but_not_labels_1_and_minus_1(tmp_pat
     assert "is no UTF-8 text: save the table" in source.notes[0]
 
 
-def test_labels_of_every_arrow_text_and_number_type_are_read(tmp_path: Path):
+def test_labels_of_every_text_type_and_number_type_of_arrow_are_read(tmp_path: Path):
     columns = {
         "dictionary": pa.array(["a", None]).dictionary_encode(),
         "large": pa.array(["a", None], pa.large_string()),

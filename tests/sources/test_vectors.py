@@ -243,7 +243,7 @@ def test_hdf5_links_to_other_files_are_not_followed(tmp_path):
 
 
 @pytest.mark.slow
-def test_parquet_columns_are_distinguished_from_fields_of_structs(tmp_path):
+def test_parquet_column_with_a_dot_in_its_name_is_not_confused_with_a_field_of_a_struct(tmp_path):
     structs = pa.array([{"b": 1}] * len(VECTORS))
     parquet.write_table(pa.table({"a": structs, "a.b": lists(VECTORS)}), tmp_path / "v.parquet")
     assert np.array_equal(np.concatenate(list(open_vectors([tmp_path / "v.parquet"]).blocks())), VECTORS)

@@ -49,7 +49,7 @@ def runs_in(folder):
     return found
 
 
-def test_every_method_is_judged_on_the_same_pictures_with_every_seed(store, done):
+def test_compared_methods_are_tested_on_the_same_pictures_for_every_seed(store, done):
     assert [one.name for one in done.results] == list(METHODS)
     assert (done.finished, done.seeds, done.learnt, done.held_out) == (12, [0, 1], 16, 8)
     runs = runs_in(done.path)
@@ -66,7 +66,7 @@ def test_comparison_refuses_a_class_without_held_out_pictures_before_the_first_r
     assert runs_in(tmp_path / "c") == {}
 
 
-def test_figures_of_the_frozen_heads_are_those_of_train(store, done, tmp_path):
+def test_accuracies_of_heads_on_the_frozen_network_equal_those_of_function_train(store, done, tmp_path):
     results = {one.name: one for one in done.results}
     for name, head in (("linear", "logreg"), ("mlp", "mlp")):
         accuracies = [
@@ -79,14 +79,14 @@ def test_figures_of_the_frozen_heads_are_those_of_train(store, done, tmp_path):
     assert results["linear"].differences == {}
 
 
-def test_methods_train_as_many_layers_as_they_say(store, done):
+def test_compared_methods_train_the_expected_numbers_of_parameters(store, done):
     trained = {one.name: one.trained for one in done.results}
     assert trained["linear"] < trained["last-block"] < trained["gradual"] < trained["all"] == trained["scratch"]
     assert gradual_steps(FeatureStore.open(store), 6) == (("features.12", 1), ("features.11", 3), ("features.10", 5))
     assert gradual_steps(FeatureStore.open(store), 2) == (("features.12", 1), ("features.11", 2))
 
 
-def test_curves_start_with_the_frozen_head(done):
+def test_accuracy_curve_starts_at_the_accuracy_of_the_frozen_head(done):
     results = {one.name: one for one in done.results}
     for name in ("last-block", "gradual", "all"):
         curve = results[name].curves["accuracy"]
@@ -104,7 +104,7 @@ def test_difference_is_measurable_only_if_its_interval_leaves_out_0(done):
             assert one.against(measure) == (difference.points(), difference.verdict)
 
 
-def test_finished_runs_are_not_repeated_and_more_seeds_add_to_them(store, tmp_path):
+def test_comparison_with_more_seeds_keeps_finished_runs_and_trains_only_missing_runs(store, tmp_path):
     first = compared(store, tmp_path / "c", seeds=1, epochs=1)
     assert any("one seed" in note for note in first.notes)
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "c").glob("*-0.json")}
@@ -134,7 +134,7 @@ def test_leftovers_of_a_finished_run_are_removed(store, done):
 
 
 @pytest.mark.parametrize("at", ["run 1 of 4", "last-block, seed 0: epoch 1 of 2"])
-def test_stopped_comparison_goes_on_to_the_same_runs(store, tmp_path, at):
+def test_stopped_and_resumed_comparison_has_the_same_runs_as_an_uninterrupted_one(store, tmp_path, at):
     stop = threading.Event()
 
     def tell(event):
@@ -150,7 +150,7 @@ def test_stopped_comparison_goes_on_to_the_same_runs(store, tmp_path, at):
     assert runs_in(tmp_path / "c") == runs_in(tmp_path / "whole")
 
 
-def test_runs_are_repeated_after_labels_changed(tmp_path):
+def test_comparison_repeats_finished_runs_after_labels_changed(tmp_path):
     store = write_store(tmp_path, 4, 2)
     compared(store, tmp_path / "c", seeds=1, epochs=1)
     keys = FeatureStore.open(store).keys
@@ -163,7 +163,7 @@ def test_runs_are_repeated_after_labels_changed(tmp_path):
     assert "repeated: 2 runs of another state of the store" in report.notes
 
 
-def test_run_during_which_labels_changed_is_not_kept(tmp_path):
+def test_run_is_discarded_if_labels_change_during_the_run(tmp_path):
     store = write_store(tmp_path, 4, 2)
     relabel = tmp_path / "labels.csv"
     keys = FeatureStore.open(store).keys
@@ -180,7 +180,7 @@ def test_run_during_which_labels_changed_is_not_kept(tmp_path):
     assert compared(store, tmp_path / "c", seeds=1, epochs=1).classes == ["ant", "wasp"]
 
 
-def test_interrupted_run_begins_anew_after_labels_changed(tmp_path):
+def test_comparison_restarts_an_interrupted_run_after_labels_changed(tmp_path):
     store = write_store(tmp_path, 4, 2)
     stop = threading.Event()
 
@@ -197,13 +197,13 @@ def test_interrupted_run_begins_anew_after_labels_changed(tmp_path):
     assert compared(store, tmp_path / "c", seeds=1).classes == ["ant", "wasp"]
 
 
-def test_source_of_pictures_is_extracted_into_the_folder(store, tmp_path):
+def test_comparison_of_a_picture_folder_extracts_a_store_into_the_output_folder(store, tmp_path):
     report = compared(store.parent / "pictures", tmp_path / "c", seeds=1, epochs=1, size=SIDE, **NETWORK)
     assert report.store == str(tmp_path / "c" / "features")
     assert report.held_out == 8
 
 
-def test_store_without_splits_is_split_by_the_seed_for_all_methods(tmp_path):
+def test_methods_with_the_same_seed_use_the_same_generated_split(tmp_path):
     store = write_store(tmp_path, 6, 2)
     keys = FeatureStore.open(store).keys
     (tmp_path / "splits.csv").write_text("key,split\n" + "".join(f"{key},\n" for key in keys))
@@ -224,12 +224,12 @@ def test_store_without_splits_is_split_by_the_seed_for_all_methods(tmp_path):
         ({"size": 64}, "leave size out"),
     ],
 )
-def test_wrong_request_is_refused(store, tmp_path, options, message):
+def test_invalid_options_of_compare_are_refused(store, tmp_path, options, message):
     with pytest.raises(UsageError, match=message):
         compared(store, tmp_path / "c", **options)
 
 
-def test_folder_of_other_options_or_files_is_left_alone(store, tmp_path):
+def test_comparison_refuses_a_folder_with_runs_of_other_options_or_with_other_files(store, tmp_path):
     compared(store, tmp_path / "c", seeds=1, epochs=1)
     before = runs_in(tmp_path / "c")
     with pytest.raises(UsageError, match="holds runs with epochs 1, not 2"):
@@ -243,7 +243,7 @@ def test_folder_of_other_options_or_files_is_left_alone(store, tmp_path):
         compared(store, tmp_path / "notes" / "a.txt")
 
 
-def test_damaged_run_is_named(store, tmp_path):
+def test_error_for_a_damaged_run_file_names_the_file(store, tmp_path):
     compared(store, tmp_path / "c", seeds=1, epochs=1)
     path = tmp_path / "c" / "linear-0.json"
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))

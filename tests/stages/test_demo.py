@@ -17,7 +17,7 @@ def done(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_demo_ends_with_a_page_of_pictures(done):
+def test_demo_writes_an_html_page_with_pictures(done):
     folder, report = done
     assert (report.images, report.vectors, report.failures) == (40, 40, 0)
     assert [step.name.split()[0] for step in report.steps] == [
@@ -37,7 +37,7 @@ def test_demo_ends_with_a_page_of_pictures(done):
 
 
 @pytest.mark.slow
-def test_second_demo_keeps_finished_files_and_gives_the_same_report(done):
+def test_second_run_of_demo_keeps_finished_files_and_gives_the_same_report(done):
     folder, report = done
     before = {
         path: path.stat().st_mtime_ns
@@ -58,7 +58,7 @@ def test_second_demo_keeps_finished_files_and_gives_the_same_report(done):
 
 
 @pytest.mark.slow
-def test_demo_refuses_a_file_or_other_files_as_output_and_a_limit_of_zero(tmp_path):
+def test_demo_refuses_an_output_file_or_a_folder_with_other_files_or_limit_zero(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UsageError, match="is a file"):
         demo(tmp_path / "file")

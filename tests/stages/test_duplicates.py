@@ -81,7 +81,7 @@ def test_duplicates_at_a_high_threshold_have_equal_bytes(store):
         find_duplicates(store.path, threshold=0)
 
 
-def test_duplicates_of_equal_bytes_are_found_among_equal_vectors(tmp_path):
+def test_pictures_with_equal_vectors_but_different_bytes_are_no_exact_copies(tmp_path):
     source = Pictures({b"a": 1, b"b": 1, b"c": 1})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(building, "vector", lambda key, content: np.ones(building.D, np.float32))

@@ -105,7 +105,7 @@ def test_export_of_a_head_overwrites_only_an_earlier_export(store, head, tmp_pat
     assert not (store / "inside").exists()
 
 
-def test_option_features_only_exports_an_onnx_model_of_features(head, tmp_path):
+def test_export_with_option_features_only_makes_an_onnx_model_that_takes_features(head, tmp_path):
     path, _ = head
     made = export(path, to="onnx", out=tmp_path / "m.onnx", features_only=True)
     assert made.inputs == "features (n, 8) float32, of tiny"

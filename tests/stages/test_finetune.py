@@ -196,7 +196,7 @@ def test_finetune_from_scratch_uses_random_weights_and_trains_every_layer(store,
     assert "Epoch 0 is the network with random weights." in (tmp_path / "page.html").read_text()
 
 
-def test_from_scratch_trains_all_layers_with_the_same_rate(store, tmp_path):
+def test_finetune_from_scratch_trains_all_layers_with_the_same_learning_rate(store, tmp_path):
     tuned(store, tmp_path / "m", from_scratch=True, epochs=1, seed=3, batch=16)
     before = load_backbone(NETWORK["backbone"], "random:3").module.state_dict()
     after = load_model(tmp_path / "m").backbone.module.state_dict()
@@ -261,7 +261,7 @@ def test_wrong_layers_are_refused_before_the_interrupted_run_is_cleared(store, t
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_finetune_keeps_a_strangers_files_in_the_folder_of_its_run(store, tmp_path, force):
+def test_finetune_refuses_a_run_folder_with_files_of_the_user_and_keeps_them(store, tmp_path, force):
     (tmp_path / "m.run").mkdir()
     (tmp_path / "m.run/notes.txt").write_text("precious")
     with pytest.raises(UsageError, match=r"m\.run: holds 'notes.txt', which is no part of an interrupted run"):
@@ -270,7 +270,7 @@ def test_finetune_keeps_a_strangers_files_in_the_folder_of_its_run(store, tmp_pa
 
 
 @pytest.mark.parametrize("content", [None, b"{}", b'{"choice": {}}'])
-def test_damaged_record_of_the_inputs_of_a_run_has_a_remedy(tmp_path, content):
+def test_error_for_a_damaged_inputs_file_of_a_run_names_the_remedy(tmp_path, content):
     places = Places.of(tmp_path / "m")
     places.run.mkdir()
     if content is not None:
@@ -279,7 +279,7 @@ def test_damaged_record_of_the_inputs_of_a_run_has_a_remedy(tmp_path, content):
         places.read_inputs()
 
 
-def test_clearing_a_run_removes_only_the_files_that_a_run_writes(tmp_path):
+def test_clearing_a_run_folder_removes_only_files_that_finetune_wrote(tmp_path):
     places = Places.of(tmp_path / "m")
     places.run.mkdir()
     for name in (CHECKPOINT, "inputs.json", f".{CHECKPOINT}.0a1b.tmp", "notes.txt", "other.tmp"):
@@ -300,7 +300,7 @@ def test_finetune_refuses_a_file_or_link_in_place_of_the_folder_of_its_run(store
     assert os.listdir(tmp_path / "elsewhere") == []
 
 
-def test_copies_count_as_one_picture_in_the_test_of_the_tuned_network():
+def test_comparison_with_the_frozen_head_counts_copies_as_one_picture():
     truth, classes = np.array(["a"] * 12 + ["b"] * 4), ["a", "b"]
     right, wrong = [0.9, 0.1], [0.1, 0.9]
     frozen = np.array([wrong] * 6 + [right] * 6 + [wrong] * 4)
@@ -314,19 +314,19 @@ def test_copies_count_as_one_picture_in_the_test_of_the_tuned_network():
 
 @pytest.mark.parametrize("option", ["tensorboard", "weights_only"])
 @pytest.mark.parametrize("place", ["m", "m.run/x", "m.cache/x", "m.features/x"])
-def test_finetune_refuses_other_outputs_in_its_own_folders(store, tmp_path, option, place):
+def test_finetune_refuses_other_output_paths_inside_the_folders_that_it_writes(store, tmp_path, option, place):
     with pytest.raises(UsageError, match="which this run writes"):
         tuned(store, tmp_path / "m", **{option: tmp_path / place})
     assert sorted(os.listdir(tmp_path)) == []
 
 
 @pytest.mark.parametrize("out", ["/", ".", "", ".."])
-def test_finetune_refuses_a_path_of_the_model_that_ends_in_no_name(store, out):
+def test_finetune_refuses_a_model_path_that_does_not_end_in_a_name(store, out):
     with pytest.raises(UsageError, match="does not end in a name"):
         tuned(store, out)
 
 
-def test_a_run_that_was_refused_before_its_first_epoch_leaves_nothing_behind(store, tmp_path):
+def test_finetune_refused_before_its_first_epoch_leaves_no_files(store, tmp_path):
     with pytest.raises(UsageError, match="no layer 'features.99'"):
         tuned(store, tmp_path / "m", freeze_to="features.99")
     assert os.listdir(tmp_path) == []
@@ -412,7 +412,7 @@ def test_finetune_refuses_a_store_with_only_one_class(tmp_path):
         ("train", "the split 'val' has pictures of cow, which the split 'train' lacks"),
     ],
 )
-def test_finetune_refuses_a_class_that_one_split_lacks_and_keeps_an_interrupted_run(tmp_path, lacking, message):
+def test_finetune_keeps_an_interrupted_run_if_a_class_is_missing_in_one_split(tmp_path, lacking, message):
     pictures = [name for split in ("train", "val") for name in names(split, 2, tuple(COLOURS))]
     pictures = [name for name in pictures if not name.startswith(f"{lacking}/cow")]
     write_coloured(tmp_path / "pictures", pictures)
@@ -424,7 +424,7 @@ def test_finetune_refuses_a_class_that_one_split_lacks_and_keeps_an_interrupted_
     assert (tmp_path / "m.run" / CHECKPOINT).read_bytes() == b"epochs"
 
 
-def test_batchnorm_keeps_its_statistics_or_refuses_batches_of_one_picture(tmp_path):
+def test_option_batch_norm_train_changes_statistics_and_refuses_batches_of_one_picture(tmp_path):
     store = write_store(tmp_path, 3, 2, backbone="shufflenet_v2_x0_5", weights="random:0")
     with pytest.raises(UsageError, match="batches of one row"):
         tuned(store, tmp_path / "m", batch=1, cache="none", batch_norm="train")
@@ -483,7 +483,7 @@ def open_files_below(folder):
     return sorted(path for path in found if path.startswith(f"{folder}/"))
 
 
-def test_weights_only_file_fits_the_authors_network(store, done, tmp_path):
+def test_weights_only_file_can_be_loaded_into_the_torchvision_network(store, done, tmp_path):
     from torchvision.models import squeezenet1_1
 
     tuned(store, tmp_path / "m", cache="none", weights_only=tmp_path / "w.safetensors")
@@ -511,7 +511,7 @@ def test_finetune_does_not_mix_the_pictures_of_two_sources(tmp_path):
         finetune(write_coloured(tmp_path / "two", other), tmp_path / "m", **options, force=True)
 
 
-def test_unknown_layer_with_force_leaves_the_interrupted_run(store, tmp_path):
+def test_finetune_with_force_and_an_unknown_layer_keeps_the_interrupted_run(store, tmp_path):
     stop = threading.Event()
 
     def tell(event):

@@ -115,7 +115,7 @@ def test_selected_rows_of_a_store_can_be_extracted_as_a_source(store):
     assert [key for chunk in chunks for key in chunk.keys] == keys[2:4]
 
 
-def test_trunk_backbone_has_the_identity_of_its_layers_feature_maps(store):
+def test_trunk_backbone_has_the_layer_and_shape_of_the_layer_where_the_network_was_divided(store):
     backbone = trunk_of()
     assert (backbone.layer, backbone.pool, backbone.shape, backbone.dimension) == (
         "output of 0",

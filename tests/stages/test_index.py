@@ -59,7 +59,7 @@ def test_ids_of_an_updated_index_belong_to_the_right_keys(tmp_path):
     assert (report.added, report.removed) == (0, 0)
 
 
-def test_index_report_has_recall_and_identity_of_the_features(chain):
+def test_index_report_contains_the_recall_and_the_feature_identity(chain):
     report = index(chain.store, out=chain.place / "again.faiss", kind="hnsw").to_dict()
     assert report["rows"] == 30
     assert report["recall"]["k"] == 10

@@ -136,7 +136,7 @@ def test_onnx_export_of_a_model_maps_pixels_to_class_probabilities(tmp_path: Pat
         export(tmp_path / "m", to="csv")
 
 
-def test_info_describes_models_and_lists_them_in_a_folder(place: Path, tmp_path: Path) -> None:
+def test_info_describes_a_model_and_info_on_a_folder_lists_its_models(place: Path, tmp_path: Path) -> None:
     found = info(place / "m")
     assert (found["kind"], found["backbone"], found["layer"]) == ("model", NETWORK, "input of fc")
     assert (found["classes"], found["record"]) == (["ant", "bee", "cow"], {"epochs": 1})
@@ -163,7 +163,7 @@ def test_model_is_stale_after_its_training_store_got_more_pictures(tmp_path: Pat
     assert states["m"]["commands"] == [command]
 
 
-def test_purge_names_the_models_trained_on_the_store(tmp_path: Path) -> None:
+def test_purge_report_names_the_models_that_were_trained_on_the_store(tmp_path: Path) -> None:
     write_coloured(tmp_path / "pictures", names("train", 4))
     extract(tmp_path / "pictures", tmp_path / "s", backbone=NETWORK, weights="random:0", size=32, engine="torch")
     backbone = changed_backbone()

@@ -24,7 +24,7 @@ class Tags(HTMLParser):
         self.text += data
 
 
-def test_repr_of_every_result_is_short(chain):
+def test_repr_of_every_result_object_is_short(chain):
     index = featstore.FeatureIndex.open(chain.index)
     found = featstore.search(chain.index, like=Query(keys=["val/ant/02.png"]), k=30)
     predictions = featstore.predict(chain.trained.path, chain.store)
@@ -42,7 +42,7 @@ def test_repr_of_every_result_is_short(chain):
     assert "accuracy 1.0000" in repr(chain.trained)
 
 
-def test_notebooks_show_figures_and_pictures(chain):
+def test_results_in_notebooks_show_figures_and_pictures(chain):
     found = featstore.search(chain.index, like=Query(keys=["val/ant/02.png"]), k=5)
     shown = Tags(found._repr_html_())
     assert shown.tags.count("img") == 5
@@ -60,7 +60,7 @@ def test_notebooks_show_figures_and_pictures(chain):
         assert text in shown.text
 
 
-def test_notebooks_escape_names_of_pictures_and_classes(hostile):
+def test_results_in_notebooks_escape_names_of_pictures_and_classes(hostile):
     _, store, trained, index = hostile
     found = featstore.search(index, like=Query(labels=["<script>alert(2)<"]), k=24)
     units = featstore.units(store, 0, n=48)

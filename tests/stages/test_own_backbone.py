@@ -106,7 +106,9 @@ def verbs(picture: str) -> dict[str, Callable[..., Any]]:
 
 
 @pytest.mark.slow
-def test_users_network_works_in_all_commands_in_fresh_processes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_network_defined_by_the_user_works_in_all_commands_in_new_processes(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     picture = os.fspath(place / "pictures/ant/00.png")
     assert run_json("extract", "pictures", "s", *NAMED)["vectors"] == 8
     kept = [f"ant/{number:02d}.png" for number in range(4)]
@@ -179,7 +181,7 @@ def test_commands_import_nothing_for_an_untrusted_store_head_or_index(
         ("resnet18", "/etc/passwd"),
     ],
 )
-def test_forged_backbone_name_causes_no_import_or_download(
+def test_store_with_a_forged_backbone_name_causes_no_import_and_no_download(
     place: Path, monkeypatch: pytest.MonkeyPatch, claim: tuple[str, str]
 ) -> None:
     monkeypatch.syspath_prepend(os.fspath(place / "modules"))
@@ -189,7 +191,7 @@ def test_forged_backbone_name_causes_no_import_or_download(
     assert not list(place.rglob("was-imported"))
 
 
-def test_next_extraction_may_name_the_function_of_a_loaded_backbone(
+def test_next_extraction_accepts_the_name_of_the_function_that_made_the_backbone(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(os.fspath(place / "modules"))

@@ -105,7 +105,7 @@ def made_of(store: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_no_byte_of_purged_pictures_is_in_any_file(store: Path, pictures: Path, tmp_path: Path):
+def test_purged_pictures_leave_no_trace_in_any_file(store: Path, pictures: Path, tmp_path: Path):
     artifacts = made_of(store)
     copy = make_store(store, tmp_path / "made" / "copy", backbone=tiny_backbone(3))
     traces = Traces(store, artifacts)
@@ -190,7 +190,7 @@ def test_purge_erases_pictures_from_the_journal_of_an_unfinished_unit(tmp_path: 
     assert len(FeatureStore.open(tmp_path / "s")) == 7
 
 
-def test_unfinished_purge_blocks_writers(tmp_path: Path):
+def test_writers_are_refused_while_a_purge_is_unfinished(tmp_path: Path):
     source = Pictures({f"a/{number}".encode(): number for number in range(4)})
     store = tmp_path / "s"
     build(store, source)

@@ -61,7 +61,7 @@ def test_extract_omits_removed_pictures_until_they_are_restored(store: Path, sou
     assert verify_store(store).problems == []
 
 
-def test_copy_of_a_removed_picture_becomes_a_failure(tmp_path: Path):
+def test_new_copy_of_a_removed_picture_becomes_a_failure(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("", 2))
     store = make_store(folder, tmp_path / "s")
     shutil.copy(folder / "ant/00.png", folder / "ant/copy.png")
@@ -80,7 +80,7 @@ def test_copy_of_a_removed_picture_becomes_a_failure(tmp_path: Path):
     ]
 
 
-def test_copies_of_a_removed_picture_are_reported(tmp_path: Path):
+def test_remove_reports_the_copies_of_the_removed_picture(tmp_path: Path):
     folder = write_coloured(tmp_path / "p", names("", 2))
     shutil.copy(folder / "ant/00.png", folder / "ant/copy.png")
     report = remove(make_store(folder, tmp_path / "s"), ["ant/00.png"])
@@ -96,7 +96,7 @@ def test_error_for_unknown_keys_suggests_similar_keys_and_nothing_is_removed(sto
     assert Manifest.read(store).requires == ()
 
 
-def test_removing_a_picture_twice_gives_no_error(store: Path):
+def test_second_removal_of_the_same_picture_gives_no_error(store: Path):
     remove(store, ["a/1"])
     report = remove(store, ["a/1", "a/2"])
     assert (report.removed, report.before) == (1, 1)

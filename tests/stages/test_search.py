@@ -28,7 +28,7 @@ def test_search_finds_the_query_picture_first_and_then_its_class(chain):
     json.dumps(report.to_dict(), allow_nan=False)
 
 
-def test_search_accepts_a_large_k_and_an_unreadable_query(chain, tmp_path):
+def test_search_accepts_k_above_the_number_of_pictures_and_an_unreadable_query(chain, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"<html>")
     report = search(
         chain.index, [tmp_path / "bad.jpg", chain.folder / "val/ant/00.png"], k=99, backbone=tiny_backbone()
@@ -38,7 +38,7 @@ def test_search_accepts_a_large_k_and_an_unreadable_query(chain, tmp_path):
     assert len(report.queries[1].neighbours) == 30
 
 
-def test_search_notes_report_a_grown_or_missing_store(tmp_path):
+def test_search_has_a_note_if_the_store_grew_or_is_missing(tmp_path):
     folder = write_coloured(tmp_path / "p", names("", 3))
     store = make_store(folder, tmp_path / "s")
     indexed = index(store).path

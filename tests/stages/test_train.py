@@ -65,7 +65,7 @@ def test_train_refuses_labels_of_only_one_class(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", sorted(HEADS))
-def test_train_refuses_a_class_only_in_the_held_out_split(tmp_path, kind):
+def test_train_refuses_a_class_that_occurs_only_in_the_held_out_split(tmp_path, kind):
     folder = write_coloured(tmp_path / "p", names("train", 4) + names("val", 2, ("ant", "bee", "cow")))
     store = make_store(folder, tmp_path / "s")
     with pytest.raises(UsageError, match=r"'val' has pictures of cow, which the split 'train' lacks"):
@@ -102,7 +102,7 @@ def test_error_for_a_class_with_one_picture_says_how_to_exclude_the_class(tmp_pa
     assert train(store, folds=2).head.classes == ["ant", "bee"]
 
 
-def test_train_notes_a_parameter_chosen_at_the_end_of_its_grid(chain, tmp_path):
+def test_train_has_a_note_if_a_parameter_is_chosen_at_the_end_of_its_grid(chain, tmp_path):
     trained = train(chain.store, folds=3, out=tmp_path / "a.head", Cs=(1e-4, 1e-3))
     C = trained.chosen["C"]
     which, beyond = ("smallest", "1e-05") if C == 1e-4 else ("largest", "0.01")

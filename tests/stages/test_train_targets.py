@@ -174,7 +174,7 @@ def test_train_refuses_a_label_that_occurs_only_in_the_held_out_split(tmp_path):
         train(made, labels="tags", separator=";")
 
 
-def test_head_with_a_forged_task_in_its_record_is_damaged(trained, tmp_path):
+def test_head_with_a_forged_task_in_its_record_is_reported_as_damaged(trained, tmp_path):
     from dataclasses import replace
 
     from featstore.errors import DamagedError

@@ -52,7 +52,7 @@ def told(pictures):
 
 
 @pytest.mark.parametrize("passes", [1, 4])
-def test_pictures_of_every_unit_equal_those_of_a_full_sort(store, monkeypatch, passes):
+def test_pictures_with_highest_and_lowest_unit_values_equal_those_of_a_full_sort(store, monkeypatch, passes):
     if passes > 1:
         monkeypatch.setattr(stage, "_COLUMN_BYTES", 1)
     report = units(store.path, range(building.D), n=4, least=True)
@@ -69,12 +69,12 @@ def test_pictures_of_every_unit_equal_those_of_a_full_sort(store, monkeypatch, p
     assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["count"] == building.D
 
 
-def test_a_repeated_unit_is_shown_once_and_n_may_exceed_the_pictures(store):
+def test_units_reports_a_repeated_unit_once_and_accepts_n_above_the_number_of_pictures(store):
     report = units(store.path, [2, 0, 2], n=100)
     assert [(one.unit, len(one.most), one.least) for one in report.units] == [(2, 17, []), (0, 17, [])]
 
 
-def test_where_selects_pictures_and_percentiles_stay_among_all(store):
+def test_percentiles_of_pictures_selected_by_where_are_relative_to_all_pictures(store):
     report = units(store.path, 1, where="label == 'bee'", n=3)
     values = np.asarray(store.features())[:, 1]
     every = expected(store.keys, values, len(store), largest=True)
@@ -88,7 +88,7 @@ def test_where_selects_pictures_and_percentiles_stay_among_all(store):
 
 @pytest.mark.parametrize("shape", [(2, 3, 2), (3, 4)])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_units_of_maps_are_channels_with_their_maximum(tmp_path, shape, dtype):
+def test_units_of_feature_maps_are_channels_and_their_value_is_the_maximum(tmp_path, shape, dtype):
     size = int(np.prod(shape))
     maps = made(tmp_path / "s", dimension=size, pool="none", shape=shape, layer="output of layer3", dtype=dtype)
     values = np.asarray(maps.features()).astype(np.float32).reshape(len(maps), *shape)
@@ -111,7 +111,7 @@ def test_units_of_maps_are_channels_with_their_maximum(tmp_path, shape, dtype):
     st.lists(st.booleans(), min_size=17, max_size=17),
     st.integers(1, 18),
 )
-def test_equal_values_are_in_the_order_of_the_keys(store, values, kept, n):
+def test_pictures_with_equal_unit_values_are_in_the_order_of_their_keys(store, values, kept, n):
     found = np.array(values, np.float32)
     for largest in (True, False):
         order = stage.first_rows(store, -found if largest else found, np.flatnonzero(kept), n)
@@ -121,7 +121,7 @@ def test_equal_values_are_in_the_order_of_the_keys(store, values, kept, n):
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0, np.nan, np.inf, -np.inf]), min_size=17, max_size=17))
-def test_values_that_are_not_finite_or_all_equal_are_refused(store, values):
+def test_unit_with_non_finite_values_or_the_same_value_everywhere_is_refused(store, values):
     column, odd = np.array(values, np.float32)[:, None], [not np.isfinite(value) for value in values]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "activations", lambda store, units: column)
@@ -149,13 +149,13 @@ def test_values_that_are_not_finite_or_all_equal_are_refused(store, values):
         ({"unit": 0, "where": "colour == 'red'"}, "there is no column 'colour'"),
     ],
 )
-def test_wrong_requests_are_refused_in_one_line(store, asked, words):
+def test_invalid_arguments_of_units_are_refused_in_one_line(store, asked, words):
     with pytest.raises(UsageError, match=words) as error:
         units(store.path, **asked)
     assert "\n" not in str(error.value)
 
 
-def test_store_without_vectors_is_refused(tmp_path):
+def test_units_of_a_store_without_vectors_are_refused(tmp_path):
     with pytest.raises(UsageError, match="has no vectors yet"):
         units(build(tmp_path / "s", Pictures({b"a": -1})).path, 0)
 
@@ -196,7 +196,7 @@ def test_units_of_a_class_have_the_largest_weighted_difference_from_the_mean(tmp
         assert [one.contribution for one in asked.units] == pytest.approx(added[:2].tolist())
 
 
-def test_channel_with_the_same_maximum_everywhere_has_no_pictures_unless_it_is_named(tmp_path):
+def test_channel_with_the_same_maximum_everywhere_has_no_pictures_and_is_refused_if_named(tmp_path):
     def vector(key, content):
         # The first cell of channel 0 has its maximum, 9, in every picture.
         return np.concatenate([[9], building_vector(key, content)[1:]]).astype(np.float32)
@@ -215,7 +215,7 @@ def test_channel_with_the_same_maximum_everywhere_has_no_pictures_unless_it_is_n
         units(opened.path, 0, head=head, class_name="ant")
 
 
-def test_heads_that_cannot_name_units_are_refused_in_one_line(store, tmp_path, chain):
+def test_units_refuses_unsuitable_heads_and_classes_in_one_line(store, tmp_path, chain):
     weights = linear(np.ones((3, 4)))
     head = write_head(tmp_path / "h", store, ("ant", "bee", "wasp"), weights)
     with pytest.raises(UsageError, match="no class 'be'; did you mean 'bee'"):
@@ -237,7 +237,7 @@ def test_heads_that_cannot_name_units_are_refused_in_one_line(store, tmp_path, c
         units(store.path, head=tmp_path / "none", class_name="ant")
 
 
-def test_vectors_that_are_not_finite_give_no_contributions(tmp_path):
+def test_units_of_a_class_are_refused_if_a_vector_is_not_finite(tmp_path):
     def vector(key, content):
         value = building_vector(key, content)
         value[2] = np.nan if key == KEYS[3] else value[2]

@@ -29,7 +29,7 @@ def path(tmp_path_factory):
     [lambda store: activations(store, [1]), lambda store: mean_vectors(store, np.ones(len(store), np.bool_))],
     ids=["activations", "mean_vectors"],
 )
-def test_pages_of_the_vectors_are_released_after_a_pass(path, read):
+def test_memory_pages_of_shard_files_are_released_after_reading_all_vectors(path, read):
     store = FeatureStore.open(path)
     read(store)
     assert mapped_bytes(path / "shards") == 0

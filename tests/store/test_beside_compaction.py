@@ -125,7 +125,7 @@ def test_open_store_is_unchanged_by_compaction(master: Path, tmp_path: Path) -> 
     assert everything(store) == expected
 
 
-def test_opening_a_store_fails_if_compactions_never_stop(
+def test_opening_a_store_fails_if_the_store_is_compacted_again_and_again(
     master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = shutil.copytree(master, tmp_path / "s")
@@ -137,7 +137,7 @@ def test_opening_a_store_fails_if_compactions_never_stop(
         FeatureStore.open(path)
 
 
-def test_second_compaction_keeps_labels_set_after_the_first(
+def test_second_compaction_keeps_labels_that_were_set_after_the_first_compaction(
     master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = shutil.copytree(master, tmp_path / "s")

@@ -30,7 +30,7 @@ def forge(store, unit, **record):
     (directory / "claim.0").write_bytes(module._encode({**me, "beat": 1, **record}))
 
 
-def test_claim_of_a_unit_that_another_process_claimed_returns_that_process(claims, tmp_path):
+def test_claiming_a_unit_that_another_process_claimed_returns_the_other_process(claims, tmp_path):
     assert isinstance(claims.take(3), Claim)
     with Claims(tmp_path) as other:
         owner = other.take(3)

@@ -39,7 +39,7 @@ def store(source, tmp_path):
     return build(tmp_path / "s", source)
 
 
-def test_features_with_a_split_name_returns_the_rows_of_that_split(store):
+def test_method_features_with_a_split_name_returns_the_rows_of_that_split(store):
     test = store.features("test")
     assert test.shape == (4, D)
     keys = [store.keys[row] for row in store.split_rows("test")]
@@ -48,7 +48,7 @@ def test_features_with_a_split_name_returns_the_rows_of_that_split(store):
         store.features("val")
 
 
-def test_features_of_one_shard_are_mapped_and_of_several_are_copied_within_a_limit(store, source, tmp_path):
+def test_features_are_mapped_for_one_shard_and_copied_up_to_a_memory_limit_for_several(store, source, tmp_path):
     one = build(tmp_path / "one", source, unit_rows=100)
     features = one.features()
     assert not features.flags.owndata
@@ -75,7 +75,7 @@ def test_classes_of_a_store_are_its_labels_in_natural_order(store):
     assert classes == ["1", "2", "3", "4", "6", "7", "8", "9", "11"]
 
 
-def test_index_of_returns_the_rows_of_keys(store):
+def test_method_index_of_returns_the_rows_of_keys(store):
     assert store.index_of(["dog/10", "cat/01", b"cat/03"]).tolist() == [11, 0, 1]
     assert store.index_of(["nobody", "cat/01"], missing="mark").tolist() == [-1, 0]
     with pytest.raises(UsageError, match="1 of 2 keys has no vector here.*'nobody'"):
@@ -180,7 +180,7 @@ def test_store_has_a_shape_and_is_closed_by_a_with_block(source, tmp_path):
     np.testing.assert_array_equal(features, before)
 
 
-def test_path_of_returns_the_current_path_of_a_picture(tmp_path):
+def test_method_path_of_returns_the_current_path_of_a_picture(tmp_path):
     write_pictures(tmp_path / "pictures", ["a/1.png", "b/2.png"])
     store = extracted(tmp_path / "pictures", tmp_path / "s")
     assert store.path_of("a/1.png") == tmp_path / "pictures/a/1.png"
@@ -190,7 +190,7 @@ def test_path_of_returns_the_current_path_of_a_picture(tmp_path):
         store.path_of("a/2.png")
 
 
-def test_path_of_returns_the_archive_of_an_archived_picture(tmp_path):
+def test_method_path_of_returns_the_archive_of_an_archived_picture(tmp_path):
     write_pictures(tmp_path / "pictures", ["1.png", "2.png"])
     with tarfile.open(tmp_path / "p.tar", "w") as archive:
         for name in ("1.png", "2.png"):

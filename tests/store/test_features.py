@@ -127,7 +127,7 @@ def test_joblib_keeps_the_identity_of_a_feature_array_and_memory_maps_it(feature
     assert not back.flags.writeable
 
 
-def test_pandas_accepts_a_feature_array(features):
+def test_pandas_data_frame_can_be_made_from_a_feature_array(features):
     frame = pd.DataFrame(features)
     assert type(frame.to_numpy()) is np.ndarray
     assert frame.sum().shape == (8,)

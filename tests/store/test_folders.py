@@ -177,7 +177,9 @@ def test_store_refuses_a_pipe_in_place_of_a_file(store: Path, name: str) -> None
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
-def test_store_ignores_work_files_that_are_not_regular(store: Path, tmp_path: Path, kind: str) -> None:
+def test_store_ignores_links_pipes_and_folders_in_place_of_its_work_files(
+    store: Path, tmp_path: Path, kind: str
+) -> None:
     plan(store, Pictures({**SOURCE.content, b"99": 1}))
     (unit,) = FeatureStore.open(store)._pending_units()
     folder = store / "work" / f"{unit.number:016d}"
@@ -268,7 +270,7 @@ def test_impossible_counters_of_ids_or_units_are_reported_as_damage(store: Path,
             VERBS[verb](store)
 
 
-def test_huge_ids_in_a_plan_take_no_extra_memory(store: Path) -> None:
+def test_store_with_huge_picture_ids_takes_no_extra_memory(store: Path) -> None:
     reseal(store / "plan" / "000000" / "000001.h5", lambda meta: meta.update({"next_id": 1 << 61}))
     VERBS["extract"](store)
     assert FeatureStore.open(store).ids.max() >= 1 << 61

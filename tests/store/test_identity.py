@@ -51,7 +51,7 @@ def test_identity_of_an_augmented_view_contains_the_augmentation():
         {"more": 1},
     ],
 )
-def test_feature_identity_with_an_unknown_augmentation_is_damaged(changes):
+def test_feature_identity_with_an_unknown_augmentation_is_reported_as_damaged(changes):
     view = {"policy": "light", "seed": 3, "view": 2, "version": 1, **changes}
     with pytest.raises(DamagedError):
         Identity.from_dict({**identity().to_dict(), "augment": view})

@@ -95,7 +95,7 @@ def test_error_for_writing_another_identity_names_the_differences(tmp_path):
         open_for_writing(tmp_path / "s", identity(dtype="float16", precision="bf16"), "w")
 
 
-def test_store_without_any_planned_picture_accepts_another_identity(tmp_path):
+def test_store_without_pictures_accepts_features_of_another_identity(tmp_path):
     first = open_for_writing(tmp_path / "s", identity(), "w")
     again = open_for_writing(tmp_path / "s", identity(dtype="float16"), "w2")
     assert (again.identity.dtype, again.weights_name) == ("float16", "w2")

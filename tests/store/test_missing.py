@@ -130,7 +130,9 @@ def test_compaction_refuses_a_shard_that_the_plan_does_not_list(store: Path) -> 
     compact(store)
 
 
-def test_leftovers_of_a_killed_compaction_are_not_damage(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_left_by_a_killed_compaction_are_not_reported_as_damage(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 

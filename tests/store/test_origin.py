@@ -44,7 +44,7 @@ def test_invalid_record_of_the_source_store_is_rejected(value):
         Origin.of(identity().to_dict(), value, "a head")
 
 
-def test_warnings_about_a_store_name_untrained_weights_and_missing_vectors(folder):
+def test_store_warnings_mention_untrained_weights_and_missing_vectors(folder):
     (failed,) = state_of_store(FeatureStore.open(folder))
     assert failed.startswith("1 picture could not be read")
 

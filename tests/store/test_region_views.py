@@ -58,7 +58,7 @@ def test_region_vectors_of_a_picture_are_combined_by_mean_or_maximum(path):
         store.by_parent("sum")
 
 
-def test_parent_and_box_of_a_region_are_columns(path):
+def test_columns_of_a_store_contain_parent_and_box_of_each_region(path):
     store = FeatureStore.open(path)
     assert rows_where(store, "parent == '03.jpg' and x >= 1").sum() == 2
     frame = store.to_pandas()
@@ -100,7 +100,7 @@ def test_picture_with_regions_in_two_given_splits_is_reported(tmp_path):
     assert any(note.startswith("7 pictures have regions in both splits: the figures") for note in split.notes())
 
 
-def test_option_within_reports_duplicate_regions_of_one_picture(tmp_path, monkeypatch):
+def test_duplicate_regions_of_one_picture_are_reported_only_with_option_within(tmp_path, monkeypatch):
     monkeypatch.setattr(building, "vector", lambda key, content: np.eye(D, dtype=np.float32)[content])
     source = made()
     source.content = {key: int(key[7:]) % 3 for key in source.content if key[:2] in (b"00", b"01")}

@@ -87,7 +87,7 @@ def test_note_names_classes_of_pictures_without_a_split(tmp_path):
     assert "without_split" not in split_store(FeatureStore.open(place, at=1)).to_dict()
 
 
-def test_groups_of_equal_bytes_have_one_number_per_digest():
+def test_pictures_with_equal_digests_get_the_same_group_number():
     digests = np.zeros((4, 32), np.uint8)
     digests[1, 31], digests[3, 31] = 7, 7
     digests[2, 0] = 1

@@ -91,7 +91,7 @@ def test_head_on_two_stores_records_both_stores(pair, tmp_path):
     assert "5-d float16 of other" in text
 
 
-def test_head_on_two_stores_rejects_invalid_uses(pair, tmp_path):
+def test_head_on_two_stores_rejects_wrong_numbers_of_stores_and_other_invalid_arguments(pair, tmp_path):
     folder, first, second, trained = pair
     with pytest.raises(UsageError, match=r"2 stores \(tiny and other\), and 1 is named"):
         predict(trained.path, first)

@@ -57,7 +57,7 @@ def test_row_digests_change_if_and_only_if_the_values_change():
     assert row_digests({"s": ["\udcff"]}, 1).shape == (1,)
 
 
-def test_user_tables_and_newer_tables_override_other_tables(tmp_path):
+def test_user_tables_override_source_tables_and_newer_source_tables_override_older_ones(tmp_path):
     write_table(table_path(tmp_path, 0, 0), [b"a", b"b"], {"label": ["1", "1"]}, "source", np.array([1, 2], np.uint64))
     write_table(table_path(tmp_path, 0, 1), [b"a"], {"label": ["2"], "split": ["t"]}, "user")
     write_table(table_path(tmp_path, 0, 2), [b"b"], {"label": ["3"], "m": [1]}, "source", np.array([3], np.uint64))

@@ -16,7 +16,7 @@ ENVIRONMENT = {**os.environ, "MYPYPATH": str(HERE.parents[1])}
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_mypy_reports_every_wrong_use_and_no_right_use(tmp_path):
+def test_mypy_reports_an_error_for_every_wrong_use_of_the_library_and_for_no_right_use(tmp_path):
     # Run mypy in another folder, without this project's configuration, and ignore errors in site-packages.
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--follow-imports=silent"]
     files = [str(HERE / "wrong_uses.py"), str(HERE / "right_uses.py")]

@@ -94,7 +94,7 @@ def test_ungrouped_copies_in_other_folds_inflate_the_accuracy():
 
 
 @every_folded_head
-def test_cv_fraction_holds_out_one_part_and_refits_on_all_rows(head):
+def test_head_with_cv_fraction_holds_out_one_part_and_is_refitted_on_all_rows(head):
     X, y = blobs(300, 8, 2, seed=5)
     fitted = clone(head).set_params(cv=0.1).fit(X, y)
     assert fitted.cv_results_["folds"] == 1
@@ -260,7 +260,7 @@ def test_weighted_fit_equals_scikit_learns_logistic_regression():
     np.testing.assert_allclose(own.predict_proba(X), theirs.predict_proba(X), atol=1e-4)
 
 
-def test_streamed_and_in_memory_training_use_sample_weights_equally():
+def test_streamed_and_in_memory_training_use_sample_weights_in_the_same_way():
     X, y = blobs(300, 5, 3, seed=10)
     weights = np.random.default_rng(2).uniform(0, 3, len(y))
     head = LogisticHead(C=0.5, tol=1e-9)
@@ -280,7 +280,7 @@ def test_streamed_and_in_memory_training_use_sample_weights_equally():
         ("first", "those of one class are zero"),
     ],
 )
-def test_heads_reject_bad_sample_weights(head, weights, words):
+def test_heads_reject_invalid_sample_weights(head, weights, words):
     X, y = blobs(40, 4, 2, seed=11)
     weights = (y == y[0]).astype(float) if isinstance(weights, str) else weights
     with pytest.raises(DataError, match=words):

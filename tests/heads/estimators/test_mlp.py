@@ -212,14 +212,14 @@ def test_huge_sample_weights_are_scaled_or_refused(weights):
             MLPHead(8, epochs=2).fit(X, np.arange(40) // 20, weights)
 
 
-def test_mlp_trains_the_same_under_autocast():
+def test_mlp_training_has_the_same_losses_under_autocast():
     X, y = blobs(40, 5, 2, seed=1)
     plain = MLPHead(8, epochs=3).fit(X, y)
     with torch.autocast("cpu"):
         assert MLPHead(8, epochs=3).fit(X, y).history_ == plain.history_
 
 
-def test_an_unusable_temporary_folder_is_named_with_the_remedy(monkeypatch, tmp_path):
+def test_mlp_error_for_an_unusable_temporary_folder_names_the_remedy(monkeypatch, tmp_path):
     X, y = blobs(40, 5, 2, seed=1)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     with pytest.raises(DataError, match="set TMPDIR to a folder with room"):
@@ -235,21 +235,21 @@ def test_scaler_that_makes_decision_values_infinite_is_refused_in_prediction(spr
         hostile.decide_block(X)
 
 
-def test_mlp_names_features_that_are_too_large_for_float32():
+def test_mlp_error_names_features_that_are_too_large_for_float32():
     X, codes = normal(40)
     X[3, 2] = np.inf
     with pytest.raises(DataError, match="the features are too large for float32"):
         train(X, Targets(codes, np.ones(40, np.float32), np.arange(4)), lambda _: np.arange(4, 40), plan(), 0)
 
 
-def test_mlp_over_its_memory_limit_trains_from_a_file_with_equal_weights():
+def test_mlp_trained_from_a_temporary_file_because_of_its_memory_limit_predicts_the_same():
     X, y = blobs(150, 6, 3, seed=2)
     inside = MLPHead(hidden=16, epochs=5).fit(Streamed(X), y)
     outside = MLPHead(hidden=16, epochs=5, memory_limit=1).fit(Streamed(X), y)
     np.testing.assert_array_equal(inside.decision_function(X), outside.decision_function(X))
 
 
-def test_mlp_names_the_remedy_if_the_disk_is_full(monkeypatch):
+def test_mlp_error_for_a_full_disk_names_the_remedy(monkeypatch):
     class Full:
         def __enter__(self):
             return self

@@ -38,14 +38,14 @@ def test_scikit_learn_head_can_be_trained_calibrated_saved_and_loaded(kind, clas
     assert head.predict(np.zeros((0, 6), np.float32)).shape == (0,)
 
 
-def test_scikit_learn_class_learns_the_same_from_blocks_and_arrays():
+def test_scikit_learn_classifier_learns_the_same_from_blocks_and_arrays():
     X, y = blobs(120, 6, 3, seed=1)
     kind = "sklearn.discriminant_analysis:LinearDiscriminantAnalysis"
     one, other = (train_head(given, y, kind=kind, folds=3) for given in (X, Streamed(X)))
     assert one.model.payload.tobytes() == other.model.payload.tobytes()
 
 
-def test_scikit_learn_class_gets_parameters_class_weights_and_seed():
+def test_scikit_learn_classifier_gets_the_given_parameters_class_weights_and_seed():
     X, y = blobs(60, 6, 3, seed=1)
     kind = "sklearn.tree:DecisionTreeClassifier"
     head = train_head(X, y, kind=kind, folds=2, seed=7, max_depth=1, class_weight={"class 1": 50.0})
@@ -86,14 +86,14 @@ def test_pairwise_decision_values_of_svc_are_not_used():
         ("svm", {}, r"as package\.module:Class; did you mean 'rbf-svm'\?$"),
     ],
 )
-def test_unsuitable_classifier_classes_are_refused_in_one_line(kind, options, message):
+def test_python_classes_that_are_no_usable_classifier_are_refused_in_one_line(kind, options, message):
     X, y = blobs(30, 4, 2, seed=1)
     with pytest.raises(UsageError, match=message) as caught:
         train_head(X, y, kind=kind, folds=2, **options)
     assert "\n" not in str(caught.value)
 
 
-def test_scikit_learn_class_rejects_nan_and_rows_over_the_memory_limit():
+def test_scikit_learn_classifier_rejects_nan_and_rows_over_the_memory_limit():
     X, y = blobs(30, 4, 2, seed=1)
     with pytest.raises(DataError, match="needs all training vectors in memory.*memory_limit=480"):
         train_head(X, y, kind="sklearn.svm:SVC", folds=2, memory_limit=479)
@@ -124,5 +124,5 @@ def test_error_raised_inside_a_classifier_is_reported_in_one_line(tmp_path, monk
 
 
 @pytest.mark.parametrize("kind", ["logreg", "a:", ":A", "a b:C", "a.b:c d", "a/b:C", "..:A", "a::B", "a:b.C"])
-def test_is_named_accepts_only_names_of_the_form_module_colon_class(kind):
+def test_function_is_named_accepts_only_head_names_of_the_form_module_colon_class(kind):
     assert not is_named(kind)

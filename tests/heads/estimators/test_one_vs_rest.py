@@ -91,7 +91,7 @@ def test_chosen_label_thresholds_raise_the_f1_of_rare_labels():
     assert scores[0] > scores[1]
 
 
-def test_best_threshold_maximises_f1():
+def test_function_best_threshold_returns_a_threshold_with_the_highest_f1():
     random = np.random.default_rng(0)
     positive = random.random(80) < 0.3
     decisions = np.round(random.standard_normal(80) + positive, 1)  # rounded, so that scores are tied

@@ -82,7 +82,7 @@ def test_scikit_learn_cross_val_score_accepts_the_ridge_head():
     assert cross_val_score(RidgeHead(), X, y, cv=KFold(3)).mean() > 0.7
 
 
-def test_ridge_head_learns_the_same_from_streamed_sparse_and_dense_rows():
+def test_ridge_head_predicts_the_same_if_trained_on_streamed_or_sparse_or_dense_rows():
     X, y = measured()
     whole = RidgeHead(alpha=1.0).fit(X, y).predict(X)
     np.testing.assert_allclose(RidgeHead(alpha=1.0).fit(Streamed(X), y).predict(Streamed(X)), whole, atol=1e-5)

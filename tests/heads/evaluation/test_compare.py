@@ -107,14 +107,14 @@ def test_interval_of_several_runs_covers_the_variation_between_runs():
     assert wide.verdict == "no measurable difference"
 
 
-def test_single_run_has_the_interval_without_runs():
+def test_comparison_with_one_run_per_head_equals_the_comparison_without_runs():
     random = np.random.default_rng(1)
     truth, a, _, runs = several(random.random((1, 80)) < 0.7)
     _, b, _, _ = several(random.random((1, 80)) < 0.9)
     assert compare(truth, a, b, [0, 1], runs=runs) == compare(truth, a, b, [0, 1])
 
 
-def test_runs_that_agree_are_not_more_pictures():
+def test_five_runs_with_equal_predictions_do_not_narrow_the_interval():
     random = np.random.default_rng(2)
     once, other = random.random((1, 60)) < 0.7, random.random((1, 60)) < 0.75
     truth, a, groups, runs = several(once)
@@ -126,7 +126,7 @@ def test_runs_that_agree_are_not_more_pictures():
     assert five.high - five.low == pytest.approx(single.high - single.low, rel=0.15)
 
 
-def test_verdict_is_better_or_worse_only_beside_0():
+def test_verdict_is_better_or_worse_only_if_the_interval_excludes_0():
     assert Difference("accuracy", 0.5, 0.6, 0.1, 0.02, 0.2, 0.01).verdict == "better"
     assert Difference("macro_f1", 0.5, 0.4, -0.1, -0.2, -0.02, 0.01).verdict == "worse"
     assert Difference("log_loss", 0.5, 0.4, -0.1, -0.2, -0.02, 0.01).verdict == "better"

@@ -200,5 +200,5 @@ def test_worst_errors_are_wrong_and_sorted_by_confidence():
     assert confidence[rows[0]] == confidence[predicted != codes].max()
 
 
-def test_class_numbers_follow_the_given_class_order():
+def test_class_numbers_are_positions_in_the_given_class_order():
     np.testing.assert_array_equal(codes_of(["b", "a"], ["b", "a"]), [0, 1])

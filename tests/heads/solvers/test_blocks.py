@@ -84,7 +84,7 @@ def test_selected_rows_are_the_same_from_arrays_and_block_sources():
     np.testing.assert_array_equal(blocks.take_rows(array, rows), array[rows])
 
 
-def test_mapped_blocks_have_as_many_columns_as_the_function_returns():
+def test_mapped_blocks_have_the_columns_that_their_function_returns():
     array, _ = blobs(rows=80, dimension=4)
     mapped = blocks.MappedBlocks(Streamed(array), lambda block: block[:, :2] * 2, 2)
     assert mapped.shape == (80, 2)

@@ -165,7 +165,7 @@ def test_lbfgs_curvature_pairs_can_be_rescaled_to_another_C(loss):
 
 
 @pytest.mark.parametrize("loss", [LOGISTIC, SQUARED_HINGE], ids=lambda loss: loss.name)
-def test_solving_all_C_together_saves_evaluations_and_keeps_the_optima(loss):
+def test_solving_all_C_together_needs_fewer_evaluations_than_one_by_one_for_the_same_optima(loss):
     training, _, _, _ = made(600, 30, 2)
     problems = [Problem(C, f) for C in (10.0, 0.01, 0.1, 1.0) for f in (0, 1)]
     together = grid.solve(training, loss, problems, tol=1e-8)
@@ -180,7 +180,7 @@ def test_solving_all_C_together_saves_evaluations_and_keeps_the_optima(loss):
     )
 
 
-def test_final_fit_started_from_fold_solutions_needs_fewer_evaluations():
+def test_final_fit_needs_fewer_evaluations_if_started_from_fold_solutions():
     training, _, _, _ = made(600, 30, 3)
     folds = grid.solve(training, LOGISTIC, [Problem(1.0, f) for f in range(3)], tol=1e-4)
     cold = grid.solve(training, LOGISTIC, [Problem(1.0, None)], tol=1e-9)[0]

@@ -27,7 +27,7 @@ def test_conversion_to_float32_handles_several_chunks_and_strided_rows(monkeypat
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_all_finite_checks_every_chunk_of_a_float16_array(monkeypatch, value):
+def test_function_all_finite_checks_every_chunk_of_a_float16_array(monkeypatch, value):
     monkeypatch.setattr("featstore.heads.solvers.halves._CHUNK", 64)
     halves = np.full((50, 30), np.finfo(np.float16).max, np.float16)
     halves[1] = np.finfo(np.float16).min
@@ -37,7 +37,7 @@ def test_all_finite_checks_every_chunk_of_a_float16_array(monkeypatch, value):
     assert not all_finite(halves)
 
 
-def test_is_half_rejects_float16_in_non_native_byte_order():
+def test_function_is_half_rejects_float16_in_non_native_byte_order():
     assert is_half(EVERY)
     assert not is_half(EVERY.astype(EVERY.dtype.newbyteorder()))
     assert not is_half(EVERY.astype(np.float32))

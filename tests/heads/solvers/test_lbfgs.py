@@ -48,7 +48,7 @@ def test_lbfgs_recovers_from_steps_that_overflow():
     np.testing.assert_allclose(found, np.log(3), atol=1e-4)
 
 
-def test_lbfgs_with_initial_curvature_pairs_needs_fewer_evaluations():
+def test_lbfgs_needs_fewer_evaluations_with_initial_curvature_pairs_than_without():
     random = np.random.default_rng(0)
     diagonal = np.logspace(0, 3, 8)[:, None]
 

@@ -20,7 +20,7 @@ def made(memory):
 
 @pytest.mark.parametrize("loss", [LOGISTIC, SQUARED_HINGE], ids=lambda loss: loss.name)
 @pytest.mark.parametrize("memory", [0, 1 << 30])
-def test_losses_and_gradients_do_not_depend_on_thread_number(loss, memory):
+def test_losses_and_gradients_do_not_depend_on_the_number_of_threads(loss, memory):
     rows = made(memory)
     problems = [passes.Problem(C, fold) for C in (0.1, 1.0) for fold in (0, 1, 2, None)]
     points = np.random.default_rng(1).standard_normal((8, columns(3), 25))
@@ -34,7 +34,7 @@ def test_losses_and_gradients_do_not_depend_on_thread_number(loss, memory):
             np.testing.assert_array_equal(getattr(again, name), getattr(shared[0], name))
 
 
-def test_errors_in_worker_threads_are_raised_in_passes_over_the_rows():
+def test_pass_over_the_rows_raises_the_error_of_its_worker_thread():
     def fail():
         raise RuntimeError("worker")
 

@@ -13,7 +13,7 @@ def scores(accuracy, log_loss):
     return FoldScores(np.full(len(accuracy), 10), accuracy, accuracy[::-1].copy(), np.array(log_loss, float))
 
 
-def test_parameter_choice_takes_the_best_mean_score_or_the_first_of_equals():
+def test_parameter_with_the_best_mean_score_is_chosen_or_the_first_of_equal_ones():
     table = scores([0.8, 0.8, 0.7, 0.9, 0.6, 0.7], [3, 3, 2, 2, 1, 1])
     choice = choose({"C": [0.1, 1.0, 10.0]}, table, 2, "accuracy")
     assert choice.index == 0

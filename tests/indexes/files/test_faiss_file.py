@@ -139,7 +139,7 @@ def test_search_parameters_out_of_range_are_reported(effort: dict[str, float]) -
     assert effort_fault({"efSearch": 1024, "nprobe": 1, "k_factor": 64.0}, 10) is None
 
 
-def test_faiss_gets_a_descriptor_path_instead_of_a_file_name_it_cannot_open() -> None:
+def test_faiss_gets_a_descriptor_path_in_place_of_a_file_name_that_faiss_cannot_open() -> None:
     assert name_for_faiss(Path("a/b.faiss"), 7) == "a/b.faiss"
     assert name_for_faiss(Path("a/b\udcff.faiss"), 7) == "/dev/fd/7"
     assert name_for_faiss(Path("a/b\n.faiss"), 7) == "/dev/fd/7"

@@ -132,7 +132,7 @@ def test_inverted_lists_with_positions_outside_the_rows_are_detected() -> None:
         ([(8, 4, -1, None)], False),
     ],
 )
-def test_chain_of_projections_of_wrong_size_is_reported(
+def test_chained_projection_matrices_whose_sizes_do_not_match_are_reported(
     transforms: list[tuple[int, int, int, int | None]], sound: bool
 ) -> None:
     assert (chain_fault(8, 4, transforms) is None) == sound

@@ -80,7 +80,9 @@ def test_tuning_chooses_the_fastest_pair_of_nprobe_and_k_factor(
     assert rate == pytest.approx(len(ground[1].queries) / least)
 
 
-def test_tuning_sets_the_largest_parameters_for_an_unreachable_recall_goal(ground: tuple[np.ndarray, Truth]) -> None:
+def test_tuning_sets_the_largest_parameters_if_the_recall_goal_cannot_be_reached(
+    ground: tuple[np.ndarray, Truth],
+) -> None:
     candidate = Candidate("coarse", "IVF16,PQ6x4fs,Refine(SQfp16)", 0, "nprobe", (1, 2), (1.0, 2.0))
     subject = subject_of(candidate, ground[0])
     assert tune(subject, candidate, ground[1], 0.99) is None
@@ -121,7 +123,7 @@ def test_tuning_order_ignores_search_parameters_changed_by_the_caller(
     assert found == list(descent(subject, FINE, ground[1], 0.8, 3.0))
 
 
-def test_no_search_parameters_are_tried_for_an_unreachable_recall_goal(ground: tuple[np.ndarray, Truth]) -> None:
+def test_no_search_parameters_are_tried_if_the_recall_goal_cannot_be_reached(ground: tuple[np.ndarray, Truth]) -> None:
     coarse = replace(LISTS, steps=(1,), depths=(1.0,))
     assert list(descent(subject_of(coarse, ground[0]), coarse, ground[1], 0.9, 3.0)) == []
 

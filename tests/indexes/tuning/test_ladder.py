@@ -48,7 +48,7 @@ def test_candidate_indexes_use_product_codes_that_divide_the_dimension() -> None
     assert names == ["flat", "pca8-ivf-pq2-fp16", "pca8-ivf-pq2-8", "hnsw-fp16", "hnsw-8"]
 
 
-def test_product_codes_encode_residuals_only_for_inner_products() -> None:
+def test_product_codes_encode_residuals_only_for_the_metrics_cosine_and_ip() -> None:
     for metric, residual in (("cosine", True), ("ip", True), ("l2", False)):
         for one in ladder(ROWS, DIMENSION, metric):
             assert "x4fs" not in one.factory or ("x4fsr" in one.factory) == residual

@@ -24,7 +24,7 @@ def test_recall_accepts_any_of_several_rows_at_equal_distance(metric: str) -> No
     assert truth.shares(wrong)[1] == 0
 
 
-def test_queries_for_recall_withhold_at_most_a_tenth_of_the_rows() -> None:
+def test_drawing_recall_queries_holds_out_at_most_a_tenth_of_the_rows() -> None:
     held_out = hold_out(1000, 3000, seed=0)
     assert len(set(held_out.queries)) == len(held_out.queries) == held_out.withheld.sum() == 100
     assert len(hold_out(5, 3000, seed=0).queries) == 0
@@ -32,13 +32,15 @@ def test_queries_for_recall_withhold_at_most_a_tenth_of_the_rows() -> None:
     np.testing.assert_array_equal(held_out.queries, hold_out(1000, 3000, seed=0).queries)
 
 
-def test_queries_for_recall_treat_groups_of_one_row_like_single_rows() -> None:
+def test_drawing_recall_queries_treats_groups_of_one_row_like_ungrouped_rows() -> None:
     assert hold_out(1000, 3000, seed=0, groups=np.arange(1000)).withheld.sum() == 100
     assert 100 < hold_out(1000, 3000, seed=0, groups=np.arange(1000) // 2).withheld.sum() <= 200
 
 
 @pytest.mark.parametrize(("count", "wanted"), [(200, 60), (200, 1000), (20, 1000), (5, 1000)])
-def test_queries_for_recall_withhold_whole_groups_with_at_most_eight_queries_each(count: int, wanted: int) -> None:
+def test_drawing_recall_queries_holds_out_whole_groups_and_at_most_eight_queries_per_group(
+    count: int, wanted: int
+) -> None:
     groups = np.random.default_rng(0).integers(0, count, 1000)
     held_out = hold_out(1000, wanted, seed=0, groups=groups)
     queries = held_out.queries

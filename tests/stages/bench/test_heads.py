@@ -52,7 +52,7 @@ def test_bench_heads_command_prints_a_table_and_writes_json(tmp_path, capsys):
     assert row["rows"] == 600
 
 
-def test_library_over_the_time_limit_counts_as_slower():
+def test_bench_heads_counts_a_library_stopped_at_the_time_limit_as_slower():
     endless = [sys.executable, "-c", "print('fitting', flush=True); import time; time.sleep(600)"]
     stopped = heads._run("sklearn-svm", endless, 0.2)
     assert stopped["stopped"]

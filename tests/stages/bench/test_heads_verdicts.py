@@ -13,7 +13,7 @@ def row(contender, seconds, accuracy, classes=10, difficulty="hard"):
     }
 
 
-def test_bench_heads_requires_a_speed_only_for_many_classes():
+def test_bench_heads_requires_a_minimum_speed_ratio_only_for_many_classes():
     table = [row("featstore-logreg", 1.0, 0.8), row("sklearn-logreg", 19.0, 0.8005), row("featstore-svm", 1.0, 0.7)]
     speed, accuracy = fit_verdicts(table)
     assert not speed.holds

@@ -45,7 +45,7 @@ def test_source_without_a_readable_picture_is_a_usage_error(tmp_path):
         gather(tmp_path / "bad.jpg", 2, tmp_path / "out")
 
 
-def test_bench_compares_extraction_with_the_limit_from_decoding_and_network():
+def test_bench_compares_extraction_speed_with_the_limit_set_by_decoding_and_network():
     rates = {
         "forward, torch": [10, 20, 30],
         "decoding, exact": [40, 20, 30],

@@ -60,13 +60,13 @@ def test_advice_starts_with_the_largest_saving(loading, first):
     assert savings(timings, TORCH, "pillow", CORES)[0].option.startswith(first)
 
 
-def test_engines_that_are_not_installed_are_not_advised(monkeypatch):
+def test_advice_names_no_engine_that_is_not_installed(monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     assert "--engine torch-folded some 8 to 14 s" in advice(Timings(**NETWORK), TORCH, "pillow-torch", 2)
     assert "openvino" not in advice(Timings(**NETWORK), FOLDED, "pillow-torch", 2)
 
 
-def test_int8_is_not_advised_on_processors_where_int8_is_not_faster(monkeypatch):
+def test_advice_does_not_name_int8_on_processors_where_int8_is_not_faster(monkeypatch):
     monkeypatch.setattr(module, "_int8_gains", lambda: False)
     said = advice(Timings(**NETWORK), OPENVINO, "pillow-torch", 2)
     assert "a lighter --backbone, or a GPU, would help" in said
@@ -83,7 +83,7 @@ def test_exact_engines_are_all_engines_except_auto_and_int8():
 
 
 @pytest.mark.slow
-def test_following_the_advice_saves_the_promised_time(tmp_path, monkeypatch):
+def test_extraction_that_follows_the_advice_saves_the_promised_time(tmp_path, monkeypatch):
     folder = write_pictures(tmp_path / "pictures", [f"{number:02d}.png" for number in range(40)])
     monkeypatch.setattr(module, "_WORTH_ADVICE", 0.0)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)

@@ -101,7 +101,7 @@ def scene(brightness: int, with_object: bool) -> Image.Image:
 
 
 @pytest.mark.slow
-def test_fit_pad_keeps_an_object_at_the_edge_and_fit_crop_loses_it(tmp_path):
+def test_fit_pad_keeps_an_object_at_the_edge_of_a_picture_and_fit_crop_cuts_it_off(tmp_path):
     folder = tmp_path / "p"
     folder.mkdir()
     for number in range(8):

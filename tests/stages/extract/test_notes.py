@@ -78,7 +78,7 @@ def test_extract_notes_that_an_earlier_folder_of_pictures_is_missing(folder, tmp
     assert run(open_source(folder, root=tmp_path / "moved"), tmp_path / "s").notes == []
 
 
-def test_note_mentions_extracted_pictures_of_another_source(folder, tmp_path):
+def test_note_names_the_earlier_source_whose_pending_pictures_were_extracted(folder, tmp_path):
     stopped = threading.Event()
     stopped.set()
     run(folder, tmp_path / "s", stop=stopped)

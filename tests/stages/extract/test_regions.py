@@ -98,7 +98,7 @@ def features(store: Path) -> bytes:
 
 
 @pytest.mark.parametrize("decode", ["exact", "fast"])
-def test_regions_have_the_vectors_of_crops_and_need_one_decoding(folder, tmp_path, decoded, decode):
+def test_vectors_of_regions_equal_those_of_crops_and_each_picture_is_decoded_once(folder, tmp_path, decoded, decode):
     source = table(folder / "t.csv", some_boxes())
     report = run(source, tmp_path / "s", decode=decode)
     assert (report.vectors, report.failures, len(decoded)) == (24, 0, 6)
@@ -190,7 +190,7 @@ def test_box_name_writes_each_number_with_the_fewest_decimals(values, name):
     assert box_name(values) == name
 
 
-def test_wrong_boxes_become_failures_or_are_clipped(folder, tmp_path):
+def test_unusable_boxes_become_failures_and_overhanging_boxes_are_clipped(folder, tmp_path):
     rows = [
         ("0.jpg", -5, -5, 20, 20, "clipped"),
         ("0.jpg", 200, 0, 5, 5, "outside"),
@@ -274,7 +274,7 @@ def test_extract_renames_table_columns_named_like_region_columns(folder, tmp_pat
     ]
 
 
-def test_extract_rejects_text_as_a_number_of_a_box(folder, tmp_path):
+def test_extract_rejects_text_in_place_of_a_number_in_a_box(folder, tmp_path):
     with pytest.raises(UsageError, match="line 3 has 'wide' as w, which is no number"):
         run(table(folder / "t.csv", [("0.jpg", 1, 1, 5, 5, ""), ("0.jpg", 1, 1, "wide", 5, "")]), tmp_path / "s")
 
@@ -475,7 +475,7 @@ def test_remove_takes_one_region_or_all_regions_of_a_picture(folder, tmp_path):
     assert not any(key.startswith("4.jpg") for key in keys)
 
 
-def test_regions_left_after_a_removal_keep_their_boxes(folder, tmp_path):
+def test_remaining_regions_keep_their_boxes_after_other_regions_were_removed(folder, tmp_path):
     source = table(folder / "t.csv", some_boxes())
     run(source, tmp_path / "s")
     before = FeatureStore.open(tmp_path / "s").to_pandas().set_index("key")
@@ -485,7 +485,7 @@ def test_regions_left_after_a_removal_keep_their_boxes(folder, tmp_path):
     assert after.equals(before.loc[after.index])
 
 
-def test_picture_key_removes_restores_and_purges_all_its_regions(folder, tmp_path):
+def test_removing_restoring_or_purging_a_picture_key_applies_to_all_its_regions(folder, tmp_path):
     rows = [*some_boxes(2), ("0.jpg", "", "", "", "", "whole")]
     source, store = table(folder / "t.csv", rows), tmp_path / "s"
     run(source, store)

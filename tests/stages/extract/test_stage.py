@@ -144,7 +144,7 @@ def test_extract_option_root_finds_moved_pictures(folder, tmp_path):
     assert (report.change.unchanged, report.change.added, report.new_vectors, report.change.removed) == (20, 1, 1, 0)
 
 
-def test_second_source_adds_pictures_with_new_keys_only(folder, tmp_path):
+def test_second_source_adds_only_pictures_with_new_keys(folder, tmp_path):
     run(folder, tmp_path / "s")
     more = write_pictures(tmp_path / "more", ["cat/1.jpg", "cat/2.jpg"], seed=40)
     report = run(more, tmp_path / "s")
@@ -154,7 +154,7 @@ def test_second_source_adds_pictures_with_new_keys_only(folder, tmp_path):
         run(clash, tmp_path / "s")
 
 
-def test_option_rehash_compares_content_instead_of_size_and_mtime(folder, tmp_path):
+def test_extraction_with_option_rehash_compares_content_instead_of_size_and_mtime(folder, tmp_path):
     run(folder, tmp_path / "s")
     for name in NAMES:
         os.utime(folder / name, ns=(1, 1))
@@ -196,7 +196,7 @@ def test_stopped_and_continued_extraction_gives_bit_identical_vectors(folder, tm
     assert os.listdir(tmp_path / "s" / "work") == []
 
 
-def test_extracting_two_halves_makes_the_same_store_as_one_extraction(folder, tmp_path):
+def test_extracting_two_halves_of_a_folder_makes_the_same_store_as_one_extraction(folder, tmp_path):
     run(folder, tmp_path / "whole")
     first = run(folder, tmp_path / "s", units=(0, 2))
     assert (first.vectors, first.pending) == (13, 7)
@@ -274,7 +274,7 @@ def test_extract_refuses_duplicate_keys_and_empty_sources(folder, tmp_path):
     assert FeatureStore.open(tmp_path / "s").counts.images == 0
 
 
-def test_pending_pictures_of_a_missing_folder_stay_pending(folder, tmp_path):
+def test_pictures_pending_in_a_missing_folder_stay_pending_when_another_folder_is_extracted(folder, tmp_path):
     stop = threading.Event()
     stop.set()
     run(folder, tmp_path / "s", stop=stop)
@@ -417,7 +417,7 @@ def test_next_extraction_refuses_another_backbone_before_loading(folder, tmp_pat
 
 
 @pytest.mark.slow
-def test_new_pictures_require_the_weights_file_again(folder, tmp_path):
+def test_next_extraction_with_new_pictures_requires_the_weights_file_of_the_user(folder, tmp_path):
     from featstore.backbones import load_backbone
 
     module = load_backbone("squeezenet1_1", "random:0").module

@@ -157,7 +157,9 @@ def test_note_names_the_missing_picture_folder_and_the_option_root(old: Path):
 
 
 @pytest.mark.parametrize("sources", [1, 2])
-def test_vectors_are_kept_while_the_folder_of_pictures_is_missing(old: Path, tmp_path: Path, sources: int):
+def test_extraction_from_a_store_keeps_vectors_while_the_picture_folder_is_missing(
+    old: Path, tmp_path: Path, sources: int
+):
     if sources == 2:
         extract(write_coloured(tmp_path / "more", names("test", 2)), old, backbone=tiny_backbone())
     new = new_store(old)

@@ -28,7 +28,7 @@ BACKBONE, DECODER = "tests.faults.planted:backbone", "tests.faults.planted:decod
 
 
 @pytest.mark.slow
-def test_pictures_that_kill_a_decoder_become_failures(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_pictures_that_crash_the_decoder_become_failures(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pictures = write_pictures(tmp_path / "pictures", [f"{number:02d}.png" for number in range(12)])
     for name, mark in (("00x", b"DIE"), ("00z", b"EAT")):
         (pictures / f"{name}.jpg").write_bytes(mark)
@@ -165,7 +165,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_supervisor_sees_which_rows_are_being_read_and_decoded() -> None:
+def test_supervisor_can_read_which_rows_a_worker_reads_and_decodes() -> None:
     worker = InHand.create(3)
     watcher = InHand(os.dup(worker.handle))
     assert watcher.held() == [None, None, None]
@@ -205,7 +205,7 @@ def test_worker_counts_as_stalled_without_progress_or_with_a_slow_picture() -> N
     memory.close()
 
 
-def test_damaged_records_of_pictures_that_kill_the_decoder_are_skipped(tmp_path: Path) -> None:
+def test_damaged_records_of_pictures_that_crash_the_decoder_are_skipped(tmp_path: Path) -> None:
     write_culprit(tmp_path, 3, 5, "decoder-died", "lost")
     folder = tmp_path / "work" / f"{3:016d}"
     assert not folder.exists()

@@ -62,7 +62,7 @@ def same(one: Path, other: Path) -> bool:
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_extraction_into_several_stores_decodes_once_and_equals_separate_ones(
+def test_extraction_into_several_stores_decodes_each_picture_once_and_equals_separate_ones(
     folder: Path, tmp_path: Path, decoded, count
 ):
     reports = extract_jobs(jobs(folder, tmp_path, count))
@@ -100,7 +100,7 @@ def test_extraction_into_two_stores_skips_a_store_that_is_up_to_date(folder: Pat
     assert same(second.store, tmp_path / "b")
 
 
-def test_extraction_into_two_stores_ends_if_one_store_fails(folder: Path, tmp_path: Path):
+def test_extraction_into_two_stores_is_refused_if_one_has_features_of_another_identity(folder: Path, tmp_path: Path):
     first, second = jobs(folder, tmp_path)
     extract(folder, second.store, backbone=NETWORKS[2], batch=4)
     with pytest.raises(FeatstoreError, match="features of another identity"):
@@ -145,7 +145,7 @@ def test_supervised_extraction_into_two_stores_equals_separate_extractions(folde
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("warm_workers")
-def test_picture_that_kills_its_decoder_fails_in_every_store(folder: Path, tmp_path: Path):
+def test_picture_that_crashes_the_decoder_is_a_failure_in_every_store(folder: Path, tmp_path: Path):
     (folder / "a/06.png").write_bytes(b"DIE")
     options = ExtractOptions(batch=4, unit_rows=8, workers=2)
     reports = supervise(

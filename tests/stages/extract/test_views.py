@@ -95,7 +95,7 @@ def test_augmented_views_do_not_depend_on_the_number_of_processes(
     assert rows(view_path(tmp_path / "s", 1)) == rows(tmp_path / "u")
 
 
-def test_augmented_views_depend_only_on_picture_bytes_and_seed(tmp_path: Path, folder: Path) -> None:
+def test_augmented_pixels_depend_only_on_picture_bytes_view_number_and_seed(tmp_path: Path, folder: Path) -> None:
     extract_views(folder, tmp_path / "s", 2)
     extract_views(folder, tmp_path / "t", 2, augment_seed=7)
     first, second = rows(view_path(tmp_path / "s", 1)), rows(view_path(tmp_path / "t", 1))
@@ -172,7 +172,7 @@ def test_extract_refuses_views_of_another_policy_or_seed(tmp_path: Path, folder:
         extract_views(folder, tmp_path / "s", 2, augment_seed=1)
 
 
-def test_store_and_its_views_work_after_both_were_moved(tmp_path: Path, folder: Path) -> None:
+def test_store_and_its_augmented_views_can_be_used_after_they_were_moved(tmp_path: Path, folder: Path) -> None:
     extract_views(folder, tmp_path / "s", 2)
     before = rows(view_path(tmp_path / "s", 1))
     (tmp_path / "elsewhere").mkdir()
@@ -188,7 +188,7 @@ def test_store_and_its_views_work_after_both_were_moved(tmp_path: Path, folder: 
     assert len(after) == len(before) + 1
 
 
-def test_extraction_updates_deleted_and_changed_pictures_in_every_view(tmp_path: Path, folder: Path) -> None:
+def test_extraction_removes_deleted_and_updates_changed_pictures_in_every_view(tmp_path: Path, folder: Path) -> None:
     extract_views(folder, tmp_path / "s", 2)
     before = rows(view_path(tmp_path / "s", 1))
     (folder / "a/01.png").unlink()
