@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from featstore.stages.sample import write_sample
     from featstore.stages.search import QueryResult, search
     from featstore.stages.train import train
+    from featstore.stages.units import units
     from featstore.stages.verify import verify
     from featstore.store import FeatureArray, FeatureStore
 
@@ -80,6 +81,7 @@ _HOMES = {
     "repair": "stages.repair",
     "search": "stages.search",
     "train": "stages.train",
+    "units": "stages.units",
     "verify": "stages.verify",
     "write_sample": "stages.sample",
 }
@@ -120,6 +122,7 @@ __all__ = [
     "repair",
     "search",
     "train",
+    "units",
     "verify",
     "write_sample",
 ]

@@ -200,3 +200,9 @@ Without added copies, no near-duplicates are found in the first set with 0.8 or 
 (4 pictures) are found with 0.8, and 11 groups (26 pictures) with 0.75. The number of wrong pairs grows with the square
 of the number of pictures, so 0.8 is the default.
 """
+
+# Defaults of units of a network
+UNIT_PICTURES: Final = 12
+"""Number of pictures that activate a unit most (and of those that activate it least)."""
+UNITS_OF_CLASS: Final = 5
+"""Number of units that speak most for a class of a head."""

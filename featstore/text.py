@@ -115,6 +115,12 @@ def counted(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
+def percentage(value: float) -> str:
+    """Return ``value`` with two decimals, or with more if rounding would give 0 or 100 for another value."""
+    digits = next((count for count in range(2, 9) if 0 < round(value, count) < 100), 2)
+    return f"{value:.{digits}f}"
+
+
 def printable(text: str) -> str:
     """Return ``text`` as one line: control characters and invalid UTF-8 are escaped."""
     if text.isprintable():

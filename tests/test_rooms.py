@@ -21,7 +21,7 @@ FUNCTIONS = {
     "sample": "write_sample",
 }
 """Commands whose Python function has another name, because the command is a noun or a Python keyword."""
-PAGES = {"compare", "demo", "duplicates", "finetune", "search", "train"}
+PAGES = {"compare", "demo", "duplicates", "finetune", "search", "train", "units"}
 """Commands that write an HTML page."""
 ROOMS = 26
 LINES, PARAMETERS, MODULE_LINES, USUAL_LINES = 80, 12, 350, 32

@@ -2,7 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from featstore.text import close_to, composed, counted, did_you_mean, is_misspelling, lookalike_key, natural
+from featstore.text import (
+    close_to,
+    composed,
+    counted,
+    did_you_mean,
+    is_misspelling,
+    lookalike_key,
+    natural,
+    percentage,
+)
 
 
 @pytest.mark.parametrize(
@@ -71,3 +80,8 @@ def test_is_misspelling_accepts_one_swapped_missing_or_added_letter(word: str, e
 def test_counted_nouns_are_singular_or_plural():
     assert [counted(count, "picture") for count in (0, 1, 2000)] == ["0 pictures", "1 picture", "2,000 pictures"]
     assert [counted(count, "key is", "keys are") for count in (1, 2)] == ["1 key is", "2 keys are"]
+
+
+def test_percentages_are_only_rounded_to_0_or_100_if_they_are():
+    told = [percentage(value) for value in (0, 12.345, 99.9583, 100, 99.9999, 0.0001, 100 - 1e-12)]
+    assert told == ["0.00", "12.35", "99.96", "100.00", "99.9999", "0.0001", "100.00"]

@@ -15,7 +15,7 @@ from featstore.artifacts import newer_labels, update_command
 from featstore.artifacts.lineage import Artifact, Found, Parent
 from featstore.errors import FeatstoreError
 from featstore.store import FeatureStore
-from featstore.store.as_source import KIND, behind
+from featstore.store.as_source import KIND, PARTIAL, behind
 from featstore.store.manifest import Manifest
 from featstore.store.origin import KEY, generation_number
 from featstore.store.past import record_of
@@ -65,7 +65,7 @@ class State:
 def states_of(found: Found) -> list[State]:
     """Return the state of each artifact in ``found``: stores first, then indexes, heads, models and pages.
 
-    Artifacts made from a stale store are stale too. Running the commands of all states in order refreshes everything.
+    Artifacts made from a stale store are stale too. The stores in a cache of ``finetune`` are never stale. Running the commands of all states in order refreshes everything.
     """
     return _States(found).all()
 
@@ -100,6 +100,9 @@ class _States:
         return self.known[artifact.path]
 
     def _checked(self, artifact: Artifact, places: Sequence[Path | None], above: Sequence[State]) -> State:
+        if artifact.about.get(PARTIAL) and artifact.kind == "store":
+            # A cache of finetune has the pictures of one run; every further run compares the cache with its store.
+            return State(artifact)
         lost = [parent.path for parent, place in zip(artifact.parents, places, strict=True) if place is None]
         if lost and artifact.kind != "store":
             return State(artifact, unknown=f"its store {lost[0]} is not there")
@@ -156,7 +159,10 @@ class _States:
         if artifact.kind == "head":
             stores = [word for place in places for word in ("--store", str(place))]
             return (("featstore", "train", "--update", path, *stores),)
-        if artifact.kind in ("page", "model"):
+        if artifact.kind == "model":
+            # The user has to fine-tune it again: no file records the command.
+            return ()
+        if artifact.kind == "page":
             command = artifact.about["command"]
             return (tuple(map(str, command)),) if command and isinstance(command, list) else ()
         store = self._open(artifact.path)

@@ -27,6 +27,9 @@ from featstore.store.tables import Tables
 
 Kind = Literal["store", "head", "index", "model", "page"]
 _SIDE: Final = re.compile(r"(.+)\.featstore(\.next)?")
+_OF_MODELS: Final = (".cache", ".run")
+"""Ends of the names of folders that a fine-tuning writes beside its model: stores of activations, and the state of an
+unfinished run."""
 _PAGE_BYTES: Final = 65536
 """Number of bytes to search for the description at the beginning of an HTML page."""
 _DESCRIPTION: Final = re.compile(r'<meta name="featstore" content="([^"]*)">')
@@ -49,7 +52,8 @@ class Artifact:
     """A store, head, index, model or page at ``path``.
 
     ``store_id``: only for a store. ``parents``: the stores from which the artifact was made. ``about``: the description
-    recorded in a head, in the head of a model, or in a page.
+    recorded in a head, in the head of a model, or in a page; ``partial`` is true in that of a store with only some
+    pictures of another store, which is a cache of ``finetune``.
     """
 
     kind: Kind
@@ -89,7 +93,10 @@ def add_artifact(found: Found, path: Path) -> bool:
 
 
 def _walk(folder: Path, deep: bool, unread: list[str]) -> Iterator[Path]:
-    """Yield the paths of the stores, models and files in ``folder``; files inside stores and models are left out."""
+    """Yield the paths of the stores, models and files in ``folder``, and in the folders that fine-tuning writes there.
+
+    Files inside stores and models are left out.
+    """
     try:
         with os.scandir(folder) as entries:
             listed = list(entries)
@@ -103,7 +110,7 @@ def _walk(folder: Path, deep: bool, unread: list[str]) -> Iterator[Path]:
         elif entry.is_dir(follow_symlinks=False):
             if os.path.lexists(path / folders.MANIFEST) or is_model(path):
                 yield path
-            elif deep:
+            elif deep or path.suffix in _OF_MODELS:
                 yield from _walk(path, deep, unread)
 
 
@@ -135,14 +142,16 @@ def _store(path: Path) -> Artifact:
     manifest, (plan, tables) = settled(
         path, lambda found: (Plan(path, found.epoch), Tables(path, found.epoch, follow=False))
     )
+    sources = plan.sources().values()
+    about = {as_source.PARTIAL: True} if any(source.get(as_source.PARTIAL) is True for source in sources) else {}
     parents = {
         (str(source.get("store_id")), str(source.get("location")))
-        for source in plan.sources().values()
+        for source in sources
         if source.get("kind") == as_source.KIND
     }
     if tables.follows is not None:
         parents.add((str(tables.follows.get("store_id")), str(tables.follows.get("store"))))
-    return Artifact("store", path, tuple(Parent(*parent) for parent in sorted(parents)), manifest.store_id)
+    return Artifact("store", path, tuple(Parent(*parent) for parent in sorted(parents)), manifest.store_id, about)
 
 
 def _head(path: Path) -> Artifact:
@@ -154,11 +163,11 @@ def _head(path: Path) -> Artifact:
 
 def _model(path: Path) -> Artifact:
     about = sealed.SealedFile(path / model_folder.HEAD, "head", follow=False).meta.get("about")
-    record = model_folder.read_description(path).record
+    model_folder.read_description(path)
     if not isinstance(about, dict):
         raise DamagedError(f"{path}: the description of its head lacks where it came from")
     parents = tuple(parent for parent in _parents(about.get(KEY), about.get(PAST)) if parent.store_id)
-    return Artifact("model", path, parents, about={**about, "command": record.get("command")})
+    return Artifact("model", path, parents, about=about)
 
 
 def _index(path: Path, side: Path) -> Artifact:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic, model_folder
 from featstore.files.model_folder import is_model
 from featstore.store.origin import KEY
+from featstore.store.targets import CLASSES
 
 if TYPE_CHECKING:
     from featstore.backbones import Backbone
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from featstore.store import Identity
 
 __all__ = ["Model", "head_of", "is_model", "load_model", "tuned_identity", "write_model", "write_weights_only"]
+
+
+_OF_FROZEN: Final = ("request", "data", "cross_validation", "chosen")
+"""Entries of a head's description that say how the head was trained on the features of the frozen network."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +40,17 @@ class Model:
     record: dict[str, Any]
 
 
-def tuned_identity(backbone: Backbone) -> Identity:
+def tuned_identity(backbone: Backbone, decoder: str = "") -> Identity:
     """Return the identity of the features of ``extract --backbone MODEL`` on a CPU with fp32 and all other options at
     their defaults.
+
+    ``decoder``: name of the decoder of the pictures; "" for the default decoder.
     """
     from featstore.decode import DECODER
     from featstore.embed.recipe import of_backbone
     from featstore.store import Identity
 
-    return Identity(**of_backbone(backbone), decoder=DECODER, precision="fp32", dtype=defaults.DTYPE)
+    return Identity(**of_backbone(backbone), decoder=decoder or DECODER, precision="fp32", dtype=defaults.DTYPE)
 
 
 def write_model(
@@ -53,15 +60,18 @@ def write_model(
     record: Mapping[str, Any],
     *,
     metrics: Sequence[Mapping[str, Any]] = (),
+    decoder: str = "",
     force: bool = False,
 ) -> Model:
     """Write a model folder atomically, and return the model as it was written.
 
     ``backbone``: the network with the tuned parameters. Its fields ``weights`` and ``weights_digest`` may still be
     those from before the training. ``head``: trained on the features of this module; the identity of its features is
-    replaced by that of the tuned features. The head keeps the record of the store on which it was trained. ``record``:
-    how the model was trained; NaN and infinity are written as null. ``metrics``: one mapping for each epoch, written as
-    ``metrics.csv``. ``force``: replace an existing model. Raises UsageError if ``folder`` exists and may not be
+    replaced by that of the tuned features. The head keeps the record of the store on which it was trained, but not the
+    options of ``train``, because training with these options would not give this head again. ``record``: how the model
+    was trained; NaN and infinity are written as null. ``metrics``: one mapping for each epoch, written as
+    ``metrics.csv``. ``decoder``: name of the decoder of the pictures on which the network was trained, "" for the
+    default decoder; predictions use the same decoder. ``force``: replace an existing model. Raises UsageError if ``folder`` exists and may not be
     replaced, if the backbone is the user's own function, or if the head does not fit; OSError if writing fails.
     """
     from featstore.backbones.model_folder import require_rebuildable, retuned, transform_input_of, write_weights
@@ -73,11 +83,12 @@ def write_model(
     if head.dimension != backbone.dimension:
         raise UsageError(f"{name}: a head of {head.dimension:,} values does not fit features of {backbone.dimension:,}")
     tuned = retuned(backbone, name)
-    identity = tuned_identity(tuned)
+    identity = tuned_identity(tuned, decoder)
     origin = head.meta.get(KEY)
     known = origin if isinstance(origin, dict) else {}
     ours = {each: known[each] if isinstance(known.get(each), str) else "" for each in ("store", "store_id")}
-    meta = {**head.meta, KEY: {"weights_name": name, **ours}}
+    meta = {each: value for each, value in head.meta.items() if each not in _OF_FROZEN}
+    meta |= {"chosen": {}, KEY: {"weights_name": name, **ours}}
     head = replace(head, fingerprint=identity.fingerprint, identity=identity.to_dict(), meta=meta)
     description = model_folder.Description(
         architecture=tuned.name,
@@ -135,12 +146,13 @@ def head_of(folder: str | os.PathLike[str]) -> TrainedHead:
     head = load_head(path, follow=False)
     identity = head.identity
     described = (about.classes, about.dimension, about.architecture, about.digest, about.layer, about.head)
-    if described != (
+    found = (
         head.classes,
         head.dimension,
         *(identity.get(key) for key in ("backbone", "weights", "layer")),
         head.kind,
-    ):
+    )
+    if described != found or head.task != CLASSES:
         raise DamagedError(f"{path}: is not the head that {model_folder.DESCRIPTION} describes; copy the model again")
     return head
 

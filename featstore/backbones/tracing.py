@@ -102,8 +102,13 @@ class Trace:
         if any(_works_in_place(self.network, node) for node in needed):
             first = part.call_method("clone", (first,))
         copies = {start: first}
-        _copy(self.graph, needed - {start}, part, copies)
-        part.output((copies[self.end], copies[also]) if also else copies[self.end])
+        if also:
+            _copy(self.graph, ancestors(also, start) - {start}, part, copies)
+            # The view stands before the later layers, so that autograd adds the gradient of ``also`` after theirs, as in
+            # a network that computes its auxiliary classifier before these layers: rounding depends on the order.
+            value = part.call_method("view_as", (copies[also], copies[also]))
+        _copy(self.graph, needed - copies.keys(), part, copies)
+        part.output((copies[self.end], value) if also else copies[self.end])
         return fx.GraphModule(self.network, part).eval()
 
 

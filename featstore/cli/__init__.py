@@ -49,6 +49,9 @@ SECTIONS: Final = {
     "Search": {
         "duplicates": "List pictures that a store has more than once, or in two splits.",
     },
+    "Understand": {
+        "units": "Show the pictures that activate units of the network most, or speak for a class.",
+    },
     "Try and measure": {
         "demo": "Run the whole chain on embedded pictures, offline, and show a page.",
         "sample": "Write a small real data set to try things on.",

@@ -11,6 +11,7 @@ import click
 from featstore import defaults
 from featstore.cli.network import batch_option, device_option
 from featstore.cli.output import Lines, apart, columns, json_option, say, show, stop_on_signals
+from featstore.processes import malloc
 from featstore.text import counted, printable
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def compare(transfer: str | None, out: str | None, html: str | None, as_json: bo
 
     folder = Path(out) if out is not None else _folder(transfer, html)
     page = Path(html) if html is not None else folder.with_name(f"{folder.name}.html")
+    malloc.keep_memory()
     with stop_on_signals() as (stop, code), apart() as stream:
         teller = Lines(stream)
         try:

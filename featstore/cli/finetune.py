@@ -10,6 +10,7 @@ from featstore import defaults
 from featstore.cli.network import batch_option, device_option
 from featstore.cli.output import Lines, apart, json_option, say, show, stop_on_signals
 from featstore.cli.quantities import to_bytes
+from featstore.processes import malloc
 from featstore.text import counted, printable
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _unfreeze(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
     type=click.FloatRange(0, min_open=True),
     default=defaults.TUNING_LEARNING_RATE,
     show_default=True,
-    help="Learning rate of the head and the last block; earlier blocks have smaller ones.",
+    help=f"Learning rate of the head; each block has {defaults.TUNING_LAYER_DECAY:g} times the rate of the block after it.",
 )
 @click.option(
     "--augment",
@@ -120,7 +121,7 @@ def _unfreeze(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
     callback=_cache,
     metavar="SIZE|none",
     help="Disk space for the frozen layers' activations, such as 20G; none: run the frozen layers in every epoch "
-    f"(default: at most {defaults.CACHE_SHARE:.0%} of the free disk, if that saves time).",
+    f"(default: at most {defaults.CACHE_SHARE:.0%} of the free disk, if each view serves several epochs).",
 )
 @click.option(
     "--dtype",
@@ -134,9 +135,7 @@ def _unfreeze(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
 @click.option(
     "--held-out",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=defaults.HELD_OUT,
-    show_default=True,
-    help="Share to hold out if there are no such splits.",
+    help=f"Share to hold out if there are no such splits.  [default: {defaults.HELD_OUT}]",
 )
 @device_option
 @click.option("--workers", type=click.IntRange(1), help="Reading and decoding threads (default: one per core).")
@@ -158,7 +157,7 @@ def finetune(source: str, out: str, html: str | None, as_json: bool, quiet: bool
 
     SOURCE is anything that featstore extract reads; its features are stored in MODEL.features. The head starts as the
     classifier that featstore train finds on the stored features (epoch 0), and the last layers then train with it. The
-    frozen layers run once for every view, into MODEL.cache, where that saves time.
+    frozen layers run once for every view, into MODEL.cache, if each view serves several epochs.
 
     MODEL is a folder with the tuned weights, the head and the training record. It predicts (featstore predict MODEL
     PICTURES) and is a backbone (featstore extract --backbone MODEL). The run may be interrupted or killed: --resume
@@ -178,6 +177,7 @@ def finetune(source: str, out: str, html: str | None, as_json: bool, quiet: bool
 
     if html is not None:
         require_apart(html, out)
+    malloc.keep_memory()
     with stop_on_signals() as (stop, code), apart() as stream:
         teller = Lines(stream)
         try:
@@ -215,8 +215,7 @@ def _text(report: FinetuneReport, tuned: Tuned, notes: list[str], page: str | No
         _inputs(tuned),
         f"learnt from {split.names[0]} ({counted(len(split.train), 'picture')}), judged by {split.names[1]} "
         f"({len(split.test):,})",
-        f"epoch 0, the frozen head: accuracy {_figure(tuned.frozen, 'accuracy')}, macro F1 "
-        f"{_figure(tuned.frozen, 'macro_f1')}",
+        _start(report, tuned),
         *tuned.report.text().split("\n"),
         tuned.comparison.text(),
         *(f"note: {note}" for note in notes),
@@ -233,6 +232,18 @@ def _inputs(tuned: Tuned) -> str:
         return shown
     return (
         f"{shown}; {rates.cached:,.0f} pictures/s cached, {rates.live:,.0f} live, {rates.making:,.0f} to make the cache"
+    )
+
+
+def _start(report: FinetuneReport, tuned: Tuned) -> str:
+    """Return a line with the figures before the training; a network from scratch does not start with the frozen head."""
+    frozen = f"accuracy {_figure(tuned.frozen, 'accuracy')}, macro F1 {_figure(tuned.frozen, 'macro_f1')}"
+    if not report.options["from_scratch"]:
+        return f"epoch 0, the frozen head: {frozen}"
+    first = report.history[0]
+    return (
+        f"epoch 0, random weights: accuracy {first['held_out_accuracy']:.4f}, macro F1 {first['held_out_macro_f1']:.4f}; "
+        f"for comparison, a head on the stored features: {frozen}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
@@ -52,6 +53,31 @@ def content_box(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[sl
     if preprocessing.fit != "pad":
         return slice(0, preprocessing.crop), slice(0, preprocessing.crop)
     return _centred(*resized_size(*size, preprocessing), preprocessing.crop)
+
+
+def picture_box(
+    size: tuple[int, int], preprocessing: Preprocessing, part: tuple[float, float, float, float]
+) -> tuple[int, int, int, int] | None:
+    """Return the pixels (left, top, right, bottom) of a picture of ``size`` (width, height) that a part of the network's
+    input shows.
+
+    ``part``: (left, top, right, bottom) as shares (0 to 1) of the input's sides. The box is rounded outwards, and right
+    and bottom are exclusive. None if the part is in the margins of the fit "pad".
+    """
+    side, resized = preprocessing.crop, resized_size(*size, preprocessing)
+    if preprocessing.fit == "pad":
+        rows, columns = _centred(*resized, side)
+        origin = -columns.start, -rows.start
+    else:
+        origin = crop_origin(resized, side)
+    box: list[int] = []
+    for at, (share, rounded) in enumerate(zip(part, (math.floor, math.floor, math.ceil, math.ceil), strict=True)):
+        axis = at % 2
+        # Round first to a millionth of a pixel, so that rounding errors do not add a whole pixel.
+        pixel = rounded(round((origin[axis] + share * side) * size[axis] / resized[axis], 6))
+        box.append(min(max(pixel, 0), size[axis]))
+    left, top, right, bottom = box
+    return (left, top, right, bottom) if left < right and top < bottom else None
 
 
 def _centred(width: int, height: int, side: int) -> tuple[slice, slice]:

@@ -22,6 +22,8 @@ import xxhash
 from featstore.errors import DamagedError, UsageError
 
 TEMPORARY_SUFFIX = ".tmp"
+STORE_MARK = "featstore.json"
+"""Name of the file that marks a folder as a store."""
 LARGEST_JSON = 1 << 20
 """Maximum size in bytes of a JSON file to read; files that write_json writes are far smaller."""
 _READ_BYTES = 4 << 20
@@ -55,7 +57,8 @@ def make_directory(directory: Path) -> None:
 
 
 def require_place(path: Path, beside: str = "") -> None:
-    """Raise UsageError if no file can be written to ``path``; for a check before a long computation.
+    """Raise UsageError if no file can be written to ``path``, or if it is inside a store; for a check before a long
+    computation.
 
     ``beside``: a suffix. Another file, named like ``path`` plus this suffix, will be written to the same folder; its
     name must not be too long either.
@@ -65,6 +68,9 @@ def require_place(path: Path, beside: str = "") -> None:
         raise UsageError(f"{path}: there is no folder {folder}; make it first, or name another place")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UsageError(f"{path}: the folder {folder} may not be written; get access to it, or name another place")
+    store = next((each for each in Path(os.path.realpath(path)).parents if os.path.isfile(each / STORE_MARK)), None)
+    if store is not None:
+        raise UsageError(f"{path}: lies in the store {store}; name a place outside of it")
     taken, most = len(os.fsencode(Path(path).name)), os.pathconf(folder, "PC_NAME_MAX") - len(os.fsencode(beside))
     if taken > most:
         raise UsageError(f"{path}: its name has {taken:,} bytes, where {most:,} fit; choose a shorter one")

@@ -29,10 +29,15 @@ HEAD: Final = "model.head"
 METRICS: Final = "metrics.csv"
 FORMAT: Final = 1
 _LARGEST_DESCRIPTION: Final = 64 << 20
-"""Maximum size of ``model.json`` in bytes; a million class names take less."""
+"""Maximum size of ``model.json`` in bytes; a larger description is neither written nor read."""
 _LARGEST_METRICS: Final = 64 << 20
 """Maximum size of ``metrics.csv`` in bytes."""
 _LARGEST_CLASSES: Final = 1_000_000
+_FILES: Final = (DESCRIPTION, WEIGHTS, HEAD, METRICS)
+_TEMPORARY: Final = re.compile(r"\.(" + "|".join(map(re.escape, _FILES)) + r")\.[0-9a-f]{12}\.tmp")
+"""Pattern of the temporary names of the files of a model."""
+_NAMED: Final = 60
+"""Number of bytes of a model's name that are used in the name of its temporary folder."""
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
 
 
@@ -83,10 +88,19 @@ def record_of(file: Path) -> FileRecord:
 
 
 def write_description(folder: Path, description: Description) -> None:
-    """Write ``model.json`` into ``folder``; sizes and SHA-256 are those of the files that are in the folder now."""
+    """Write ``model.json`` into ``folder``; sizes and SHA-256 are those of the files that are in the folder now.
+
+    Raises UsageError if the description is larger than read_description accepts.
+    """
     names = [name for name in (WEIGHTS, HEAD, METRICS) if os.path.lexists(folder / name)]
     value = asdict(description) | {"files": {name: asdict(record_of(folder / name)) for name in names}}
     atomic.write_json(folder / DESCRIPTION, {"format": FORMAT, **value})
+    size = (folder / DESCRIPTION).stat().st_size
+    if size > _LARGEST_DESCRIPTION:
+        raise UsageError(
+            f"{DESCRIPTION} of a model may have {_LARGEST_DESCRIPTION:,} bytes, and would have {size:,}: use shorter class "
+            "names, or a shorter record of the training"
+        )
 
 
 def read_description(folder: Path) -> Description:
@@ -179,7 +193,7 @@ def require_replaceable(path: Path, force: bool) -> None:
     if is_model(path):
         if not force:
             raise UsageError(f"{path}: is a model already; name another place, or replace it with --force")
-        odd = sorted(set(os.listdir(path)) - {DESCRIPTION, WEIGHTS, HEAD, METRICS})
+        odd = sorted(set(os.listdir(path)) - set(_FILES))
         if odd:
             raise UsageError(
                 f"{path}: holds {odd[0]!r}, which is no part of a model; move it away, or name another place"
@@ -194,11 +208,14 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
 
     With ``force`` the model at ``path`` is replaced; on Linux the two folders swap names in one step, so that a
     complete model is at ``path`` at every moment. On an error the new folder is removed and ``path`` is as before.
+    Folders that killed writers left behind are removed, so the caller must hold the lock for writing ``path``.
     Raises the errors of ``require_replaceable``; OSError if writing fails.
     """
     path = Path(os.path.abspath(path))
     require_replaceable(path, force)
-    temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(6)}{atomic.TEMPORARY_SUFFIX}")
+    _remove_leftovers(path)
+    name = os.fsdecode(os.fsencode(path.name)[:_NAMED])
+    temporary = path.with_name(f".{name}.{secrets.token_hex(6)}{atomic.TEMPORARY_SUFFIX}")
     temporary.mkdir()
     try:
         yield temporary
@@ -214,6 +231,24 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     finally:
         # After a swap, the old model has the temporary name.
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary folders that killed writers of the model ``path`` left behind.
+
+    Folders with other files, and links, are kept. Nothing is removed if the name of ``path`` is too long: then the
+    temporary folders of another model may have the same names.
+    """
+    if len(os.fsencode(path.name)) > _NAMED:
+        return
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{12}}{re.escape(atomic.TEMPORARY_SUFFIX)}(\.before)?")
+    for entry in list(os.scandir(path.parent)):
+        found = ours.fullmatch(entry.name)
+        # If ``path`` is missing, a folder *.before is the only copy of the earlier model, see _replace.
+        if not found or not entry.is_dir(follow_symlinks=False) or (found[1] and not is_model(path)):
+            continue
+        if all(name in _FILES or _TEMPORARY.fullmatch(name) for name in os.listdir(entry.path)):
+            shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def _replace(path: Path, new: Path) -> None:

@@ -268,7 +268,7 @@ class Mapped:
 class SealedFile:
     """An open sealed file: one memory map for all arrays, without locks and without libhdf5.
 
-    Attributes: ``path``, ``header``, ``summary`` (dict), ``names`` (the arrays).
+    Attributes: ``path``, ``header``, ``summary`` (dict), ``names`` (the arrays), ``map`` (the memory map).
     Opening checks the header and that every array lies inside the file; ``verify`` checks every byte.
     ``follow=False`` refuses a symbolic link; ``mapped``: the file, if already open. Raises DamagedError and OSError.
     """
@@ -281,7 +281,7 @@ class SealedFile:
             mapped, self.header = Mapped.open(self.path, kind, follow=follow)
         else:
             self.header = _parse_header(self.path, io.BytesIO(mapped.map[: mapped.header_bytes]), len(mapped.map), kind)
-        self._identity, self._map = mapped.identity, mapped.map
+        self._identity, self.map = mapped.identity, mapped.map
         self.summary: dict[str, Any] = self.header["summary"]
         self._arrays: dict[str, NDArray[Any]] = {}
         for name, entry in self.header["arrays"].items():
@@ -296,11 +296,11 @@ class SealedFile:
             fits = fits and (count > 0 or max(shape) <= _LARGEST_WIDTH)
         except (KeyError, TypeError):
             fits = False
-        if not fits or offset + count * dtype.itemsize > len(self._map) or offset % min(dtype.itemsize, _ALIGNMENT):
+        if not fits or offset + count * dtype.itemsize > len(self.map) or offset % min(dtype.itemsize, _ALIGNMENT):
             raise DamagedError(f"{self.path}: the array {name} does not lie inside the file")
         if count == 0:
             return np.frombuffer(b"", dtype).reshape(shape)
-        return np.frombuffer(self._map, dtype, count, offset).reshape(shape)
+        return np.frombuffer(self.map, dtype, count, offset).reshape(shape)
 
     @property
     def names(self) -> list[str]:

@@ -74,7 +74,9 @@ def digest_of_classes(classes: Sequence[str]) -> str:
 
 
 def save(path: Path, saved: Saved, arrays: Arrays) -> None:
-    """Write a checkpoint to ``path``, atomically. Raises FeatstoreError if it cannot be written (full disk)."""
+    """Write a checkpoint to ``path``, atomically. Raises FeatstoreError if it cannot be written (full disk); an earlier
+    checkpoint is then kept.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
@@ -96,8 +98,9 @@ def save(path: Path, saved: Saved, arrays: Arrays) -> None:
                 {name: np.asarray(array, order="C") for name, array in arrays.items()}, temporary, {_KEY: seal + text}
             )
     except (OSError, SafetensorError) as error:
+        remedy = "go on with --resume" if path.exists() else "run the same command again"
         raise FeatstoreError(
-            f"{path}: the checkpoint cannot be written ({_first_line(error)}); free some space and go on with --resume"
+            f"{path}: the checkpoint cannot be written ({_first_line(error)}); free some space and {remedy}"
         ) from None
 
 

@@ -36,6 +36,8 @@ Rows = NDArray[np.intp]
 Codes = NDArray[np.intp]
 PLAIN: Final = 0
 """Number of the view without augmentation."""
+TOO_LARGE: Final = frozenset({"too-many-pixels", "too-large"})
+"""Reasons of a failure for pictures above the default limits of extract; a store does not record which limits it had."""
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -180,6 +182,12 @@ class _Reader:
         try:
             return self._pixels(key, self._sha256[row].tobytes(), view)
         except (ReadFailure, DecodeFailure) as failure:
+            if failure.reason in TOO_LARGE:
+                raise FeatstoreError(
+                    f"{quoted(key)}: is above the limits of fine-tuning ({failure.reason}: {failure.message}), which are the "
+                    f"default limits of extract; {self._store.path} was made with larger limits, or the picture has grown: "
+                    "remove the picture from the store with featstore remove, or extract a smaller copy of the picture"
+                ) from None
             raise FeatstoreError(
                 f"{quoted(key)}: cannot be read any more ({failure.reason}: {failure.message}); bring the picture back, or "
                 f"extract its source into {self._store.path} again, so that the store knows that it is gone"

@@ -4,6 +4,7 @@ gradually.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -14,6 +15,27 @@ from featstore.finetuning.network import TunedNetwork, parameter_groups, set_tra
 from featstore.finetuning.partition import Partition, frozen_before, frozen_names
 from featstore.finetuning.plan import Plan
 from featstore.text import printable
+
+
+def schedule(
+    backbone: Backbone, freeze_to: str, unfreeze: Sequence[tuple[str, int]]
+) -> list[tuple[int, str, str, frozenset[str]]]:
+    """Return (first epoch, layer, text, names of the frozen parameters and buffers) of each phase, sorted by epoch.
+
+    ``freeze_to``, ``unfreeze``: as in Plan. Raises UsageError for an unknown layer, and for a layer that is already
+    trained when it is to be unfrozen.
+    """
+    frozen = frozen_names(backbone, freeze_to or (backbone.layer if unfreeze else ""))
+    phases = [(1, freeze_to, f"up to {freeze_to}", frozen)]
+    for layer, epoch in sorted(unfreeze, key=lambda pair: pair[1]):
+        frozen = frozen_before(backbone, layer)
+        if not frozen < phases[-1][-1]:
+            raise UsageError(
+                f"unfreeze: {printable(layer)} is trained already before epoch {epoch}; name layers from the last to "
+                "the first, with rising epochs, or another layer for freeze_to"
+            )
+        phases.append((epoch, layer, f"before {layer}", frozen))
+    return phases
 
 
 class LayerPhases:
@@ -29,18 +51,8 @@ class LayerPhases:
         self._network, self._partition, self._plan = network, partition, plan
         states = dict([*backbone.module.named_parameters(), *backbone.module.named_buffers()])
         trunk = frozen_names(backbone, partition.layer)
-        frozen = frozen_names(backbone, plan.freeze_to or (backbone.layer if plan.unfreeze else ""))
-        phases = [(1, plan.freeze_to, f"up to {plan.freeze_to}", frozen)]
-        for layer, epoch in sorted(plan.unfreeze, key=lambda pair: pair[1]):
-            frozen = frozen_before(backbone, layer)
-            if not frozen < phases[-1][-1]:
-                raise UsageError(
-                    f"unfreeze: {printable(layer)} is trained already before epoch {epoch}; name layers from the last to "
-                    "the first, with rising epochs, or another layer for freeze_to"
-                )
-            phases.append((epoch, layer, f"before {layer}", frozen))
         self._phases: list[tuple[int, str, frozenset[str]]] = []
-        for epoch, layer, text, frozen in phases:
+        for epoch, layer, text, frozen in schedule(backbone, plan.freeze_to, plan.unfreeze):
             if not trunk <= frozen:
                 raise UsageError(
                     f"{printable(layer) or 'the whole network'} cannot be trained: the layers up to {partition.layer} are "

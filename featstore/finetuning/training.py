@@ -324,8 +324,16 @@ class _Run:
         return {"torch": torch.__version__, "threads": str(torch.get_num_threads()), "device": self._device.type}
 
     def _remedy(self, epoch: int) -> str:
-        kept = f"epoch {epoch - 1} is kept" if epoch else "the network as given has such values"
-        return f"give a learning rate smaller than {self.plan.learning_rate:g}; {kept}"
+        """Return what to do after a loss that is not finite in ``epoch``. --resume would repeat the same steps."""
+        if not epoch:
+            return (
+                "nothing is trained yet, so the network as given has such values: take other weights or another network"
+            )
+        kept = "the last good one" if epoch > 1 else "from before the training"
+        return (
+            f"start anew with --force and an --lr smaller than {self.plan.learning_rate:g}; until then epoch "
+            f"{epoch - 1}, {kept}, is kept in {self.path}"
+        )
 
 
 def _remove_temporary_files(folder: Path) -> None:

@@ -19,6 +19,8 @@ from featstore.text import counted, printable
 _AMPLIFIED: Final = 64
 """Largest allowed ratio of the total size of the arrays in a skops file to the size of the file; an array counts once
 for each reference to it."""
+_DEEPEST: Final = 200
+"""Largest allowed depth of the description of a classifier; a stack of four nested ensembles of scikit-learn has 43 levels."""
 _LISTED: Final = 50
 
 
@@ -102,24 +104,26 @@ def unpack(data: bytes, trust: Sequence[str], origin: str) -> Any:
 
 
 def _require_sane(data: bytes, origin: str) -> None:
-    """Raise DamagedError if a skops file is small but would unpack to far larger arrays."""
+    """Raise DamagedError if a skops file is small but would unpack to far larger arrays, or is nested too deeply."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as file:
             sizes = {one.filename: one.file_size for one in file.infolist()}
             stored = all(one.compress_type == zipfile.ZIP_STORED for one in file.infolist())
             if not stored or sum(sizes.values()) > len(data):
                 raise ValueError("its arrays are larger than the file")
-            pending, read = [json.loads(file.read("schema.json"))], 0
+            pending, read = [(json.loads(file.read("schema.json")), 0)], 0
     except (ValueError, KeyError, OSError, RecursionError, NotImplementedError, zipfile.BadZipFile) as error:
         raise DamagedError(f"{origin}: its classifier is damaged ({_told(error)})") from None
     while pending:
-        node = pending.pop()
+        node, depth = pending.pop()
+        if depth > _DEEPEST:
+            raise DamagedError(f"{origin}: its classifier is damaged (its description is nested too deeply)")
         if isinstance(node, dict):
             name = node.get("file")
             read += sizes.get(name, 0) if isinstance(name, str) else 0
-            pending += node.values()
+            pending += [(value, depth + 1) for value in node.values()]
         elif isinstance(node, list):
-            pending += node
+            pending += [(value, depth + 1) for value in node]
     if read > _AMPLIFIED * len(data):
         raise DamagedError(f"{origin}: its classifier is damaged (its arrays are far larger than the file)")
 

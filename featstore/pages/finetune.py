@@ -47,10 +47,11 @@ def write_finetune_page(
         "finetune.html",
         {
             **parts.footer([store]),
-            "title": f"{Path(report.path).name}: fine-tuned on {store.path.name}",
-            "heading": f"{tuned.network.backbone} fine-tuned on {store.path.name}",
+            "title": f"{Path(report.path).name}: {_how(tuned)} on {store.path.name}",
+            "heading": f"{tuned.network.backbone} {_how(tuned)} on {store.path.name}",
             "lead": f"{counted(len(classes), 'class', 'classes')}; {tuned.network.text()}",
             "tiles": _tiles(report, tuned),
+            "from_scratch": tuned.comparison.from_scratch,
             "verdict": tuned.comparison.text(),
             "notes": [*report.notes, *pictures.notes()],
             "rows": tuned.report.rows,
@@ -66,6 +67,10 @@ def write_finetune_page(
         },
     )
     return pictures.notes()
+
+
+def _how(tuned: Tuned) -> str:
+    return "trained from scratch" if tuned.comparison.from_scratch else "fine-tuned"
 
 
 def _tiles(report: FinetuneReport, tuned: Tuned) -> list[tuple[str, str]]:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from featstore.store.feature_store import FeatureStore
 
 KIND = "store"
+PARTIAL = "partial"
+"""Key in the description of a source that is only some pictures of a store, such as those of a cache of finetune."""
 
 
 def is_store(path: str | os.PathLike[str]) -> bool:

@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic, parquet
 from featstore.store import arrow
-from featstore.store.as_source import is_store
 from featstore.store.feature_store import FeatureStore
 from featstore.text import counted, printable
 
@@ -90,9 +89,6 @@ def export_store(
     if form not in FORMATS:
         raise UsageError(f"there is no format {form!r}; choose one of {', '.join(FORMATS)}")
     atomic.require_place(out)
-    around = next((folder for folder in Path(os.path.realpath(out)).parents if is_store(folder)), None)
-    if around is not None:
-        raise UsageError(f"{out}: lies in the store {around}; name a folder outside of it with --out")
     with atomic.only_writer(out, "export"):
         _require_own(out, store, form)
         atomic.make_directory(out)

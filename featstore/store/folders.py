@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from featstore.errors import DamagedError
+from featstore.files import atomic
 
-MANIFEST: Final = "featstore.json"
+MANIFEST: Final = atomic.STORE_MARK
 PLAN: Final = "plan"
 TABLES: Final = "tables"
 SHARDS: Final = "shards"

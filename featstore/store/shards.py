@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import mmap
 import os
 import re
 import resource
@@ -184,6 +185,13 @@ class Shard:
             len(self.sha256),
         } != {n}:
             raise DamagedError(f"{path}: the columns of the shard do not fit each other")
+
+    def release(self) -> None:
+        """Remove the pages of the shard that were read from this process's memory; they stay in the kernel's cache.
+
+        The arrays stay valid. Without this, a pass over a large shard would count as memory of this process.
+        """
+        self.file.map.madvise(mmap.MADV_DONTNEED)
 
     def find(self, keys: Sequence[bytes], view: int = 0) -> NDArray[np.int64]:
         """Look up keys in this shard: return the row (m,) of each key, or -1 if the shard has no vector for the key."""

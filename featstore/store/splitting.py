@@ -78,6 +78,15 @@ class Split:
             **self.settings,
         }
 
+    def require_held_out_classes(self, store: FeatureStore) -> None:
+        """Raise DataError if a class of ``store``, the divided store, has no held-out picture."""
+        if self.missing:
+            raise DataError(
+                f"{store.path}: the held-out split {self.names[1]!r} has no pictures of {_some(self.missing)}, so nothing "
+                "could be said about them; give pictures of them this split, name another one with --test-split, or "
+                f"leave these classes out ({_leaving_out(store)})"
+            )
+
     def notes(self) -> list[str]:
         """Return warnings about the split that concern the measured accuracy, such as left-out pictures."""
         notes = []

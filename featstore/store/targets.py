@@ -64,7 +64,7 @@ class Task:
         """
         if value is None:
             return None
-        if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        if not isinstance(value, dict) or not all(isinstance(value.get(name), str) for name in _FIELDS):
             raise ValueError("no task")
         options = (
             {name: value[key] for key, name in _OPTIONS[value["kind"]].items()} if value.get("kind") in _OPTIONS else {}
@@ -92,6 +92,7 @@ class Task:
         return Targets(self, np.fromiter(values, object, len(values)), left_out)
 
 
+_FIELDS: Final = ("kind", "column", "separator")
 _OPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
     LABEL_SETS: {"column": "labels", "separator": "separator"},
     NUMBERS: {"column": "target"},

@@ -151,7 +151,7 @@ class UnitWriter:
             Block(
                 block.start,
                 block.stop,
-                block.vectors.astype(self.manifest.identity.numpy_dtype),
+                block.vectors.astype(self.manifest.identity.numpy_dtype, copy=False),
                 block.sha256,
                 block.failures,
             )

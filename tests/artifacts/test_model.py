@@ -137,6 +137,37 @@ def test_failed_write_of_a_model_keeps_the_old_model(
     assert os.listdir(tmp_path) == ["m"]
 
 
+def test_name_of_a_model_may_have_as_many_bytes_as_the_disk_allows(tmp_path: Path) -> None:
+    with model_folder.new_folder(tmp_path / ("\N{ANT}" * 63)) as folder:
+        assert len(os.fsencode(folder.name)) < 100
+    assert [len(name) for name in os.listdir(tmp_path)] == [63]
+
+
+def test_writing_a_model_removes_the_folders_of_killed_writers_and_nothing_else(tmp_path: Path) -> None:
+    ours, foreign = ".m.0123456789ab.tmp", ".m.0123456789ac.tmp"
+    for name, file in ((ours, ".weights.safetensors.0123456789ab.tmp"), (foreign, "notes.txt")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text("x")
+    only_copy = tmp_path / ".m.0123456789ad.tmp.before"
+    write_tuned(only_copy)
+    other = tmp_path / ".m2.0123456789ab.tmp"
+    other.mkdir()
+    write_tuned(tmp_path / "m")
+    assert not (tmp_path / ours).exists()
+    assert all(path.exists() for path in (tmp_path / foreign / "notes.txt", only_copy, other))
+    write_tuned(tmp_path / "m", force=True)
+    assert not only_copy.exists()
+
+
+def test_head_in_a_model_records_the_decoder_of_its_training_pictures(tmp_path: Path) -> None:
+    backbone = changed_backbone()
+    head = random_head(backbone.dimension, ["ant", "bee"])
+    write_model(tmp_path / "m", backbone, head, {}, decoder="pillow-torch")
+    loaded = load_model(tmp_path / "m")
+    assert loaded.head.identity["decoder"] == "pillow-torch"
+    assert loaded.head.fingerprint == tuned_identity(loaded.backbone, "pillow-torch").fingerprint
+
+
 def test_writing_a_model_rejects_a_head_that_does_not_fit_its_network(tmp_path: Path) -> None:
     backbone = changed_backbone()
     with pytest.raises(UsageError, match="a head of 7 values does not fit features of 1,024"):
@@ -192,6 +223,14 @@ def test_model_folder_contains_the_training_record_as_json(tmp_path: Path) -> No
     record = {"loss": [float("nan"), np.float32(0.5)], "rows": np.arange(2), 3: (Path("x"), None, True)}
     write_model(tmp_path / "m", backbone, random_head(backbone.dimension, ["a", "b"]), record)
     assert load_model(tmp_path / "m").record == {"loss": [None, 0.5], "rows": [0, 1], "3": ["x", None, True]}
+
+
+def test_description_too_large_to_be_read_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tuned(tmp_path / "m")
+    monkeypatch.setattr(model_folder, "_LARGEST_DESCRIPTION", 500)
+    with pytest.raises(UsageError, match=r"model\.json of a model may have 500 bytes, and would have"):
+        write_tuned(tmp_path / "n")
+    assert os.listdir(tmp_path) == ["m"]
 
 
 def test_model_description_is_plain_json(tmp_path: Path) -> None:

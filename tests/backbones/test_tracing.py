@@ -71,3 +71,21 @@ def test_vision_transformer_cut_after_a_block_does_not_run_later_blocks() -> Non
     blocks = [name for name, _ in part.named_modules() if name.startswith("encoder.layers.encoder_layer_")]
     assert {name.split(".")[2] for name in blocks} == {"encoder_layer_0"}
     assert len([layer for layer in list_layers("vit_b_32") if layer.kind == "EncoderBlock"]) == 12
+
+
+def test_gradient_of_a_value_returned_too_is_added_after_that_of_later_layers():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Identity()
+
+        def forward(self, pictures):
+            value = self.first(pictures)
+            return value * 1e8 + value * -1e8
+
+    trace = Trace(Branching())
+    pictures = torch.ones(1, 3, 4, 4, requires_grad=True)
+    output, value = trace.after(None, also=trace.outputs["first"])(pictures)
+    (output + value * 1.0).sum().backward()
+    # In float32, (1e8 - 1e8) + 1 is 1, and (1 + 1e8) - 1e8 is 0.
+    assert torch.equal(pictures.grad, torch.ones_like(pictures))

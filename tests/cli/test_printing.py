@@ -97,6 +97,8 @@ def _attacked(value: object, name: str = "") -> object:
         ("search", "an.index", "--like-label", ATTACK),
         ("index", "s", "--update", "--out", "an.index"),
         ("duplicates", "s"),
+        ("units", "s", "--unit", "0", "--least"),
+        ("units", "s", "--head", "a.head", "--class", f"no{ATTACK}"),
         ("info", f"no{ATTACK}"),
         ("label", "s", f"no{ATTACK}.csv"),
         ("predict", "a.head", "s", f"--{ATTACK}"),

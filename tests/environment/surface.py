@@ -27,13 +27,14 @@ def verbs(place: Path, every: bool) -> None:
     table = place / "labels.csv"
     write_set(pictures)
     table.write_text("path,label,note\ntrain/ant/00.png,ant,first\n")
-    fast = ["--rounds", "1", "--count", "4", "--engine", "openvino"]
+    fast = ["--rounds", "1", "--count", "4", "--engine", "torch"]
+    small = ["--backbone", BACKBONE, "--size", "64"]
     calls = [
         # With --size, bench does not measure other programs such as torchvision. bench and extract come first, because
         # their processes are forks (see start_forks), and later commands start threads.
-        ("bench", pictures, "--backbone", BACKBONE, "--size", "64", *fast),
-        ("extract", pictures, store, "--backbone", BACKBONE),
-        ("extract", pictures, store, "--in-process"),
+        ("bench", pictures, *small, *fast),
+        ("extract", pictures, store, *small),
+        ("extract", pictures, store, *small, "--in-process"),
         ("label", store, table),
         ("info", store),
         ("failures", store),
@@ -47,6 +48,7 @@ def verbs(place: Path, every: bool) -> None:
         ("search", f"{store}.faiss", picture, "--html", place / "search.html"),
         ("search", f"{store}.faiss", "--key", "train/ant/00.png"),
         ("duplicates", store, "--html", place / "duplicates.html"),
+        ("units", store, "--head", f"{store}.logreg.head", "--class", "ant", "--html", place / "units.html"),
         ("verify", store),
         ("repair", store),
         ("compact", store),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic
+from featstore.store.folders import MANIFEST
 
 
 def test_atomic_write_makes_a_complete_file_or_none(tmp_path):
@@ -39,6 +40,15 @@ def test_output_path_whose_folder_is_missing_is_rejected(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="there is no folder"):
         atomic.require_place(tmp_path / "file" / "a")
+
+
+def test_output_path_inside_a_store_is_rejected(tmp_path):
+    (tmp_path / "s" / "shards").mkdir(parents=True)
+    (tmp_path / "s" / MANIFEST).touch()
+    (tmp_path / "link").symlink_to("s")
+    for place in ("s/m", "s/shards/m", "link/m"):
+        with pytest.raises(UsageError, match=r"m: lies in the store .*s; name a place outside of it"):
+            atomic.require_place(tmp_path / place)
 
 
 def test_failed_write_names_the_final_path_in_its_error(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -53,10 +55,15 @@ COURSES = {
 
 
 def backbone_of(name: str) -> Backbone:
-    """Return the network with random weights for pictures of the course's size.
+    """Return the network with random weights for pictures of the course's size, as a copy of its own for each call.
 
     BatchNorm layers hold the statistics of one batch; otherwise activations vanish in deep random networks.
     """
+    return copy.deepcopy(_made(name))
+
+
+@functools.cache
+def _made(name: str) -> Backbone:
     backbone = resized(load_backbone(name, "random:0"), COURSES[name].size, None)
     norms = [module for module in backbone.module.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
@@ -64,7 +71,7 @@ def backbone_of(name: str) -> Backbone:
         norm.train().momentum = 1.0
     if norms:
         with torch.no_grad():
-            backbone.module(pictures_of(name, 16)[0])
+            backbone.module(pictures_of(name, 16 if COURSES[name].size < 100 else 4)[0])
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.eval().momentum = momentum
     return backbone
@@ -81,10 +88,12 @@ def divided(name: str, layer: str | None = None) -> tuple[Backbone, Partition, T
 
 def by_hand(name: str) -> nn.Module:
     """Return torchvision's network with the same weights and head, frozen by ``requires_grad = False`` and ``eval()``."""
-    network: Any = architectures.find(name).initialised(0)
-    backbone, partition, ours = divided(name)
-    network.load_state_dict(backbone.module.state_dict(), strict=False)
+    architecture = architectures.find(name)
+    network: Any = architecture.empty(architecture.default).to_empty(device="cpu")
     classifier = base.classifier_of(network)
+    backbone, partition, ours = divided(name)
+    loaded = network.load_state_dict(backbone.module.state_dict(), strict=False)
+    assert all(key.startswith((classifier, "AuxLogits")) for key in loaded.missing_keys), loaded
     parent, _, leaf = classifier.rpartition(".")
     setattr(network.get_submodule(parent), leaf, ours.head)
     network.train()
@@ -105,7 +114,13 @@ def loss_of(output: Any, codes: Tensor) -> Tensor:
 
 
 def steps(
-    network: nn.Module, inputs: Tensor, codes: Tensor, count: int, batch: int, optimiser: type[Any], rate: float
+    network: nn.Module,
+    inputs: Tensor,
+    codes: Tensor,
+    count: int,
+    batch: int,
+    optimiser: Callable[..., Any],
+    rate: float,
 ) -> None:
     """Train ``network`` for ``count`` steps on random batches of ``inputs``; fixed seeds determine batches and dropout."""
     chosen = [parameter for parameter in network.parameters() if parameter.requires_grad]

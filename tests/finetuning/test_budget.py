@@ -1,20 +1,33 @@
 from __future__ import annotations
 
 import shutil
+import time
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from featstore.finetuning.budget import Choice, Rates, cache_bytes, cache_limit, choose, measure, size_text
+from featstore.finetuning import budget
+from featstore.finetuning.budget import (
+    LEAST_WORK,
+    Choice,
+    Rates,
+    cache_bytes,
+    cache_limit,
+    choose,
+    measure,
+    multiply_adds,
+    size_text,
+)
 
 RATES = Rates(making=100.0, live=80.0, cached=400.0)
 
 
 def test_cache_breaks_even_when_saved_time_equals_the_time_to_fill_the_cache():
     # A cache of four views of 1,000 pictures and of 100 held-out pictures takes 41 s to fill. Each epoch then saves
-    # 12.5 - 2.5 + 1 - 1/12 s.
-    saved = 1000 / 80 - 1000 / 400 + 100 / 100 - 100 / 400 / 3
+    # 13.75 - 2.75 s: reading and the frozen layers for all pictures, also for the held-out ones.
+    saved = 1100 / 80 - 1100 / 400
     assert RATES.break_even(4, 1000, 100) == pytest.approx(41 / saved)
 
 
@@ -23,22 +36,31 @@ def test_cache_that_saves_no_time_never_breaks_even():
 
 
 @pytest.mark.parametrize(
-    ("pays", "needed", "asked", "cached"),
+    ("views", "needed", "work", "asked", "cached", "reason"),
     [
-        (4.0, 10, False, True),
-        (12.0, 10, False, False),
-        (None, 10, False, False),
-        (12.0, 10, True, True),
-        (4.0, 1000, False, False),
-        (4.0, 1000, True, False),
+        (4, 10, LEAST_WORK, False, True, "cached (10 bytes for 4 views; the most is 25% of the free disk = 100 bytes)"),
+        (10, 10, LEAST_WORK, False, False, "live: a cache (10 bytes for 10 views) would serve one epoch for each view"),
+        (4, 10, LEAST_WORK - 1, False, False, "live: a cache (10 bytes for 4 views) would save only 99 multiply-adds"),
+        (10, 10, 0, True, True, "cached (10 bytes for 10 views; the most is 100 bytes), as asked"),
+        (4, 1000, LEAST_WORK, False, False, "live: a cache would take 1 kB for 4 views"),
+        (4, 1000, LEAST_WORK, True, False, "live: a cache would take 1 kB for 4 views, and the most is 100 bytes"),
     ],
 )
-def test_cache_is_used_if_it_fits_and_saves_time_or_on_request(pays, needed, asked, cached):
-    choice = choose(RATES, pays, 10, 4, needed, 100, asked=asked)
+@pytest.mark.parametrize("pays", [4.0, 12.0, None])
+def test_choice_of_the_inputs_depends_on_counts_and_sizes_and_not_on_measured_times(
+    pays, views, needed, work, asked, cached, reason
+):
+    choice = choose(RATES, pays, 10, views, needed, 100, work, asked=asked)
     assert choice.cached == cached
-    assert choice.reason.startswith("cached" if cached else "live")
-    assert ("never pays" if pays is None else f"pays after {pays:.1f} of 10 epochs") in choice.reason
+    assert choice.reason.startswith(reason)
+    assert choice.reason.endswith(
+        "a cache never pays" if pays is None else f"a cache pays after {pays:.1f} of 10 epochs"
+    )
     assert Choice.from_dict(choice.to_dict()) == choice
+
+
+def test_multiply_adds_of_a_convolution_are_counted_for_one_picture():
+    assert multiply_adds(nn.Conv2d(3, 8, 3, padding=1), 10) == 10 * 10 * 8 * 3 * 3 * 3
 
 
 def test_cache_size_counts_all_views_and_the_float32_held_out_pictures():
@@ -48,8 +70,15 @@ def test_cache_size_counts_all_views_and_the_float32_held_out_pictures():
 
 def test_default_cache_limit_is_a_fraction_of_the_free_disk_space(tmp_path):
     free = shutil.disk_usage(tmp_path).free
-    assert cache_limit(tmp_path, None) == pytest.approx(free / 4, rel=0.2)
-    assert cache_limit(tmp_path, 12345) == 12345
+    assert cache_limit(tmp_path / "m.cache", None) == pytest.approx(free / 4, rel=0.2)
+    assert cache_limit(tmp_path / "m.cache", 12345) == 12345
+
+
+def test_activations_of_an_earlier_run_count_as_free_disk_space(tmp_path):
+    (tmp_path / "m.cache" / "view-1").mkdir(parents=True)
+    with open(tmp_path / "m.cache" / "view-1" / "shard", "wb") as file:
+        file.truncate(1 << 42)  # The file has a hole and takes no space.
+    assert cache_limit(tmp_path / "m.cache", None) > (1 << 42) / 4
 
 
 def test_cache_sizes_are_printed_with_units():
@@ -57,9 +86,16 @@ def test_cache_sizes_are_printed_with_units():
 
 
 class Examples:
-    """Ten examples whose activations are their row numbers, computed live (without a cache)."""
+    """Ten examples whose activations are their row numbers, computed live (without a cache).
+
+    ``ahead``: seconds of work on all batches that is done before the first batch is ready.
+    """
+
+    def __init__(self, ahead: float = 0.0) -> None:
+        self.ahead = ahead
 
     def batches(self, rows, epoch, size):
+        time.sleep(self.ahead)
         for start in range(0, len(rows), size):
             yield torch.from_numpy(rows[start : start + size]), rows[start : start + size]
 
@@ -69,7 +105,36 @@ def test_epoch_times_are_measured_with_live_and_with_cached_activations(size):
     seen = []
     rates = measure(Examples(), lambda inputs, rows: seen.append((inputs.tolist(), rows.tolist())), np.arange(10), size)
     assert min(rates.to_dict().values()) > 0
-    half = len(seen) // 2
-    assert seen[:half] == seen[half:]
-    assert [row for _, rows in seen[:half] for row in rows] == list(range(10))
+    first, *measured = seen
+    assert len(first[1]) == min(size, 10)
+    half = len(measured) // 2
+    assert measured[:half] == measured[half:]
+    assert [row for _, rows in measured[:half] for row in rows] == list(range(10))
     assert all(inputs == rows for inputs, rows in seen)
+
+
+def test_live_rate_includes_pictures_that_were_decoded_in_advance():
+    rates = measure(Examples(ahead=0.03), lambda inputs, rows: None, np.arange(10), 3)
+    assert rates.live <= 10 / 0.03
+    assert rates.making <= 10 / 0.03
+    assert rates.cached > 10 / 0.03
+
+
+def test_rates_include_work_that_a_gpu_has_not_finished(monkeypatch):
+    started = []
+
+    def wait(device):
+        time.sleep(0.02 * len(started))
+        started.clear()
+
+    monkeypatch.setattr(budget, "_wait_for", wait)
+    rates = measure(Examples(), lambda inputs, rows: started.append(rows), np.arange(9), 3)
+    assert max(rates.live, rates.cached) <= 9 / 0.06
+
+
+def test_waiting_for_a_gpu_is_left_out_on_a_cpu(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    for device in (torch.device("cpu"), torch.device("cuda", 1)):
+        budget._wait_for(device)
+    assert waited == [torch.device("cuda", 1)]

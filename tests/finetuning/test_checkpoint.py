@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ from featstore.finetuning.training import TrainingData, train
 from tests.finetuning.small import MadeExamples, SmallNetwork, SmallPhases, made_data, made_plan, made_rows
 
 FILE = checkpoint.CHECKPOINT
+SAVED = checkpoint.Saved(checkpoint.Origin({}, "", ""), "", (), dict.fromkeys(checkpoint.MACHINE, ""))
 
 
 def run(
@@ -340,6 +342,20 @@ try:
 except FeatstoreError as error:
     print(error)
 """
+
+
+def test_full_disk_error_advises_to_resume_only_if_there_is_a_checkpoint(tmp_path, monkeypatch):
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint.atomic, "sync", full)
+        with pytest.raises(FeatstoreError, match="free some space and run the same command again"):
+            checkpoint.save(tmp_path / FILE, SAVED, {})
+    checkpoint.save(tmp_path / FILE, SAVED, {})
+    monkeypatch.setattr(checkpoint.atomic, "sync", full)
+    with pytest.raises(FeatstoreError, match="free some space and go on with --resume"):
+        checkpoint.save(tmp_path / FILE, SAVED, {})
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from featstore import defaults
 from featstore.defaults import OUTPUT_OF
 from featstore.errors import FeatstoreError
 from featstore.finetuning.inputs import Augmentation, CachedExamples, LiveExamples
@@ -109,3 +110,9 @@ def test_error_names_a_picture_that_changed_or_vanished(tmp_path):
     (folder / "ant/00.png").unlink()
     with pytest.raises(FeatstoreError, match=r"ant/00.png.*missing"):
         collected(live, np.array([0]))
+
+
+def test_error_names_a_picture_above_the_default_limits(store, monkeypatch):
+    monkeypatch.setattr(defaults, "MAX_FILE_BYTES", 10)
+    with pytest.raises(FeatstoreError, match=r"is above the limits of fine-tuning \(too-large: .*was made with larger"):
+        collected(live_of(store))

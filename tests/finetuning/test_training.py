@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from featstore.errors import DataError, UsageError
+from featstore.finetuning.checkpoint import CHECKPOINT
 from featstore.finetuning.history import EpochRecord
 from featstore.finetuning.plan import Plan, batch_sizes, order_of, rate_factor, steps_of
 from featstore.finetuning.training import TrainingData, train
@@ -254,7 +255,10 @@ def test_error_for_a_non_finite_loss_names_epoch_and_step(tmp_path):
     good = made_data()
     data = TrainingData(Spoilt(*made_rows(61, 3, 2)), good.held_out, good.classes, good.digest)
     network, at_epoch = SmallNetwork(), {}
-    with pytest.raises(DataError, match=r"not finite in epoch 2, step 4 of 6; .*smaller than 0\.01; epoch 1 is kept"):
+    with pytest.raises(
+        DataError,
+        match=r"not finite in epoch 2, step 4 of 6; .*anew with --force.*smaller than 0\.01; .*epoch 1, the last good",
+    ):
         run(
             tmp_path,
             made_plan(),
@@ -270,6 +274,14 @@ def test_error_for_a_non_finite_loss_names_epoch_and_step(tmp_path):
     require_equal(whole, resumed)
 
 
+def test_error_for_a_non_finite_start_does_not_advise_a_smaller_learning_rate(tmp_path):
+    network = SmallNetwork()
+    with torch.no_grad():
+        network.head.weight.fill_(float("inf"))
+    with pytest.raises(DataError, match="not finite after epoch 0; .*take other weights or another network"):
+        run(tmp_path, made_plan(), network)
+
+
 def test_error_for_a_huge_learning_rate_names_the_epoch_that_is_kept(tmp_path):
     network = SmallNetwork(norm=False)
     before = states(network)
@@ -277,7 +289,8 @@ def test_error_for_a_huge_learning_rate_names_the_epoch_that_is_kept(tmp_path):
         run(tmp_path, made_plan(optimiser="sgd", learning_rate=1000.0, weight_decay=1000.0), network, starts=(1, 1))
     assert "\n" not in str(caught.value)
     kept = len(without_seconds(tmp_path / "metrics.csv")) - 2
-    assert f"epoch {kept} is kept" in str(caught.value)
+    assert f"epoch {kept}, " in str(caught.value)
+    assert f"is kept in {tmp_path / CHECKPOINT}" in str(caught.value)
     if kept == 0:
         for name, array in states(network).items():
             np.testing.assert_array_equal(array, before[name])

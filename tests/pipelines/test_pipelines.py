@@ -11,6 +11,7 @@ from featstore.artifacts.model import load_model
 from featstore.cli import run
 from tests.chain import COLOURS, names, write_coloured
 from tests.page_reading import read
+from tests.stages.test_units import LABELS, linear, made, write_head
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_workers")]
 
@@ -50,6 +51,18 @@ def test_similar_images_pipeline_runs(tmp_path):
     shown = recipe("similar_images", "p", "p/ant/02.png", "--k", 3)
     assert "p/ant/02.png: ant/02.png (1.000)" in shown
     assert len(read(tmp_path / "similar.html").pictures) == 4
+
+
+def test_class_units_pipeline_runs(tmp_path):
+    store = made(tmp_path / "s")
+    features = store.features()
+    # With these weights every contribution is a square.
+    weights = [features[store.labels == name].mean(axis=0) - features.mean(axis=0) for name in LABELS]
+    head = write_head(tmp_path / "h", store, LABELS, linear(weights))
+    main = import_module("pipelines.class_units").main
+    shown = CliRunner().invoke(main, [str(store.path), str(head), "--count", "2"], catch_exceptions=False).output
+    assert [line.split()[0] for line in shown.splitlines()] == ["ant:", "bee:", "cow:"]
+    assert "Units for cow" in read(tmp_path / "class-units/2.html").text
 
 
 def tuned(name: str, *arguments: object) -> str:

@@ -4,6 +4,12 @@ import platform
 import subprocess
 import sys
 
+import pytest
+from click.testing import CliRunner
+
+from featstore.cli import featstore
+from featstore.processes import malloc
+
 
 def test_keep_memory_makes_malloc_reuse_freed_memory() -> None:
     code = (
@@ -22,3 +28,17 @@ def test_keep_memory_makes_malloc_reuse_freed_memory() -> None:
         assert int(answer[1]) < 2000
     else:
         assert answer[0] == "False"
+
+
+@pytest.mark.parametrize("arguments", [["finetune", "s", "--out", "m"], ["compare", "--transfer", "s", "--out", "m"]])
+def test_commands_that_train_keep_freed_memory_before_they_begin(arguments, monkeypatch, tmp_path):
+    class Began(Exception):
+        pass
+
+    def keep_memory():
+        raise Began
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(malloc, "keep_memory", keep_memory)
+    result = CliRunner().invoke(featstore, arguments, standalone_mode=False)
+    assert isinstance(result.exception, Began)

@@ -1,10 +1,11 @@
 """Compare fine-tuning on stored activations with a plain PyTorch loop that runs the frozen trunk in every step.
 
-    python -m tests.slow.finetune_exact [NAME...] [--steps 50] [--batch 16] [--rate 1e-4]
+    python -m tests.slow.finetune_exact [NAME...] [--steps 50] [--batch 16] [--rate 1e-4] [--threads 2]
 
 For each of seven architectures with random weights: the plain loop trains torchvision's own network, of which a part is
 frozen with ``requires_grad = False`` and ``eval()``, as courses do. The other loop trains the tail of the divided
-network on the trunk's activations, which were computed once. Both take the same AdamW steps. Required: no parameter or
+network on the trunk's activations, which were computed once. Both take the same AdamW steps, with torch's fused kernel,
+which updates the 127 million trained parameters of VGG16 several times as fast. Required: no parameter or
 buffer differs by more than 1e-5; parameters and buffers of the trunk are bit-identical to those before training; as
 many parameters are trained as in the plain loop. The exit code is 1 if a requirement is missed.
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import sys
 import time
 
@@ -23,6 +25,7 @@ import torch
 
 from featstore.finetuning.network import trained_parameters
 from featstore.finetuning.partition import frozen_names
+from featstore.processes.malloc import keep_memory
 from tests.finetuning.plain import (
     COURSES,
     by_hand,
@@ -34,6 +37,7 @@ from tests.finetuning.plain import (
 )
 
 BOUND = 1e-5
+ADAMW = functools.partial(torch.optim.AdamW, fused=True)
 
 
 def check(name: str, count: int, batch: int, rate: float) -> bool:
@@ -42,13 +46,13 @@ def check(name: str, count: int, batch: int, rate: float) -> bool:
     started = time.perf_counter()
     plain = by_hand(name)
     trained = trained_parameters(plain)
-    steps(plain, pictures, codes, count, batch, torch.optim.AdamW, rate)
+    steps(plain, pictures, codes, count, batch, ADAMW, rate)
     live = time.perf_counter() - started
     started = time.perf_counter()
     backbone, partition, ours = divided(name)
     before = copy.deepcopy(dict([*backbone.module.named_parameters(), *backbone.module.named_buffers()]))
     activations = stored(partition.trunk, pictures, 2 * batch)
-    steps(ours.train(), activations, codes, count, batch, torch.optim.AdamW, rate)
+    steps(ours.train(), activations, codes, count, batch, ADAMW, rate)
     cached = time.perf_counter() - started
     after = dict([*backbone.module.named_parameters(), *backbone.module.named_buffers()])
     frozen = frozen_names(backbone, COURSES[name].layer)
@@ -73,7 +77,10 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1e-4)
+    parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    keep_memory()
     results = [check(name, given.steps, given.batch, given.rate) for name in given.names or COURSES]
     return 0 if all(results) else 1
 

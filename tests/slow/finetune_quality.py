@@ -19,6 +19,7 @@ from typing import Any
 import click
 import numpy as np
 
+from featstore.processes.malloc import keep_memory
 from featstore.stages.extract import extract
 from featstore.stages.finetune import finetune
 
@@ -47,6 +48,7 @@ def main(
     folders: tuple[Path, ...], seeds: int, count: int, epochs: int, backbone: str, lr: float | None, scratch: bool
 ) -> None:
     """Run the comparison and print its table."""
+    keep_memory()
     failed = False
     options: dict[str, Any] = {"epochs": epochs, **({} if lr is None else {"lr": lr})}
     print(f"{'pictures':<16}{'seed':>5}{'frozen':>9}{'tuned':>9}  paired difference in points   verdict")

@@ -1,12 +1,15 @@
 """Time an epoch of fine-tuning with cached activations, with the frozen layers live, and in a plain DataLoader loop.
 
-    python -m tests.slow.finetune_speed FOLDER [--count 100] [--views 8] [--cut NAME]... [--epochs 2]
+    python -m tests.slow.finetune_speed FOLDER [--count 100] [--views 8] [--cut NAME]... [--plain 2]
 
 FOLDER: pictures as class/file, such as dogs-vs-cats/train; ``--count`` pictures of each class are used. The cuts are
 EfficientNet-Lite0 after its seventh and its sixth stage, and ResNet50 with random weights after layer3. All three loops
 train the same layers with the same batches, optimiser and number of pictures, and measure the same held-out pictures
-after each epoch. Prints seconds per epoch and their ratios, the accuracies, and the break-even epoch as printed and as
-computed from the measured times. The exit code is 1 if a ratio or the break-even misses what is required.
+after each epoch. The runs with cached and with live frozen layers have as many epochs as there are views, so that every
+view is used; the plain loop has ``--plain`` epochs. Prints the median seconds per epoch without the first epoch, and
+their ratios; the accuracy of both runs with the 95 % interval of the live run; and the break-even epoch as ``finetune``
+prints it and as computed from the measured times. Required are the ratios in CUTS, a break-even that is right within one
+epoch, and an accuracy with the cache that lies in the interval of the live run. The exit code is 1 if one is missed.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from torchvision.transforms import v2
 from featstore import defaults
 from featstore.backbones import Backbone, load_backbone
 from featstore.finetuning.partition import frozen_names
+from featstore.processes.malloc import keep_memory
 from featstore.stages.extract import extract
 from featstore.stages.finetune import FinetuneReport, finetune
 from tests.slow.finetune_quality import linked
@@ -95,9 +99,11 @@ def plain_epoch(folder: Path, report: FinetuneReport, backbone: Backbone, cut: s
 @click.option("--count", default=100, show_default=True)
 @click.option("--views", default=8, show_default=True)
 @click.option("--cut", "cuts", multiple=True, type=click.Choice(list(CUTS)), default=list(CUTS))
-@click.option("--epochs", default=2, show_default=True)
-def main(folder: Path, count: int, views: int, cuts: tuple[str, ...], epochs: int) -> None:
+@click.option("--plain", "plain_epochs", default=2, show_default=True, help="Epochs of the plain loop.")
+def main(folder: Path, count: int, views: int, cuts: tuple[str, ...], plain_epochs: int) -> None:
     """Measure all cuts and print a line for each."""
+    # The command finetune does the same, and the plain loop gains as much.
+    keep_memory()
     place, failed = Path(tempfile.mkdtemp(prefix="featstore-finetune-speed-")), False
     pictures = linked(folder.resolve(), place / "pictures", count)
     print(f"{2 * count:,} pictures, {views} views, {torch.get_num_threads()} threads")
@@ -105,11 +111,11 @@ def main(folder: Path, count: int, views: int, cuts: tuple[str, ...], epochs: in
         network, cut, least_live, least_plain = CUTS[name]
         store = place / f"{network['backbone']}.store"
         extract(pictures, store, **network)
-        shared = {"views": views, "batch": defaults.BATCH}
-        # Train as many epochs as there are views, so that the measured run uses every view.
-        cached = tuned(store, place / f"{name}.cached", cut, epochs=views, cache=1 << 40, **shared)
-        live = tuned(store, place / f"{name}.live", cut, epochs=epochs, cache="none", views=views, batch=defaults.BATCH)
-        plain = plain_epoch(pictures, live, load_backbone(network["backbone"], network.get("weights")), cut, epochs)
+        shared = {"views": views, "epochs": views, "batch": defaults.BATCH}
+        cached = tuned(store, place / f"{name}.cached", cut, cache=1 << 40, **shared)
+        live = tuned(store, place / f"{name}.live", cut, cache="none", **shared)
+        backbone = load_backbone(network["backbone"], network.get("weights"))
+        plain = plain_epoch(pictures, live, backbone, cut, plain_epochs)
         assert cached.tuned is not None
         assert live.tuned is not None
         fast, slow = seconds_of(cached), seconds_of(live)
@@ -117,12 +123,20 @@ def main(folder: Path, count: int, views: int, cuts: tuple[str, ...], epochs: in
         close = told is not None and abs(told - true) <= 1
         interval = live.tuned.report.accuracy
         within = interval.low <= cached.tuned.report.accuracy.value <= interval.high
-        failed |= slow < least_live * fast or plain < least_plain * fast or not close or not within
+        required = {
+            f"live {least_live}x": slow >= least_live * fast,
+            f"DataLoader {least_plain}x": plain >= least_plain * fast,
+            "break-even within one epoch": close,
+            "accuracy in the live run's interval": within,
+        }
+        missed = [what for what, holds in required.items() if not holds]
+        failed |= bool(missed)
         print(
             f"{name:<10} cached {fast:.2f} s, live {slow:.2f} s = {slow / fast:.1f}x, DataLoader {plain:.2f} s = "
             f"{plain / fast:.1f}x; accuracy {cached.tuned.report.accuracy.value:.4f} cached, {interval.value:.4f} "
             f"[{interval.low:.4f}, {interval.high:.4f}] live; break-even {told if told is None else round(told, 1)} told, "
-            f"{true:.1f} measured; cache of {cached.tuned.choice.bytes / 1e6:.1f} MB made in {cached.seconds['cache']:.1f} s",
+            f"{true:.1f} measured; cache of {cached.tuned.choice.bytes / 1e6:.1f} MB made in {cached.seconds['cache']:.1f} s"
+            f"{'; MISSED: ' + ', '.join(missed) if missed else ''}",
             flush=True,
         )
     sys.exit(1 if failed else 0)

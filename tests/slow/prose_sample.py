@@ -4,6 +4,8 @@ python -m tests.slow.prose_sample [--seed N] [--count N] [PATH...]
 
 PATH: files or folders to draw from; by default the whole package and its tests. An item is a docstring, a string that
 documents an attribute, a block of comment lines, or the name of a test. The same seed gives the same sample.
+
+Before the items, the table "Words" of featstore/store/README.md is printed: a reader of the project knows these words.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
+_WORDS = ROOT / "featstore" / "store" / "README.md"
 _DIRECTIVE = re.compile(r"#\s*(type:|noqa|fmt:|pragma|!)")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -84,13 +87,20 @@ def _shown(file: Path) -> str:
     return str(file.resolve().relative_to(ROOT) if file.resolve().is_relative_to(ROOT) else file)
 
 
+def words() -> str:
+    """Return the table of the project's words, with their meanings, from the section "Words" of the store's README."""
+    section = _WORDS.read_text(encoding="utf-8").split("\n## Words\n", 1)[1].split("\n## ", 1)[0]
+    return "\n".join(line for line in section.splitlines() if line.startswith("|"))
+
+
 def main() -> None:
-    """Print the drawn comments, docstrings and test names, numbered, each with its file, line and kind."""
+    """Print the table of words and the drawn comments, docstrings and test names, numbered, each with its file, line and kind."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="*", type=Path, default=[ROOT / "featstore", ROOT / "tests"], metavar="PATH")
     parser.add_argument("--seed", type=int, default=1, help="seed of the sample (default: 1)")
     parser.add_argument("--count", type=int, default=60, help="number of items (default: 60)")
     arguments = parser.parse_args()
+    print(f"{words()}\n")
     for number, item in enumerate(sample(arguments.paths, arguments.count, arguments.seed), 1):
         print(f"{number}. {item.path}:{item.line} ({item.kind})\n{item.text}\n")
 

@@ -18,6 +18,7 @@ import click
 
 from featstore.cli.compare import _text
 from featstore.pages.compare import write_compare_page
+from featstore.processes.malloc import keep_memory
 from featstore.stages.compare import METHODS, compare
 from tests.slow.finetune_quality import linked
 
@@ -34,6 +35,7 @@ TUNED = ("last-block", "gradual", "all")
 @click.option("--out", type=click.Path(path_type=Path))
 def main(folder: Path, seeds: int, epochs: int, count: int, backbone: str, methods: str, out: Path | None) -> None:
     """Print the table and the verdict."""
+    keep_memory()
     place = Path(tempfile.mkdtemp(prefix="featstore-transfer-"))
     runs = (out or place / "runs").absolute()
     # Links lie beside the runs, so that the same command finds the same pictures.

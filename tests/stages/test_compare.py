@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featstore.errors import DamagedError, UsageError
+from featstore.errors import DamagedError, DataError, UsageError
 from featstore.stages.compare import METHODS, compare
 from featstore.stages.compare.runs import gradual_steps
 from featstore.stages.label import label
 from featstore.stages.train import train
 from featstore.store import FeatureStore
+from tests.chain import COLOURS, make_store, names, write_coloured
 from tests.stages.finetuning import NETWORK, SIDE, write_store
 
 pytestmark = pytest.mark.slow
@@ -55,6 +56,14 @@ def test_every_method_is_judged_on_the_same_pictures_with_every_seed(store, done
     assert len(runs) == 12
     assert len({tuple(run["rows"]) for run in runs.values()}) == 1
     assert sorted(path.name for path in Path(done.path).iterdir()) == sorted([*runs, "plan.json"])
+
+
+def test_comparison_refuses_a_class_without_held_out_pictures_before_the_first_run(tmp_path):
+    pictures = [*names("train", 2, tuple(COLOURS)), *names("val", 2)]
+    make_store(write_coloured(tmp_path / "pictures", pictures), tmp_path / "s")
+    with pytest.raises(DataError, match="no pictures of cow"):
+        compared(tmp_path / "s", tmp_path / "c")
+    assert runs_in(tmp_path / "c") == {}
 
 
 def test_figures_of_the_frozen_heads_are_those_of_train(store, done, tmp_path):
@@ -105,6 +114,23 @@ def test_finished_runs_are_not_repeated_and_more_seeds_add_to_them(store, tmp_pa
     told = [line.split(": accuracy")[0] for line in lines if line]
     assert told == ["2 of 4 runs are finished already", "run 3 of 4: linear, seed 1", "run 4 of 4: last-block, seed 1"]
     assert second.seeds == [0, 1]
+
+
+def test_plan_without_runs_is_replaced(store, tmp_path):
+    with pytest.raises(UsageError, match="nowhere"):
+        compared(tmp_path / "nowhere", tmp_path / "c")
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["plan.json"]
+    stop = threading.Event()
+    stop.set()
+    assert compared(store, tmp_path / "c", stop=stop).stopped
+
+
+def test_leftovers_of_a_finished_run_are_removed(store, done):
+    left = [Path(done.path) / name for name in ("all-0", "all-0.cache", "all-0.run")]
+    for path in left:
+        path.mkdir()
+    compared(store, done.path, methods=tuple(METHODS))
+    assert not any(path.exists() for path in left)
 
 
 @pytest.mark.parametrize("at", ["run 1 of 4", "last-block, seed 0: epoch 1 of 2"])

@@ -15,17 +15,20 @@ from safetensors.torch import load_file
 
 from featstore.artifacts.model import load_model
 from featstore.backbones import load_backbone
+from featstore.cli.finetune import _text
 from featstore.embed.embedder import Embedder
-from featstore.errors import DataError, FeatstoreError, UsageError
+from featstore.errors import DamagedError, DataError, FeatstoreError, UsageError
 from featstore.finetuning.checkpoint import CHECKPOINT
 from featstore.heads.evaluation.report import codes_of
+from featstore.pages.finetune import write_finetune_page
 from featstore.stages.extract import extract
 from featstore.stages.finetune import finetune
 from featstore.stages.finetune.places import Places
+from featstore.stages.finetune.report import compare_heads
 from featstore.stages.label import label
 from featstore.stages.train import train
 from featstore.store import FeatureStore
-from tests.chain import COLOURS, names, write_coloured
+from tests.chain import COLOURS, make_store, names, write_coloured
 from tests.faults.trouble import small_disk
 from tests.stages.finetuning import FAST, NETWORK, SIDE, state_of, tuned, write_store
 
@@ -82,7 +85,11 @@ def test_finetuned_model_reproduces_the_held_out_predictions_of_its_run(store, d
     assert probabilities == pytest.approx(done.tuned.probabilities, abs=1e-4)
     codes = codes_of(opened.labels[done.tuned.split.test].astype(str), model.head.classes)
     assert (probabilities.argmax(1) == codes).mean() == done.tuned.report.accuracy.value
-    assert model.record["held_out"] == json.loads(json.dumps(done.tuned.report.to_dict()))
+    told = json.loads(json.dumps(done.tuned.report.to_dict()))
+    assert model.head.meta["report"] == told
+    # The confusion matrix of thousands of classes would make model.json too large to be read.
+    assert model.record["held_out"] == {name: value for name, value in told.items() if name != "confusion"}
+    assert "confusion" not in model.record["frozen_head"]
 
 
 def test_finetuning_changes_only_layers_after_the_last_frozen_one(done):
@@ -111,12 +118,17 @@ def test_stopped_and_resumed_finetuning_gives_bit_identical_weights(store, done,
     options = {"cache": 1 << 30, "dtype": "float32"}
     report = stopped(store, tmp_path / "m", "epoch 1", **options)
     assert report.stopped
+    places = Places.of(tmp_path / "m")
+    choice, took = places.read_inputs()
+    assert took > 0
+    places.write_inputs(choice, 1000.0)
     assert (report.epochs, report.planned, (tmp_path / "m").exists()) == (1, 2, False)
     with pytest.raises(UsageError, match="--resume continues it"):
         tuned(store, tmp_path / "m", **options)
     resumed = tuned(store, tmp_path / "m", resume=True, **options)
     assert state_of(tmp_path / "m") == state_of(done.path)
     assert resumed.tuned.report.to_dict() == done.tuned.report.to_dict()
+    assert resumed.seconds["cache"] > 1000
     assert not (tmp_path / "m.run").exists()
 
 
@@ -175,6 +187,13 @@ def test_finetune_from_scratch_uses_random_weights_and_trains_every_layer(store,
     assert network.trained == network.parameters
     assert not report.tuned.choice.cached
     assert report.history[0]["held_out_loss"] == pytest.approx(np.log(2), abs=0.05)
+    lines = _text(report, report.tuned, [], None)
+    (line,) = [line for line in lines if line.startswith("epoch 0")]
+    assert line.startswith(f"epoch 0, random weights: accuracy {report.history[0]['held_out_accuracy']:.4f}, macro F1")
+    assert "for comparison, a head on the stored features: accuracy" in line
+    assert any(line.startswith("trained from scratch against the frozen head") for line in lines)
+    write_finetune_page(report, tmp_path / "page.html")
+    assert "Epoch 0 is the network with random weights." in (tmp_path / "page.html").read_text()
 
 
 def test_from_scratch_trains_all_layers_with_the_same_rate(store, tmp_path):
@@ -205,6 +224,7 @@ def test_from_scratch_trains_all_layers_with_the_same_rate(store, tmp_path):
         ({"lr": 0.0}, "lr: 0.0 is not a number from"),
         ({"epochs": 2000}, "epochs: 2000 is not a number from 1 to 1000"),
         ({"held_out": float("nan")}, "held_out: nan is not a share"),
+        ({"held_out": 0.2}, "held_out: the pictures of .* have splits, and 'val' is held out; leave held_out out"),
         ({"freeze_to": ""}, "the name of a layer is empty"),
         ({"unfreeze": (("", 1),)}, "the name of a layer is empty"),
         ({"batch": 1 << 17}, "batch: 131072 is not a number from 1 to 65536"),
@@ -220,6 +240,26 @@ def test_finetune_refuses_invalid_options_before_training(store, tmp_path, optio
     assert not (tmp_path / "m.cache").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"freeze_to": "features.12"}, "no layer with parameters is left to train"),
+        ({"unfreeze": (("features.9", 1), ("features.12", 2))}, "trained already"),
+        ({"freeze_to": "features.9", "unfreeze": (("features.12", 1),)}, "trained already"),
+        ({"unfreeze": (("features.9", 2), ("features.12", 2))}, "two layers for one epoch"),
+    ],
+)
+def test_wrong_layers_are_refused_before_the_interrupted_run_is_cleared(store, tmp_path, options, message):
+    (tmp_path / "m.run").mkdir()
+    (tmp_path / "m.run" / CHECKPOINT).write_bytes(b"an interrupted run")
+    with pytest.raises(UsageError, match=message):
+        tuned(store, tmp_path / "m", force=True, **options)
+    with pytest.raises(UsageError, match=message):
+        finetune(store.parent / "pictures", tmp_path / "n", **NETWORK, **options)
+    assert sorted(os.listdir(tmp_path)) == ["m.run"]
+    assert os.listdir(tmp_path / "m.run") == [CHECKPOINT]
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_finetune_keeps_a_strangers_files_in_the_folder_of_its_run(store, tmp_path, force):
     (tmp_path / "m.run").mkdir()
@@ -227,6 +267,16 @@ def test_finetune_keeps_a_strangers_files_in_the_folder_of_its_run(store, tmp_pa
     with pytest.raises(UsageError, match=r"m\.run: holds 'notes.txt', which is no part of an interrupted run"):
         tuned(store, tmp_path / "m", force=force)
     assert (tmp_path / "m.run/notes.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("content", [None, b"{}", b'{"choice": {}}'])
+def test_damaged_record_of_the_inputs_of_a_run_has_a_remedy(tmp_path, content):
+    places = Places.of(tmp_path / "m")
+    places.run.mkdir()
+    if content is not None:
+        (places.run / "inputs.json").write_bytes(content)
+    with pytest.raises(DamagedError, match=r"inputs\.json: .*leave --resume out and add --force to start it anew"):
+        places.read_inputs()
 
 
 def test_clearing_a_run_removes_only_the_files_that_a_run_writes(tmp_path):
@@ -248,6 +298,18 @@ def test_finetune_refuses_a_file_or_link_in_place_of_the_folder_of_its_run(store
     with pytest.raises(UsageError, match=r"m\.run: is no folder"):
         tuned(store, tmp_path / "m")
     assert os.listdir(tmp_path / "elsewhere") == []
+
+
+def test_copies_count_as_one_picture_in_the_test_of_the_tuned_network():
+    truth, classes = np.array(["a"] * 12 + ["b"] * 4), ["a", "b"]
+    right, wrong = [0.9, 0.1], [0.1, 0.9]
+    frozen = np.array([wrong] * 6 + [right] * 6 + [wrong] * 4)
+    now = np.array([right] * 12 + [wrong] * 4)
+    apart = compare_heads(truth, frozen, now, classes, groups=np.arange(16), seed=0)
+    copies = compare_heads(truth, frozen, now, classes, groups=np.r_[[0] * 6, np.arange(1, 11)], seed=0)
+    assert (apart.better, apart.worse, copies.better, copies.worse) == (6, 0, 6, 0)
+    assert (apart.p_value, copies.p_value) == (pytest.approx(2 / 2**6), 1.0)
+    assert copies.verdict == "no measurable difference"
 
 
 @pytest.mark.parametrize("option", ["tensorboard", "weights_only"])
@@ -316,11 +378,24 @@ def fill_when_written_below(monkeypatch, folder):
     monkeypatch.setattr(os, "pwrite", pwrite)
 
 
-def test_non_finite_loss_stops_finetuning_and_keeps_the_last_epoch(store, tmp_path):
-    with pytest.raises(DataError, match=r"not finite.*epoch \d+ is kept"):
+def test_non_finite_loss_stops_finetuning_and_keeps_the_last_epoch(store, tmp_path, monkeypatch):
+    with pytest.raises(DataError, match=r"not finite.*epoch \d+, .*is kept in .*m\.run"):
         tuned(store, tmp_path / "m", epochs=20, cache="none", lr=1000.0, optimizer="sgd")
     assert (tmp_path / "m.run" / CHECKPOINT).exists()
     assert not (tmp_path / "m").exists()
+    # The error recommends this command. The disk is full after it wrote the model, and its epochs are kept.
+    options = {"epochs": 1, "cache": "none", "lr": 1e-4, "optimizer": "sgd", "weights_only": tmp_path / "w.safetensors"}
+    with monkeypatch.context() as patched:
+        patched.setattr("featstore.artifacts.model.write_weights_only", full_disk)
+        with pytest.raises(FeatstoreError, match="the disk is full; free some space and run .* with --resume"):
+            tuned(store, tmp_path / "m", force=True, **options)
+    assert (tmp_path / "m").exists()
+    assert tuned(store, tmp_path / "m", resume=True, **options).tuned is not None
+    assert (tmp_path / "w.safetensors").exists()
+
+
+def full_disk(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_finetune_refuses_a_store_with_only_one_class(tmp_path):
@@ -330,13 +405,23 @@ def test_finetune_refuses_a_store_with_only_one_class(tmp_path):
         tuned(tmp_path / "s", tmp_path / "m")
 
 
-def test_finetune_notes_a_class_without_held_out_pictures(tmp_path):
-    pictures = names("train", 4, tuple(COLOURS)) + names("val", 3, ("ant", "bee"))
-    extract(write_coloured(tmp_path / "pictures", pictures), tmp_path / "s", supervised=False, size=SIDE, **NETWORK)
-    report = tuned(tmp_path / "s", tmp_path / "m", epochs=1, cache="none")
-    assert any("no pictures of cow" in note for note in report.notes)
-    assert report.tuned.report.missing == ["cow"]
-    assert load_model(tmp_path / "m").head.classes == ["ant", "bee", "cow"]
+@pytest.mark.parametrize(
+    ("lacking", "message"),
+    [
+        ("val", r"s: the held-out split 'val' has no pictures of cow, .*featstore label .*s TABLE"),
+        ("train", "the split 'val' has pictures of cow, which the split 'train' lacks"),
+    ],
+)
+def test_finetune_refuses_a_class_that_one_split_lacks_and_keeps_an_interrupted_run(tmp_path, lacking, message):
+    pictures = [name for split in ("train", "val") for name in names(split, 2, tuple(COLOURS))]
+    pictures = [name for name in pictures if not name.startswith(f"{lacking}/cow")]
+    write_coloured(tmp_path / "pictures", pictures)
+    make_store(tmp_path / "pictures", tmp_path / "s")
+    (tmp_path / "m.run").mkdir()
+    (tmp_path / "m.run" / CHECKPOINT).write_bytes(b"epochs")
+    with pytest.raises(UsageError, match=message):
+        tuned(tmp_path / "s", tmp_path / "m", force=True)
+    assert (tmp_path / "m.run" / CHECKPOINT).read_bytes() == b"epochs"
 
 
 def test_batchnorm_keeps_its_statistics_or_refuses_batches_of_one_picture(tmp_path):
@@ -358,13 +443,16 @@ def test_batchnorm_keeps_its_statistics_or_refuses_batches_of_one_picture(tmp_pa
 def test_finetune_omits_and_counts_unlabelled_pictures_and_failures(tmp_path):
     folder = write_coloured(tmp_path / "pictures", names("train", 4) + names("val", 2))
     (folder / "train/ant/broken.png").write_bytes(b"no picture")
-    extract(folder, tmp_path / "s", supervised=False, size=SIDE, **NETWORK)
+    extract(folder, tmp_path / "s", supervised=False, size=SIDE, decode="fast", **NETWORK)
     (tmp_path / "labels.csv").write_text("key,label\ntrain/ant/00.png,\n")
     label(tmp_path / "s", tmp_path / "labels.csv")
     report = tuned(tmp_path / "s", tmp_path / "m", epochs=1, cache=1 << 30)
     assert "left out: 1 picture without a label" in report.notes
-    assert any(note.startswith("left out: 1 picture that could not be read") for note in report.notes)
+    assert [note for note in report.notes if "could not be read" in note] == [
+        "1 picture could not be read: left out (see featstore failures)"
+    ]
     assert len(report.tuned.split.train) == 7
+    assert load_model(tmp_path / "m").head.identity["decoder"] == FeatureStore.open(tmp_path / "s").identity.decoder
 
 
 @pytest.mark.parametrize("cache", ["none", 1 << 30])

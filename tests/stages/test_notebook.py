@@ -32,6 +32,7 @@ def test_repr_of_every_result_is_short(chain):
     things = [head, chain.trained, chain.trained.report, chain.trained.split, predictions, next(iter(predictions))]
     things += [found, found.queries[0], index, featstore.FeatureStore.open(chain.store)]
     things += [featstore.find_duplicates(chain.store), featstore.index(chain.store, out=chain.place / "n.faiss")]
+    things += [featstore.units(chain.store, 0), featstore.units(chain.store, 0).units[0]]
     for thing in things:
         written = repr(thing)
         assert written.startswith("<")
@@ -48,6 +49,9 @@ def test_notebooks_show_figures_and_pictures(chain):
     for one in found.queries[0].neighbours:
         assert one.key in shown.text
         assert f"cosine {one.score:.3f}" in shown.text
+    shown = Tags(featstore.units(chain.store, range(8), n=1, least=True)._repr_html_())
+    assert shown.tags.count("img") == 16
+    assert "unit 7, least" in shown.text
     shown = Tags(chain.trained._repr_html_())
     for text in ("accuracy", "macro f1", "95 % interval", f"{chain.trained.report.accuracy.low:.4f}"):
         assert text in shown.text
@@ -59,6 +63,7 @@ def test_notebooks_show_figures_and_pictures(chain):
 def test_notebooks_escape_names_of_pictures_and_classes(hostile):
     _, store, trained, index = hostile
     found = featstore.search(index, like=Query(labels=["<script>alert(2)<"]), k=24)
-    for thing in (found, trained, featstore.FeatureStore.open(store)):
+    units = featstore.units(store, 0, n=48)
+    for thing in (found, trained, units, featstore.FeatureStore.open(store)):
         assert set(Tags(thing._repr_html_()).tags) <= {"p", "b", "br", "div", "img", "table", "tr", "td", "th"}
     assert EVIL.replace("\n", "\\n") in Tags(found._repr_html_()).text

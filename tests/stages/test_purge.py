@@ -151,6 +151,17 @@ def test_purge_works_without_heads_and_indexes(store: Path, pictures: Path):
     assert traces.found() == []
 
 
+def test_purge_names_the_caches_and_unfinished_runs_of_models(store: Path):
+    cache, run = store.parent / "my.model.cache", store.parent / "my.model.run"
+    cache.mkdir()
+    view = make_store(store, cache / "view-1", backbone=tiny_backbone(3))
+    run.mkdir()
+    shutil.move(train(store, out=store.parent / "a.head").path, run / "start.head")
+    report = purge(store, REMOVED)
+    assert report.copies == [str(view)]
+    assert [path for path, why in report.left if "unfinished fine-tuning" in why] == [str(run / "start.head")]
+
+
 def test_purge_erases_pictures_from_the_journal_of_an_unfinished_unit(tmp_path: Path):
     source = Pictures({f"a/{number}".encode(): number for number in range(4)})
     build(tmp_path / "s", source)

@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from featstore.artifacts.model import write_model
 from featstore.errors import DamagedError, UsageError
 from featstore.heads import load_head, save_head
 from featstore.heads.trainer import HEADS
 from featstore.stages.compact import compact
 from featstore.stages.index import index
+from featstore.stages.info import info
 from featstore.stages.remove import purge, remove
 from featstore.stages.train import retrain, train, train_again
 from featstore.store import FeatureStore
@@ -27,6 +29,7 @@ from featstore.store.labels import set_columns
 from tests.chain import make_store, names, write_coloured
 from tests.made import tiny_backbone
 from tests.store.building import Pictures, build, plan, work
+from tests.tuned import changed_backbone, random_head
 
 SEEDS = int(os.environ.get("FEATSTORE_PAST_SEEDS", "2"))
 STEPS = int(os.environ.get("FEATSTORE_PAST_STEPS", "13"))
@@ -158,6 +161,23 @@ def test_train_again_refuses_a_head_without_a_record_of_its_training(chain, tmp_
     with pytest.raises(UsageError, match="does not record how it was trained"):
         train_again(tmp_path / "old.head", [chain.store])
     assert len(FeatureStore.open(chain.store, at=tmp_path / "old.head")) == 30
+
+
+def test_head_of_a_model_is_not_trained_again_without_its_network(chain, tmp_path: Path):
+    backbone = changed_backbone()
+    meta = load_head(Path(chain.trained.path)).meta
+    head = replace(random_head(backbone.dimension, ["ant", "bee"]), meta=meta)
+    write_model(tmp_path / "m", backbone, head, {})
+    before = (tmp_path / "m" / "model.head").read_bytes()
+    for path in (tmp_path / "m", tmp_path / "m" / "model.head"):
+        for again in (train_again, retrain):
+            with pytest.raises(UsageError, match=r"head of a fine-tuned network.*run featstore finetune again"):
+                again(path)
+    assert (tmp_path / "m" / "model.head").read_bytes() == before
+    save_head(tmp_path / "copy.head", load_head(tmp_path / "m" / "model.head"))
+    with pytest.raises(UsageError, match="does not record how it was trained"):
+        retrain(tmp_path / "copy.head")
+    assert info(tmp_path / "m" / "model.head")["chosen"] == {}
 
 
 @pytest.mark.parametrize(

@@ -199,8 +199,27 @@ def test_head_with_a_forged_task_in_its_record_is_damaged(trained, tmp_path):
     from featstore.heads import save_head
 
     head = load_head(trained.path)
-    for task in ({"kind": "label sets"}, {"kind": "x", "column": "tags", "separator": ";"}, [], 3, None, "label sets"):
+    for task in (
+        {"kind": "label sets"},
+        {"kind": "numbers"},
+        {"kind": "x", "column": "tags", "separator": ";"},
+        [],
+        3,
+        None,
+        "label sets",
+    ):
         forged = replace(head, meta={**head.meta, "request": {**head.meta["request"], "task": task}})
         save_head(tmp_path / "a.head", forged)
         with pytest.raises(DamagedError, match="task"):
             train_again(tmp_path / "a.head")
+
+
+def test_forged_description_of_a_replaced_head_does_not_stop_train(store, trained, tmp_path):
+    from dataclasses import replace
+
+    from featstore.heads import save_head
+
+    head = load_head(trained.path)
+    save_head(tmp_path / "a.head", replace(head, meta={**head.meta, "chosen": {"C": "much"}}))
+    again = train(store, out=tmp_path / "a.head", labels="tags", separator=";", force=True)
+    assert "replaced a head that did not tell how good it was" in again.notes

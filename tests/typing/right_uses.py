@@ -58,6 +58,8 @@ def look_up(path: Path) -> list[str]:
 def care(path: str) -> str:
     try:
         groups = featstore.find_duplicates(path, threshold=0.9).groups
+        first: str = featstore.units(path, [121, 7], n=5, least=True, where="label == 'cat'").units[0].most[0].key
+        featstore.units(path, head=Path("a.head"), class_name="cat", count=3).to_dict()
         featstore.label(path, "labels.csv", key_column="file")
         problems = featstore.verify(path).problems or featstore.repair(path, set_aside=True).notes
         purged = featstore.compact(path).purged
@@ -65,4 +67,4 @@ def care(path: str) -> str:
         return str(error)
     except featstore.FeatstoreError:
         raise
-    return f"{featstore.__version__} {len(groups)} {problems} {purged} {featstore.info(path)['vectors']}"
+    return f"{featstore.__version__} {len(groups)} {first} {problems} {purged} {featstore.info(path)['vectors']}"

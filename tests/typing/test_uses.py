@@ -24,5 +24,5 @@ def test_mypy_reports_every_wrong_use_and_no_right_use(tmp_path):
     errors = re.findall(r"^(?:.*/)?(\w+)\.py:(\d+): error: .*$", result.stdout, re.MULTILINE)
     text = (HERE / "wrong_uses.py").read_text().splitlines()
     wrong = [str(number) for number, line in enumerate(text, 1) if re.search(r"  # (?!noqa)", line)]
-    assert len(wrong) == 12
+    assert len(wrong) == 13
     assert errors == [("wrong_uses", number) for number in wrong], result.stdout + result.stderr

@@ -23,4 +23,5 @@ head.predict("a.jpg")  # error: predict of a head needs features, not a path
 index = featstore.FeatureIndex.open("s.faiss")
 index.identity.backbone  # noqa: B018  # error: identity may be None
 featstore.search("s.faiss", "a.jpg", k="5")  # error: k must be a number
+featstore.units("s", "121")  # error: a unit is a number
 featstore.predict(head, "pictures/").classes.append(1)  # error: classes is a list of str

@@ -86,8 +86,8 @@ def compare(
     more, (wrong, right) = unseen_rows(codes, a)
     codes = np.r_[codes, more]
     measurers = Measurer(codes, np.r_[a, [right, wrong]]), Measurer(codes, np.r_[b, [wrong, right]])
-    drawn = np.array([
-        [_gaps(measurers, weights, measures) for weights in pair]
+    drawn = np.concatenate([
+        np.stack([_gaps(measurers, weights, measures) for weights in pair], axis=1)
         for pair in _draws(len(a), groups, runs, replicates, seed)
     ])  # fmt: skip
     seen = np.r_[np.ones(len(a)), 0.0, 0.0]
@@ -107,7 +107,7 @@ def _probabilities(values: ArrayLike, rows: int, classes: int) -> NDArray[np.flo
 def _draws(
     rows: int, groups: ArrayLike | None, runs: ArrayLike | None, replicates: int, seed: int
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Yield random weights of the rows as measures.draws does, but with the same weight for all rows of a group.
+    """Yield blocks of random weights (m, n + 2) as measures.draws does, but with the same weight for all rows of a group.
 
     With ``runs`` (n,), each weight is multiplied by a random weight of the row's run. An artificial row counts as a
     picture in every run.
@@ -118,19 +118,23 @@ def _draws(
     run = np.zeros(rows, np.intp) if runs is None else np.unique(np.asarray(runs), return_inverse=True)[1]
     random, several = np.random.default_rng([seed, 1]), int(run.max()) + 1
     for first, second in draws(count, replicates, seed):
-        factors = random.standard_exponential(several) if several > 1 else np.ones(1)
-        factor = np.r_[factors[run], factors.sum(), factors.sum()]
-        yield first[places] * factor, second[places] * factor
+        factors = random.standard_exponential((len(first), several)) if several > 1 else np.ones((len(first), 1))
+        together = factors.sum(axis=1, keepdims=True)
+        factor = np.hstack([factors[:, run], together, together])
+        yield first[:, places] * factor, second[:, places] * factor
 
 
-def _gaps(measurers: tuple[Measurer, Measurer], weights: NDArray[np.float64], measures: Sequence[str]) -> list[float]:
-    """Return the difference, head B minus head A, of each measure; log loss is computed without the artificial rows
-    (unseen_rows).
+def _gaps(
+    measurers: tuple[Measurer, Measurer], weights: NDArray[np.float64], measures: Sequence[str]
+) -> NDArray[np.float64]:
+    """Return the differences (m, measures), head B minus head A, for row weights (m, n); log loss is computed without
+    the artificial rows (unseen_rows).
     """
-    a, b = (measurer.measure(weights) for measurer in measurers)
-    seen = weights[:-2]
-    gap = float(seen @ (measurers[1].losses - measurers[0].losses)[:-2] / seen.sum())
-    return [gap if name == "log_loss" else b[name] - a[name] for name in measures]
+    a, b = (measurer.measure_each(weights) for measurer in measurers)
+    gaps = b - a
+    seen, (first, second) = weights[:, :-2], measurers
+    gaps[:, NAMES.index("log_loss")] = seen @ (second.losses - first.losses)[:-2] / seen.sum(axis=1)
+    return gaps[:, [NAMES.index(name) for name in measures]]
 
 
 def _difference(name: str, a: float, b: float, drawn: NDArray[np.float64]) -> Difference:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_matrix
 
 from featstore import defaults
 from featstore.errors import DataError
@@ -134,10 +135,7 @@ def evaluate_label_sets(
     if not counts.any():
         raise DataError("no held-out picture has one of the labels; hold out others")
     count = replicates if replicates is not None else int(np.clip(1e8 / max(1, values.size), 200, 1000))
-    measured = _Measurer(truth, values, cuts)
-    ones = np.ones(len(truth))
-    table, point = measured.by_label(ones), measured.measure(ones)
-    estimates = _bootstrap(truth, values, cuts, point, count, seed)
+    estimates, table = _bootstrap(truth, values, cuts, count, seed)
     missing = [name for name, support in zip(classes, counts.tolist(), strict=True) if not support]
     return LabelSetsReport(list(classes), cuts, len(truth), estimates, *table, counts, missing, count, seed)
 
@@ -147,47 +145,64 @@ class _Measurer:
 
     def __init__(self, truth: NDArray[np.bool_], values: Floats, cuts: Floats) -> None:
         predicted = values >= cuts
-        self._true = np.asarray(truth, np.float64)
-        self._predicted = np.asarray(predicted, np.float64)
-        self._hits = self._true * self._predicted
+        # Sparse, because a picture has few of the labels: (labels, rows).
+        self._true = csr_matrix(truth.T, dtype=np.float64)
+        self._predicted = csr_matrix(predicted.T, dtype=np.float64)
+        self._hits = self._true.multiply(self._predicted).tocsr()
         self._exact = (truth == predicted).all(axis=1).astype(np.float64)
         self._rankings = [Ranking(values[:, at], truth[:, at]) for at in range(truth.shape[1])]
 
     def by_label(self, weights: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-        """Return average precision, precision, recall and F1 of each label (k,); NaN for a label without rows."""
-        hits, support, claimed = weights @ self._hits, weights @ self._true, weights @ self._predicted
-        there = (support > 0).tolist()
-        curves = [one.areas(weights)[1] if known else np.nan for one, known in zip(self._rankings, there, strict=True)]
+        """Return average precision, precision, recall and F1 of each label, (m, k) each, for row weights (m, n).
+
+        Average precision, recall and F1 are NaN for a label without rows.
+        """
+        hits, support, claimed = (self._sums(one, weights) for one in (self._hits, self._true, self._predicted))
+        there = support > 0
+        areas = np.stack([one.areas(weights)[1] for one in self._rankings], axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
             precision = np.where(claimed > 0, hits / claimed, 0.0)
-            recall = np.where(support > 0, hits / support, np.nan)
-            f1 = np.where(support > 0, 2 * hits / (support + claimed), np.nan)
-        return np.array(curves), precision, recall, f1
+            recall = np.where(there, hits / support, np.nan)
+            f1 = np.where(there, 2 * hits / (support + claimed), np.nan)
+        return np.where(there, areas, np.nan), precision, recall, f1
 
-    def measure(self, weights: Floats) -> dict[str, float]:
-        """Compute all measures whose names are in NAMES."""
+    def measure_each(self, weights: Floats) -> Floats:
+        """Return the measures (m, 4), in the order of NAMES, for each of m row weightings (m, n)."""
         average_precision, _, _, f1 = self.by_label(weights)
-        hits, both = weights @ self._hits, weights @ (self._true + self._predicted)
+        hits, true, predicted = (
+            self._sums(one, weights).sum(axis=1) for one in (self._hits, self._true, self._predicted)
+        )
         found = {
-            "mean_average_precision": np.nanmean(average_precision),
-            "macro_f1": np.nanmean(f1),
-            "micro_f1": 2 * hits.sum() / both.sum(),
-            "exact_match": weights @ self._exact / weights.sum(),
+            "mean_average_precision": np.nanmean(average_precision, axis=1),
+            "macro_f1": np.nanmean(f1, axis=1),
+            "micro_f1": 2 * hits / (true + predicted),
+            "exact_match": weights @ self._exact / weights.sum(axis=1),
         }
         # Rounding can make a share slightly larger than 1.
-        return {name: min(float(value), 1.0) for name, value in found.items()}
+        shares: Floats = np.minimum(np.stack([found[name] for name in NAMES], axis=1), 1.0)
+        return shares
+
+    @staticmethod
+    def _sums(members: csr_matrix, weights: Floats) -> Floats:
+        return np.asarray((members @ weights.T).T, np.float64)
 
 
 def _bootstrap(
-    truth: NDArray[np.bool_], values: Floats, cuts: Floats, point: dict[str, float], count: int, seed: int
-) -> dict[str, Estimate]:
-    """Return each measure's value (``point``) with its 95 % interval."""
+    truth: NDArray[np.bool_], values: Floats, cuts: Floats, count: int, seed: int
+) -> tuple[dict[str, Estimate], tuple[Floats, Floats, Floats, Floats]]:
+    """Return each measure with its 95 % interval, and average precision, precision, recall and F1 of each label (k,)."""
     sizes = truth.sum(axis=0)
     rarest = int(np.lexsort((sizes, sizes == 0))[0])
     own = np.eye(truth.shape[1], dtype=bool)[rarest]
     # probabilities of 0 and 1: one row with only wrong predictions, one row with only correct predictions
     unseen = np.array([~own, own], np.float64)
     measurer = _Measurer(np.vstack([truth, own, own]), np.vstack([values, unseen]), cuts)
-    drawn = [[list(measurer.measure(weights).values()) for weights in pair] for pair in draws(len(truth), count, seed)]
-    replicates = np.array(drawn)  # (number of replicates, 2 weightings, number of measures)
-    return {name: interval_of(point[name], replicates[:, :, place]) for place, name in enumerate(NAMES)}
+    seen = np.r_[np.ones(len(truth)), 0.0, 0.0][None]
+    point = measurer.measure_each(seen)[0].tolist()
+    replicates = np.concatenate([
+        np.stack([measurer.measure_each(weights) for weights in pair], axis=1)
+        for pair in draws(len(truth), count, seed)
+    ])  # fmt: skip
+    estimates = {name: interval_of(point[place], replicates[:, :, place]) for place, name in enumerate(NAMES)}
+    average_precision, precision, recall, f1 = (values[0] for values in measurer.by_label(seen))
+    return estimates, (average_precision, precision, recall, f1)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_matrix
+
+from featstore.errors import DataError
 
 Floats = NDArray[np.float64]
 
@@ -15,6 +19,8 @@ CALIBRATION_BINS: Final = 15
 NAMES: Final = (
     "accuracy", "balanced_accuracy", "macro_f1", "log_loss", "calibration_error", "roc_auc", "average_precision",
 )  # fmt: skip
+# number of weights in one block of bootstrap replicates: 0.4 MB, so that intermediate arrays stay in the cache
+_BLOCK_VALUES: Final = 50_000
 
 
 @dataclass(frozen=True)
@@ -61,31 +67,49 @@ class Measurer:
         bins = np.ceil(self.confidence * CALIBRATION_BINS).astype(np.intp) - 1
         self.bins: NDArray[np.intp] = np.clip(bins, 0, CALIBRATION_BINS - 1)
         self.hits: Floats = (self.predicted == codes).astype(np.float64)
-        self._rankings = [Ranking(probabilities[:, k], codes == k) for k in range(self.classes)]
+        self._probabilities = probabilities
+
+    @cached_property
+    def _rankings(self) -> list[Ranking]:
+        return [Ranking(self._probabilities[:, k], self.codes == k) for k in range(self.classes)]
 
     def measure(self, weights: Floats) -> dict[str, float]:
         """Return all measures by name (see NAMES) for the row weights ``weights`` (n,).
 
         Averages over classes leave out classes whose rows all have weight 0.
         """
-        total = float(weights.sum())
-        table = class_table(self.codes, self.predicted, weights, self.classes)
-        there = table.support > 0
-        curves = [ranking.areas(weights) for ranking, present in zip(self._rankings, there, strict=True) if present]
-        areas = np.array(curves).reshape(-1, 2)
-        return {
-            "accuracy": float(weights @ self.hits) / total,
-            "balanced_accuracy": float(table.recall[there].mean()),
-            "macro_f1": float(table.f1[there].mean()),
-            "log_loss": float(weights @ self.losses) / total,
-            "calibration_error": self._calibration_error(weights, total),
-            "roc_auc": float(areas[:, 0].mean()),
-            "average_precision": float(areas[:, 1].mean()),
-        }
+        return dict(zip(NAMES, self.measure_each(weights[None])[0].tolist(), strict=True))
 
-    def _calibration_error(self, weights: Floats, total: float) -> float:
-        gaps = np.bincount(self.bins, weights * (self.hits - self.confidence), CALIBRATION_BINS)
-        return float(np.abs(gaps).sum()) / total
+    def measure_each(self, weights: Floats) -> Floats:
+        """Return the measures (m, 7), in the order of NAMES, for each of m row weightings ``weights`` (m, n)."""
+        total = weights.sum(axis=1)
+        support = grouped_sums(weights, self.codes, self.classes)
+        claimed = grouped_sums(weights, self.predicted, self.classes)
+        hits = grouped_sums(weights * self.hits, self.codes, self.classes)
+        there = support > 0
+        areas = np.stack([ranking.areas(weights) for ranking in self._rankings])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            recall, f1 = hits / support, 2 * hits / (support + claimed)
+        by_class = [recall, f1, areas[:, 0].T, areas[:, 1].T]
+        means = [np.where(there, values, 0.0).sum(axis=1) / there.sum(axis=1) for values in by_class]
+        gaps = grouped_sums(weights * (self.hits - self.confidence), self.bins, CALIBRATION_BINS)
+        measured = {
+            "accuracy": weights @ self.hits / total,
+            "balanced_accuracy": means[0],
+            "macro_f1": means[1],
+            "log_loss": weights @ self.losses / total,
+            "calibration_error": np.abs(gaps).sum(axis=1) / total,
+            "roc_auc": means[2],
+            "average_precision": means[3],
+        }
+        return np.stack([measured[name] for name in NAMES], axis=1)
+
+
+def grouped_sums(weights: Floats, groups: NDArray[np.intp], count: int) -> Floats:
+    """Return the sums (m, count) of the columns of ``weights`` (m, n) for each group number in ``groups`` (n,)."""
+    rows = np.arange(len(groups))
+    members = csr_matrix((np.ones(len(groups)), (groups, rows)), shape=(count, len(groups)))
+    return np.asarray((members @ weights.T).T, np.float64)
 
 
 def unseen_rows(codes: NDArray[np.intp], probabilities: Floats) -> tuple[NDArray[np.intp], Floats]:
@@ -101,19 +125,35 @@ def unseen_rows(codes: NDArray[np.intp], probabilities: Floats) -> tuple[NDArray
     return np.array([own, own], np.intp), np.eye(len(sizes))[[other, own]]
 
 
+def group_numbers(groups: ArrayLike | None, rows: int) -> NDArray[np.intp]:
+    """Return the number of the group of each of ``rows`` rows, counted from 0 by the first row of each group.
+
+    Without ``groups``, each row is a group. Raises DataError if ``groups`` has another length than ``rows``.
+    """
+    if groups is None:
+        return np.arange(rows)
+    if len(np.asarray(groups)) != rows:
+        raise DataError(f"groups of {len(np.asarray(groups)):,} rows, where {rows:,} are needed")
+    _, first, inverse = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
+    return np.asarray(np.argsort(np.argsort(first))[inverse.reshape(-1)], np.intp)
+
+
 def draws(rows: int, replicates: int, seed: int) -> Iterator[tuple[Floats, Floats]]:
-    """Yield pairs of random weights (rows + 2,), one pair per replicate; the last two weights are for ``unseen_rows``.
+    """Yield pairs of blocks of random weights (m, rows + 2), one row of each block per replicate.
+
+    The last two weights are for ``unseen_rows``. A block has about ``_BLOCK_VALUES`` weights.
 
     Bayesian bootstrap (D. Rubin, Annals of Statistics 1981): the weights are exponential, that is Dirichlet(1, ..., 1)
-    after division by their sum. In the first weights of a pair, the artificial row that is predicted correctly has
-    weight 0; in the second weights, the artificial row that is predicted wrongly has weight 0. The 95 % interval
+    after division by their sum. In the first block of a pair, the artificial row that is predicted correctly has
+    weight 0; in the second block, the artificial row that is predicted wrongly has weight 0. The 95 % interval
     reaches from the 2.5 % quantile under the first weights to the 97.5 % quantile under the second weights. For the
     mean of a bounded variable, this is the interval of N. Gaffke (2005), and for a proportion that of Clopper and
     Pearson. So the interval has a positive width even if every row is right.
     """
     random = np.random.default_rng(seed)
-    for _ in range(replicates):
-        weights = random.standard_exponential(rows + 2)
+    size = max(1, _BLOCK_VALUES // (rows + 2))
+    for start in range(0, replicates, size):
+        weights = random.standard_exponential((min(size, replicates - start), rows + 2))
         yield weights * np.r_[np.ones(rows + 1), 0.0], weights * np.r_[np.ones(rows), 0.0, 1.0]
 
 
@@ -121,22 +161,24 @@ class Ranking:
     """Rows sorted by their score for one class; rows with equal scores form a group."""
 
     def __init__(self, scores: Floats, positive: NDArray[np.bool_]) -> None:
-        self._order = np.argsort(-scores, kind="stable")
+        # 32-bit numbers, because a ranking is kept for each class.
+        self._order = np.argsort(-scores, kind="stable").astype(np.uint32)
         ranked = scores[self._order]
-        self._ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
-        self._positive = positive[self._order].astype(np.float64)
+        self._ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1).astype(np.uint32)
+        self._positive = positive[self._order]
 
-    def areas(self, weights: Floats) -> tuple[float, float]:
-        """Return two measures of one class: the area under its ROC curve (NaN if all rows are of this class), and the
-        average precision."""
-        ranked = weights[self._order]
-        above = np.cumsum(ranked)[self._ends]
-        true = np.cumsum(ranked * self._positive)[self._ends]
+    def areas(self, weights: Floats) -> Floats:
+        """Return two measures (2, m) of one class for m row weightings (m, n).
+
+        The first is the area under the ROC curve, NaN where all rows are of this class; the second is the average
+        precision. Both are NaN where the rows of this class have weight 0.
+        """
+        ranked = weights[:, self._order]
+        above = np.cumsum(ranked, axis=1)[:, self._ends]
+        true = np.cumsum(ranked * self._positive, axis=1)[:, self._ends]
         false = above - true
-        gained = np.diff(true, prepend=0.0)
-        average_precision = float((gained * true / np.maximum(above, 1e-300)).sum() / true[-1])
-        if not false[-1] > 0:
-            return float("nan"), average_precision
-        steps = np.diff(false, prepend=0.0)
-        area = float((steps * (true - gained / 2)).sum() / (true[-1] * false[-1]))
-        return area, average_precision
+        gained, steps = np.diff(true, prepend=0.0), np.diff(false, prepend=0.0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            average_precision = (gained * true / np.maximum(above, 1e-300)).sum(axis=1) / true[:, -1]
+            area = (steps * (true - gained / 2)).sum(axis=1) / (true[:, -1] * false[:, -1])
+        return np.stack([np.where(false[:, -1] > 0, area, np.nan), average_precision])

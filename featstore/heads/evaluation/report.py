@@ -20,6 +20,7 @@ from featstore.heads.evaluation.measures import (
     Measurer,
     class_table,
     draws,
+    group_numbers,
     unseen_rows,
 )
 from featstore.stats import wilson_interval
@@ -57,7 +58,8 @@ class Report:
     """Result of ``evaluate``. ``estimates``: values with intervals by the names in measures.NAMES.
 
     ``table``: precision, recall, F1 and support of each class, and the confusion matrix (rows: true classes).
-    ``missing``: classes that have no row.
+    ``missing``: classes that have no row. ``groups``: number of groups of rows that count as one observation each in the
+    intervals; None if every row is an observation.
     """
 
     headline: ClassVar[str] = "accuracy"
@@ -69,6 +71,7 @@ class Report:
     calibration: list[CalibrationBin]
     replicates: int
     seed: int
+    groups: int | None = None
 
     @property
     def accuracy(self) -> Estimate:
@@ -115,6 +118,7 @@ class Report:
                 "accuracy": "Wilson score interval",
                 "others": "Bayesian bootstrap over rows and one row that was not seen, wrong or right",
                 "log_loss": "Bayesian bootstrap over rows",
+                **({} if self.groups is None else {"observations": self.groups}),
                 "replicates": self.replicates,
                 "seed": self.seed,
             },
@@ -122,7 +126,8 @@ class Report:
 
     def text(self) -> str:
         """Return the evaluation report as lines of text."""
-        lines = [f"{self.rows:,} rows, {len(self.classes)} classes; figure [95 % interval]"]
+        copies = "" if self.groups is None else f" ({self.groups:,} independent)"
+        lines = [f"{self.rows:,} rows{copies}, {len(self.classes)} classes; figure [95 % interval]"]
         for name, estimate in self.estimates.items():
             lines.append(f"  {_TITLES[name]:<24} {estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]")
         if self.missing:
@@ -146,6 +151,7 @@ def evaluate(
     probabilities: ArrayLike,
     classes: Sequence[Any],
     *,
+    groups: ArrayLike | None = None,
     replicates: int | None = None,
     seed: int = defaults.SEED,
 ) -> Report:
@@ -156,7 +162,9 @@ def evaluate(
     probabilities). An artificial row, predicted wrongly or correctly, is added to every measure except log loss, so
     that the interval has a positive width even if every row is right (see measures.draws). Log loss is unbounded, so
     its interval cannot account for rows that differ much from the given rows. Averages over classes are macro averages
-    over the classes that have rows. The calibration error is defined as in Guo et al. (2017), with 15 bins of the
+    over the classes that have rows. With ``groups`` (n,), the rows of a group count as one observation in the intervals,
+    because copies of a picture are not independent: they get the same weight in the bootstrap, and Wilson's interval is
+    that of n^2 / sum(m^2) rows for groups of m rows (Kish 1965). The calibration error is defined as in Guo et al. (2017), with 15 bins of the
     largest probability. Raises DataError for no rows, mismatched shapes, NaN, or a label outside the classes.
     """
     names = [str(name) for name in classes]
@@ -170,14 +178,16 @@ def evaluate(
         raise DataError("probabilities must be finite and at least 0")
     measurer = Measurer(codes, values)
     ones = np.ones(len(codes))
-    point = measurer.measure(ones)
     table = class_table(codes, measurer.predicted, ones, len(names))
     count = replicates if replicates is not None else int(np.clip(1e8 / max(1, values.size), 200, 1000))
-    estimates = _bootstrap(codes, values, point, count, seed)
-    low, high = wilson_interval(float(measurer.hits.mean()), len(codes))
-    estimates["accuracy"] = Estimate(point["accuracy"], low, high)
+    unit = group_numbers(groups, len(codes))
+    estimates = _bootstrap(codes, values, count, seed, unit)
+    sizes = np.bincount(unit)
+    low, high = wilson_interval(float(measurer.hits.mean()), len(codes) ** 2 / float(sizes @ sizes))
+    estimates["accuracy"] = Estimate(estimates["accuracy"].value, low, high)
     missing = [name for name, support in zip(names, table.support, strict=True) if not support]
-    return Report(names, len(codes), estimates, table, missing, _calibration(measurer), count, seed)
+    independent = len(sizes) if len(sizes) < len(codes) else None
+    return Report(names, len(codes), estimates, table, missing, _calibration(measurer), count, seed, independent)
 
 
 def codes_of(y: ArrayLike, classes: Sequence[Any]) -> NDArray[np.intp]:
@@ -226,19 +236,21 @@ def worst_errors(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[
 
 
 def _bootstrap(
-    codes: NDArray[np.intp], probabilities: NDArray[np.float64], point: dict[str, float], count: int, seed: int
+    codes: NDArray[np.intp], probabilities: NDArray[np.float64], count: int, seed: int, unit: NDArray[np.intp]
 ) -> dict[str, Estimate]:
-    """Return each measure's value (``point``) with its bootstrap 95 % interval, which always contains the value."""
-    rows = len(codes)
+    """Return each measure's value with its bootstrap 95 % interval, which always contains the value.
+
+    ``unit``: (n,) the group of each row; all rows of a group get the same weight.
+    """
+    rows, groups = len(codes), int(unit.max()) + 1
+    places = np.r_[unit, groups, groups + 1]
     more, their = unseen_rows(codes, probabilities)
     measurer = Measurer(np.r_[codes, more], np.r_[probabilities, their])
-    drawn: list[list[list[float]]] = []
-    for pair in draws(rows, count, seed):
-        seen = pair[0][:rows]
-        log_loss = float(seen @ measurer.losses[:rows] / seen.sum())
-        measured = [{**measurer.measure(weights), "log_loss": log_loss} for weights in pair]
-        drawn.append([[one[name] for name in NAMES] for one in measured])
-    replicates = np.array(drawn)  # shape: (number of replicates, 2 weightings, number of measures)
+    replicates = np.concatenate([
+        np.stack([_replicates(measurer, weights[:, places], pair[0][:, places]) for weights in pair], axis=1)
+        for pair in draws(groups, count, seed)
+    ])  # fmt: skip
+    point = measurer.measure(np.r_[np.ones(rows), 0.0, 0.0])
     estimates = {}
     for place, name in enumerate(NAMES):
         value = point[name]
@@ -247,6 +259,17 @@ def _bootstrap(
             continue
         estimates[name] = interval_of(value, replicates[:, :, place])
     return estimates
+
+
+def _replicates(measurer: Measurer, weights: NDArray[np.float64], seen: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the measures (m, 7) for ``weights`` (m, n + 2); log loss is computed without the two artificial rows.
+
+    ``seen``: (m, n + 2) weights of which only the first n columns are used.
+    """
+    values = measurer.measure_each(weights)
+    seen = seen[:, :-2]
+    values[:, NAMES.index("log_loss")] = seen @ measurer.losses[:-2] / seen.sum(axis=1)
+    return values
 
 
 def interval_of(value: float, replicates: NDArray[np.float64]) -> Estimate:

@@ -115,15 +115,21 @@ def make_run(
     unchanged = state_of(FeatureStore.open(store.path)) == state
     if unchanged:
         atomic.write_json(path_of(folder, method, seed), run.to_dict())
-    for end in ("", ".cache", ".run"):
-        shutil.rmtree(place.with_name(place.name + end), ignore_errors=True)
-    _began(place).unlink(missing_ok=True)
+    remove_leftovers(folder, method, seed)
     if not unchanged:
         raise UsageError(
             f"{store.path}: its pictures or labels changed during the comparison; run the same command again, which "
             "repeats the runs from before the change"
         )
     return run
+
+
+def remove_leftovers(folder: Path, method: str, seed: int) -> None:
+    """Remove the tuned model, its cache and its unfinished run from ``folder``; only the file of a run is kept."""
+    place = folder / f"{method}-{seed}"
+    for end in ("", ".cache", ".run"):
+        shutil.rmtree(place.with_name(place.name + end), ignore_errors=True)
+    _began(place).unlink(missing_ok=True)
 
 
 def _began(place: Path) -> Path:

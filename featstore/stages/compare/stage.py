@@ -18,6 +18,7 @@ from featstore.stages.compare.report import TransferReport, interval_text, resul
 from featstore.stages.finetune import Event, extract_features
 from featstore.store import FeatureStore
 from featstore.store.origin import state_of_store
+from featstore.store.splitting import split_store
 from featstore.text import check_keywords, counted
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def compare(
     epoch and returns a report with ``stopped``; the same call continues it.
 
     Raises UsageError for wrong options, missing labels or a single class, or if ``out`` holds runs with other options.
+    Raises DataError if a class has no held-out picture.
     Also raises the errors of ``train`` and ``finetune``.
     """
     check_keywords("compare", options, TransferKeywords.__annotations__)
@@ -73,8 +75,9 @@ def _silent(_: Event) -> None:
 
 
 def _prepare(folder: Path, plan: dict[str, Any]) -> None:
-    """Make the folder of the comparison. Raises UsageError if the folder holds runs of another ``plan``, or other
-    files.
+    """Make the folder of the comparison; an earlier plan without runs is replaced.
+
+    Raises UsageError if the folder holds runs of another ``plan``, or other files.
     """
     path = folder / _PLAN
     if folder.exists() and not folder.is_dir():
@@ -83,6 +86,9 @@ def _prepare(folder: Path, plan: dict[str, Any]) -> None:
         if folder.exists() and any(folder.iterdir()):
             raise UsageError(f"{folder}: holds other files; name another folder with --out")
         atomic.make_directory(folder)
+        atomic.write_json(path, plan)
+        return
+    if {each.name for each in folder.iterdir()} == {_PLAN}:
         atomic.write_json(path, plan)
         return
     kept = atomic.read_json(path)
@@ -132,7 +138,9 @@ class _Comparison:
     def make_runs(self) -> list[Run]:
         """Return the earlier finished runs and the new runs, seed by seed; fewer than planned if ``stop`` was set."""
         # Import torch only here: loading it takes seconds, and wrong options should be refused at once.
-        from featstore.stages.compare.runs import make_run, noting, read_run, require_gradual
+        from featstore.stages.compare.runs import make_run, noting, read_run, remove_leftovers, require_gradual
+
+        split_store(self.store).require_held_out_classes(self.store)
 
         wanted = [(name, seed) for seed in range(self.options.seeds) for name in self.options.names]
         found: dict[tuple[str, int], Run] = {}
@@ -141,6 +149,7 @@ class _Comparison:
             self.outdated += is_outdated
             if run is not None:
                 found[method, seed] = run
+                remove_leftovers(self.folder, method, seed)
         if len(found) < len(wanted):
             require_gradual(self.store, self.options)
         if found:

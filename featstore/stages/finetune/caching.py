@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,16 +20,18 @@ from featstore.defaults import OUTPUT_OF
 from featstore.embed.pipeline import NOT_FINITE
 from featstore.embed.progress import Progress
 from featstore.errors import FeatstoreError, IdentityError, UsageError
-from featstore.finetuning.inputs import PLAIN, Augmentation
+from featstore.finetuning.inputs import PLAIN, TOO_LARGE, Augmentation
 from featstore.finetuning.partition import Partition
 from featstore.sources.base import ROWS, Chunk
 from featstore.stages.extract import extract
 from featstore.store import FeatureStore
-from featstore.store.as_source import StoreSource
+from featstore.store.as_source import PARTIAL, StoreSource
 from featstore.text import counted
 
 HELD_OUT: Final = "held-out"
 """Name of the store with the plain activations of the held-out pictures, in float32."""
+_PRECISION: Final = "fp32"
+"""Precision of the frozen layers, on a GPU too: live inputs and the predictions of the tuned model have the same."""
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _FEW: Final = 256
 """Smallest number of pictures for which a faster engine than plain torch is prepared; preparing it takes seconds for
@@ -77,6 +80,10 @@ class SomeRows(StoreSource):
     def __init__(self, path: Path, keys: list[bytes], root: str | os.PathLike[str] | None) -> None:
         super().__init__(path, root=root)
         self._keys = frozenset(keys)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the description of the source store, marked as that of some of its pictures."""
+        return {**super().describe(), PARTIAL: True}
 
     def chunks(self, rows: int = ROWS) -> Iterator[Chunk]:
         """Yield the pictures with the given keys."""
@@ -152,6 +159,7 @@ def make_cache(
                 backbone=backbone,
                 dtype=each.dtype,
                 engine=engine,
+                precision=_PRECISION,
                 decode="fast" if store.identity.decoder != "pillow" else "exact",
                 **(augmented if each.view else {}),
                 **options,
@@ -186,8 +194,14 @@ def _require_same_bytes(store: FeatureStore, cached: FeatureStore, keys: list[by
     """Raise FeatstoreError if the cache lacks pictures of ``keys``, or if it was made from other bytes than the store."""
     places = cached.index_of(keys, missing="mark")
     lacking = int((places < 0).sum())
-    reasons = {failure.reason for _, failure in cached.failures()} if lacking else set()
-    if reasons == {NOT_FINITE}:
+    reasons = Counter(failure.reason for _, failure in cached.failures()) if lacking else Counter[str]()
+    if large := sum(reasons[each] for each in TOO_LARGE):
+        raise FeatstoreError(
+            f"{cached.path}: {counted(large, 'picture is', 'pictures are')} above the limits of fine-tuning (featstore "
+            f"failures {cached.path}), which are the default limits of extract; {store.path} was made with larger limits, or "
+            "these pictures have grown: remove them from that store with featstore remove, or extract smaller copies"
+        )
+    if set(reasons) == {NOT_FINITE}:
         raise FeatstoreError(
             f"{cached.path}: {counted(lacking, 'picture has', 'pictures have')} activations that {cached.identity.dtype} "
             f"cannot hold; remove {cached.path.parent}, and add --dtype float32"

@@ -10,6 +10,7 @@ from featstore import defaults
 from featstore.backbones import Backbone, exists, load_recorded, own_function
 from featstore.errors import UsageError
 from featstore.finetuning.partition import Partition, cut_at_or_before, cut_before, frozen_names, last_blocks, split_at
+from featstore.finetuning.phases import schedule
 from featstore.stages.finetune.options import FinetuneOptions
 
 
@@ -64,12 +65,16 @@ def _require_something_to_train(backbone: Backbone, layer: str) -> None:
     )
 
 
-def require_layers(backbone: str | None, layers: list[str]) -> None:
-    """Raise UsageError, which lists similar names, if the built-in ``backbone`` lacks one of ``layers``. No weights are
-    loaded.
+def require_layers(backbone: str | None, options: FinetuneOptions) -> None:
+    """Raise UsageError if the built-in ``backbone`` cannot be divided as ``options`` say. No weights are loaded.
+
+    The network may lack a layer (the message lists similar names), nothing may be left to train, or a layer may be
+    trained already when it is to be unfrozen.
     """
     name = backbone or defaults.BACKBONE
     if own_function(name) is None and exists(name):
         loaded = load_recorded(name, "random:0")
-        for layer in layers:
-            frozen_names(loaded, layer)
+        if options.unfreeze:
+            schedule(loaded, options.freeze_to or "", options.unfreeze)
+        elif options.freeze_to:
+            _require_something_to_train(loaded, options.freeze_to)

@@ -60,7 +60,7 @@ class FinetuneKeywords(TypedDict, total=False):
     dtype: str
     train_split: str | None
     test_split: str | None
-    held_out: float
+    held_out: float | None
     device: str
     workers: int | None
     seed: int
@@ -94,7 +94,9 @@ class FinetuneOptions:
     epochs
         Number of passes over the training pictures.
     lr
-        Learning rate of the head and the last block; it falls to 0 by a half cosine. Earlier blocks have smaller rates.
+        Learning rate of the head; it falls to 0 by a half cosine. The last block has defaults.TUNING_LAYER_DECAY times
+        this rate, and each block before has that factor times the rate of the block after it; with ``from_scratch`` all
+        layers have the same rate.
     augment, views
         Augmentation policy, and how many augmented views of each picture the epochs take in turn; default:
         defaults.TUNING_VIEWS, and at most one per epoch.
@@ -116,11 +118,16 @@ class FinetuneOptions:
         Pictures per batch.
     cache
         Largest size in bytes of the frozen layers' activations on disk; "none": run the frozen layers live. Default: a
-        share of the free disk, and only if the cache saves time.
+        share of the free disk, and only if each view serves more than one epoch and the frozen layers are not merely
+        the first ones of the network. Cached activations (float16) give slightly other weights than live ones. The
+        choice depends on counts, sizes and the free disk, never on measured times, so the same command makes the same
+        choice again.
     dtype
         Type of the cached activations of the training pictures.
-    train_split, test_split, held_out
+    train_split, test_split
         Which rows to train on and to hold out, see featstore.store.splitting.split_store.
+    held_out
+        Share to hold out if the pictures have no such splits; default: defaults.HELD_OUT.
     device
         "auto", "cpu", "cuda", "cuda:1".
     workers
@@ -160,7 +167,7 @@ class FinetuneOptions:
     dtype: str = "float16"
     train_split: str | None = None
     test_split: str | None = None
-    held_out: float = defaults.HELD_OUT
+    held_out: float | None = None
     device: str = "auto"
     workers: int | None = None
     seed: int = defaults.SEED
@@ -182,7 +189,7 @@ class FinetuneOptions:
                 raise UsageError(f"{name}: {getattr(self, name)!r} is not a number from {least:g} to {most:g}")
         if not (type(self.seed) is int and 0 <= self.seed <= defaults.LARGEST_SEED):
             raise UsageError(f"seed: {self.seed!r} is no seed (0 to {defaults.LARGEST_SEED})")
-        if not 0 < self.held_out < 1:
+        if self.held_out is not None and not 0 < self.held_out < 1:
             raise UsageError(f"held_out: {self.held_out!r} is not a share between 0 and 1")
         if self.cache not in (None, NO_CACHE) and not (type(self.cache) is int and self.cache > 0):
             raise UsageError(f"cache: {self.cache!r} is neither a number of bytes nor {NO_CACHE!r}")
@@ -204,6 +211,10 @@ class FinetuneOptions:
                 raise UsageError(f"unfreeze: {layer}@{epoch} is none of the epochs 1 to {self.epochs:,}")
         if len({layer for layer, _ in self.unfreeze}) < len(self.unfreeze):
             raise UsageError("unfreeze: a layer is named twice")
+        if len({epoch for _, epoch in self.unfreeze}) < len(self.unfreeze):
+            raise UsageError(
+                "unfreeze: names two layers for one epoch; name only the lower one, which includes the other"
+            )
 
     @property
     def keeps_statistics(self) -> bool:

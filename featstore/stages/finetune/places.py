@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featstore.errors import UsageError
+from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic
 from featstore.files.model_folder import require_replaceable
 from featstore.finetuning.checkpoint import CHECKPOINT
@@ -47,10 +47,13 @@ class Places:
     def check(self, options: FinetuneOptions) -> None:
         """Raise UsageError if one of the paths cannot be written, or if a model or a run exists and may not be
         replaced.
+
+        A run that is resumed may replace a model: the run began without a model or with ``force``, or it was
+        interrupted after it had written this model.
         """
         atomic.require_place(self.model, ".features")
-        require_replaceable(self.model, options.force)
         unfinished = (self.run / CHECKPOINT).exists()
+        require_replaceable(self.model, options.force or (options.resume and unfinished))
         if unfinished and not (options.resume or options.force):
             raise UsageError(f"{self.run}: holds an unfinished run; --resume continues it, --force starts it anew")
         if options.resume and not unfinished:
@@ -63,7 +66,7 @@ class Places:
         if options.tensorboard is not None:
             require_log(Path(options.tensorboard))
         if options.weights_only is not None:
-            self._check_weights_only(Path(options.weights_only), options.force)
+            self._check_weights_only(Path(options.weights_only), options.force or options.resume)
 
     def _check_weights_only(self, file: Path, force: bool) -> None:
         atomic.require_place(file)
@@ -112,15 +115,31 @@ class Places:
         if not (self.run / CHECKPOINT).exists():
             self.clear_run()
 
-    def read_inputs(self) -> dict[str, Any]:
-        """Return the choice of the inputs that ``write_inputs`` wrote. Raises DamagedError if it is damaged, OSError if
-        it cannot be read.
+    def read_inputs(self) -> tuple[dict[str, Any], float]:
+        """Return what ``write_inputs`` wrote. Raises DamagedError if the file is damaged or missing, OSError if it
+        cannot be read.
         """
-        return atomic.read_json(self.run / _INPUTS)
+        try:
+            value = atomic.read_json(self.run / _INPUTS)
+            return value["choice"], float(value["cache_seconds"])
+        except DamagedError as error:
+            raise self.damaged_inputs(str(error).removeprefix(f"{self.run / _INPUTS}: ")) from None
+        except FileNotFoundError:
+            raise self.damaged_inputs("it is missing") from None
+        except (KeyError, TypeError, ValueError):
+            raise self.damaged_inputs("its fields are not those of a run") from None
 
-    def write_inputs(self, value: dict[str, Any]) -> None:
-        """Record in the folder of the run whether the inputs are cached or live."""
-        atomic.write_json(self.run / _INPUTS, value)
+    def damaged_inputs(self, why: str) -> DamagedError:
+        """Return the error that the record of the inputs is damaged, with the remedy."""
+        return DamagedError(
+            f"{self.run / _INPUTS}: {why}, so the run cannot be resumed; leave --resume out and add --force to start it anew"
+        )
+
+    def write_inputs(self, choice: dict[str, Any], cache_seconds: float) -> None:
+        """Record in the folder of the run whether the inputs are cached or live (``choice``, JSON), and how long it
+        took to make the cache.
+        """
+        atomic.write_json(self.run / _INPUTS, {"choice": choice, "cache_seconds": cache_seconds})
 
 
 def _is_of_run(name: str) -> bool:

@@ -6,6 +6,7 @@ import copy
 import threading
 import time
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featstore import defaults
 from featstore.embed.progress import Progress
-from featstore.engines.shared import resolve_device
 from featstore.finetuning import budget
 from featstore.finetuning.budget import Choice
 from featstore.finetuning.inputs import Augmentation, CachedExamples, LiveExamples
-from featstore.finetuning.network import (
-    TunedNetwork,
-    auxiliary_classifier,
-    head_from_model,
-    parameter_groups,
-    trained_parameters,
-)
+from featstore.finetuning.network import TunedNetwork, parameter_groups, trained_parameters
 from featstore.finetuning.optimiser import Optimiser
 from featstore.finetuning.phases import LayerPhases
 from featstore.finetuning.plan import Plan
@@ -35,9 +28,8 @@ from featstore.finetuning.training import train as train_epochs
 from featstore.heads.calibration import softmax
 from featstore.heads.evaluation.report import codes_of
 from featstore.stages.finetune.caching import make_cache, trunk_backbone, views_of
-from featstore.stages.finetune.cutting import Cut, cut_of
+from featstore.stages.finetune.cutting import Cut
 from featstore.stages.finetune.events import Event, Teller
-from featstore.stages.finetune.networks import backbone_of, untrained_backbone, untrained_model
 from featstore.stages.finetune.options import NO_CACHE, FinetuneOptions
 from featstore.stages.finetune.places import Places
 from featstore.stages.finetune.report import Network
@@ -106,7 +98,7 @@ class Run:
 
     def train(self) -> bool:
         """Run the epochs; return False if the run was stopped before the last one."""
-        require_batches(self.network, self._phases(), len(self.started.split.train), self.plan)
+        require_batches(self.network, self._phases, len(self.started.split.train), self.plan)
         examples = self._examples()
         if examples is None:
             return False
@@ -129,7 +121,7 @@ class Run:
         log = self.options.tensorboard
         self.history = train_epochs(
             self.network,
-            self._phases(),
+            self._phases,
             data,
             self.plan,
             self.places.run,
@@ -143,6 +135,7 @@ class Run:
         self.seconds["train"] = round(sum(each.seconds for each in self.history[1:]), 3)
         return len(self.history) == self.plan.epochs + 1
 
+    @cached_property
     def _phases(self) -> LayerPhases:
         return LayerPhases(self.backbone, self.network, self.cut.partition, self.plan)
 
@@ -150,13 +143,13 @@ class Run:
         """Return the training and the held-out examples, cached or live; None if the run was stopped first."""
         split = self.started.split
         live = self.live(split.train, self.augmentation), self.live(split.test, Augmentation())
-        recorded = self.places.read_inputs() if self.options.resume else None
-        self.choice = Choice.from_dict(recorded) if recorded else self._choose(live[0])
+        recorded, earlier = self._recorded() if self.options.resume else (None, 0.0)
+        self.choice = recorded or self._choose(live[0])
         if recorded and self.options.cache is not None and self.choice.cached == (self.options.cache == NO_CACHE):
             kind = "a cache" if self.choice.cached else "live inputs"
             self.notes.append(f"the run began with {kind} and goes on so; --cache has no effect on a resumed run")
         if not recorded:
-            self.places.write_inputs(self.choice.to_dict())
+            self.places.write_inputs(self.choice.to_dict(), 0.0)
         self.tell(Event(f"inputs: {self.choice.reason}"))
         if not self.choice.cached:
             return live
@@ -175,16 +168,27 @@ class Run:
         self.tell(Event(done=True))
         if made is None:
             return None
-        self.seconds["cache"] = round(made.seconds, 3)
+        self.seconds["cache"] = round(earlier + made.seconds, 3)
         shape = self.cut.partition.shape
         if self.choice.rates is not None and made.pictures:
             rates = replace(self.choice.rates, making=made.pictures / made.seconds)
             self.choice = replace(self.choice, rates=rates, break_even=self._pays(rates))
-            self.places.write_inputs(self.choice.to_dict())
+        self.places.write_inputs(self.choice.to_dict(), self.seconds["cache"])
         return (
             CachedExamples(made.views, train, live[0].codes, shape, self.augmentation),
             CachedExamples({0: made.held_out}, test, live[1].codes, shape, Augmentation()),
         )
+
+    def _recorded(self) -> tuple[Choice, float]:
+        """Return the choice of the inputs with which the resumed run began, and the seconds that its cache took.
+
+        Raises DamagedError if the record is damaged or missing.
+        """
+        choice, seconds = self.places.read_inputs()
+        try:
+            return Choice.from_dict(choice), seconds
+        except (KeyError, TypeError):
+            raise self.places.damaged_inputs("its fields are not those of a run") from None
 
     def _pays(self, rates: budget.Rates) -> float | None:
         split = self.started.split
@@ -192,7 +196,7 @@ class Run:
 
     def _choose(self, live: LiveExamples) -> Choice:
         """Decide whether the activations of frozen layers are cached. If any layer is frozen, the rates are measured
-        first.
+        first, to show them.
         """
         partition, options, split = self.cut.partition, self.options, self.started.split
         if not partition.layer:
@@ -203,15 +207,18 @@ class Run:
         if options.cache == NO_CACHE:
             return Choice(False, "live: without a cache, as asked", needed, None, rates, self._pays(rates))
         asked = options.cache if isinstance(options.cache, int) else None
-        limit = budget.cache_limit(self.places.model.absolute().parent, asked)
-        return budget.choose(rates, self._pays(rates), self.plan.epochs, views, needed, limit, asked=asked is not None)
+        limit = budget.cache_limit(self.places.cache, asked)
+        per_picture = budget.cache_bytes(partition.shape, 1, 0, 1, options.dtype)
+        work = budget.multiply_adds(partition.trunk, self.backbone.preprocessing.crop) / per_picture
+        pays, epochs = self._pays(rates), self.plan.epochs
+        return budget.choose(rates, pays, epochs, views, needed, limit, work, asked=asked is not None)
 
     def _measure(self, live: LiveExamples) -> budget.Rates:
         """Measure the rates, with training steps on a copy of the network.
 
         In this copy, all layers that are trained in any epoch are trained.
         """
-        phases, plan = self._phases(), self.plan
+        phases, plan = self._phases, self.plan
         phases.start(plan.epochs)
         network = copy.deepcopy(self.network).train()
         groups = parameter_groups(network, self.cut.partition, plan.learning_rate, plan.layer_decay, plan.weight_decay)
@@ -250,7 +257,7 @@ class Run:
     def described(self) -> Network:
         """Return the part of the network that was trained."""
         partition, backbone = self.cut.partition, self.backbone
-        self._phases().start(self.plan.epochs)
+        self._phases.start(self.plan.epochs)
         parts = [backbone.module, self.network.head]
         return Network(
             backbone.name,
@@ -291,50 +298,6 @@ class Run:
                 "the auxiliary classifier was not trained: it needs pictures of at least 299 pixels (--size 299)"
             )
         return notes
-
-
-def start(
-    store: FeatureStore,
-    places: Places,
-    options: FinetuneOptions,
-    started: TrainReport,
-    tell: Teller,
-    stop: threading.Event,
-) -> Run:
-    """Return the run that tunes the network of ``store``, starting with the head ``started``.
-
-    Raises UsageError for layers that do not exist or leave nothing to train; the errors of ``backbone_of``.
-    """
-    backbone = backbone_of(store, options)
-    cut = cut_of(backbone, options)
-    device = resolve_device(options.device)
-    model: Any = started.head.model
-    classes = len(started.head.classes)
-    if options.from_scratch:
-        backbone = untrained_backbone(backbone, options.seed)
-        cut, model = cut_of(backbone, options), untrained_model(model, options.seed)
-    dropout = defaults.MLP_DROPOUT if options.head == "mlp" else 0.0
-    outputs = 1 if classes == 2 else classes
-    auxiliary = auxiliary_classifier(cut.partition, outputs, options.seed)
-    network = TunedNetwork(cut.partition, head_from_model(model, dropout), auxiliary).to(device)
-    cut.partition.trunk.to(device)
-    plan = Plan(
-        epochs=options.epochs,
-        batch_size=options.batch,
-        learning_rate=options.lr,
-        # With lower learning rates for earlier layers, the first layers of an untrained network would stay random.
-        layer_decay=1.0 if options.from_scratch else defaults.TUNING_LAYER_DECAY,
-        optimiser=options.optimizer,
-        label_smoothing=options.label_smoothing,
-        accumulate=options.accumulate,
-        balance=options.balance,
-        unfreeze=cut.unfrozen,
-        freeze_to=cut.freeze_to,
-        seed=options.seed,
-        keep_statistics=options.keeps_statistics,
-        bf16=device.type == "cuda" and torch.cuda.is_bf16_supported(),
-    )
-    return Run(store, options, places, backbone, cut, network, started, plan, tell, stop)
 
 
 def _epoch_text(record: EpochRecord, epochs: int, left: float) -> str:

@@ -28,20 +28,28 @@ def rewrite(artifact: Artifact, store: FeatureStore, denylist: Denylist) -> bool
     """
     if artifact.kind == "index":
         return _rewrite_index(artifact.path, store, denylist)
-    if artifact.kind == "head" and _keeps(artifact.path, store, denylist):
+    if artifact.kind == "head" and not _of_run(artifact) and _keeps(artifact.path, store, denylist):
         return _rewrite_head(artifact.path)
     return False
 
 
 def held_by(artifact: Artifact) -> str:
-    """Return the reason why a page or model may still contain data of removed pictures, else "". Pages and models are
-    not rewritten.
+    """Return the reason why an artifact may still contain data of removed pictures, else "".
+
+    Pages, models and unfinished fine-tunings are not rewritten.
     """
     if artifact.kind == "page":
         return "a page may show the pictures: delete it, or make it again with the command that made it"
     if artifact.kind == "model":
         return "its network may have been trained on the pictures: delete it, or fine-tune it again"
+    if _of_run(artifact):
+        return "an unfinished fine-tuning may have learnt from the pictures: delete the folder, or begin the run anew"
     return ""
+
+
+def _of_run(artifact: Artifact) -> bool:
+    """Return whether the artifact is in the folder of an unfinished fine-tuning."""
+    return artifact.path.parent.suffix == ".run"
 
 
 def _rewrite_index(path: Path, store: FeatureStore, denylist: Denylist) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 from featstore.artifacts import open_head, origins_of_head
 from featstore.errors import DamagedError, UsageError
 from featstore.files import atomic
+from featstore.files.model_folder import HEAD, is_model
 from featstore.stages.train.report import DATA, TrainReport
 from featstore.stages.train.stage import REQUEST, Request, assess, digests_of, fit, train
 from featstore.stages.train.views import VIEWS, views_as_then
@@ -79,7 +80,7 @@ def train_again(
     ``out``: where to save the new head; by default the new head is not saved, only compared. The weights are equal bit
     for bit on the same machine with the same libraries; ``notes`` in the report name libraries whose versions differ.
 
-    Raises UsageError if the head has no record (an older featstore trained it), if a store is not found, or if training
+    Raises UsageError if the head has no record (an older featstore trained it) or is that of a fine-tuned model, if a store is not found, or if training
     rows of the head are gone or have changed; the message names these rows. Raises DamagedError for a damaged file.
     """
     from featstore.heads import save_head
@@ -102,7 +103,7 @@ def train_again(
         raise UsageError(_cannot(path, gone, "its rows, labels or vectors are not those that it was trained on"))
     trained = fit(stack, split, request, views)
     if out is not None:
-        report = assess(stack, trained, split, seed=request.seed)[1]
+        report = assess(stack, trained, split, seed=request.seed, apart=request.apart)[1]
         save_head(Path(out), trained, {"report": report.to_dict()})
     notes = [f"{missing}; the head did not use them" for missing in gone]
     was, now = old.meta.get("versions"), trained.meta["versions"]
@@ -136,8 +137,13 @@ def retrain(
 def _request_of(head: TrainedHead, path: Path, kind: str | None) -> tuple[Request, dict[str, Any]]:
     """Return the training options and the digests of the training data that ``head`` recorded.
 
-    ``kind``: the class that the user named. Raises UsageError if the record is missing, DamagedError if it is damaged.
+    ``kind``: the class that the user named. Raises UsageError if the record is missing, and for the head of a model;
+    DamagedError if the record is damaged.
     """
+    if is_model(path) or (path.name == HEAD and is_model(path.absolute().parent)):
+        raise UsageError(
+            f"{path}: is the head of a fine-tuned network, which train cannot make; run featstore finetune again"
+        )
     request, data = head.meta.get(REQUEST), head.meta.get(DATA)
     if request is None or data is None:
         raise UsageError(f"{path}: does not record how it was trained (an older featstore made it); train a new head")

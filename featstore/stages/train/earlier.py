@@ -52,8 +52,8 @@ def _told(earlier: TrainedHead) -> str:
 
     Figures are compared only if both heads predict classes.
     """
-    chosen = ", ".join(f"{name} = {value:g}" for name, value in dict(earlier.meta.get("chosen") or {}).items())
     try:
+        chosen = ", ".join(f"{name} = {value:g}" for name, value in dict(earlier.meta.get("chosen") or {}).items())
         estimates = earlier.meta["report"]["estimates"]
         name = next(each for each in ("mean_average_precision", "r2", "accuracy") if each in estimates)
         figures = estimates[name]

@@ -152,7 +152,7 @@ def train(
     started = time.perf_counter()
     trained = fit(stack, split, request, views)
     fitted = time.perf_counter()
-    probabilities, report, uncalibrated = assess(stack, trained, split, seed=seed)
+    probabilities, report, uncalibrated = assess(stack, trained, split, seed=seed, apart=apart)
     replaced, notes = compared(earlier, trained, stack, split, probabilities)
     seconds = {"train": round(fitted - started, 3), "evaluate": round(time.perf_counter() - fitted, 3)}
     save_head(path, trained, {"report": report.to_dict(), "seconds": seconds})
@@ -209,9 +209,10 @@ def digests_of(stack: StackedStores, split: Split, views: Sequence[FeatureStore]
 
 
 def assess(
-    stack: StackedStores, head: TrainedHead, split: Split, *, seed: int = defaults.SEED
+    stack: StackedStores, head: TrainedHead, split: Split, *, seed: int = defaults.SEED, apart: bool = False
 ) -> tuple[NDArray[np.float64], Any, dict[str, float]]:
-    """Evaluate ``head`` on the held-out rows of ``split``.
+    """Evaluate ``head`` on the held-out rows of ``split``; copies of a picture and, unless ``apart``, the regions of a
+    picture count as one observation in the intervals.
 
     Returns the probabilities (n, classes), the Report (for label sets a LabelSetsReport), and the calibration figures
     before temperature scaling (empty for a head without temperature scaling).
@@ -226,7 +227,8 @@ def assess(
         return probabilities, assess_targets(head, split, probabilities, seed), {}
     truth, scale = stack.first.labels[split.test].astype(str), scale_of(head)
     before = before_calibration(truth, probabilities, head.classes, scale) if scale is not None else {}
-    return probabilities, evaluate(truth, probabilities, head.classes, seed=seed), before
+    groups = groups_of(stack.first, split.test, apart=apart)
+    return probabilities, evaluate(truth, probabilities, head.classes, groups=groups, seed=seed), before
 
 
 def _to_trust(head: TrainedHead) -> list[str]:

@@ -8,7 +8,7 @@ from scipy.stats import beta
 from sklearn import metrics
 
 from featstore.errors import DataError
-from featstore.heads.evaluation.measures import Measurer
+from featstore.heads.evaluation.measures import NAMES, Measurer, draws
 from featstore.heads.evaluation.report import codes_of, evaluate, worst_errors
 
 
@@ -44,11 +44,60 @@ def test_evaluation_measures_equal_those_of_scikit_learn(classes, ties, weighted
     assert found["average_precision"] == pytest.approx(np.mean(areas))
 
 
+def test_measures_of_many_weightings_equal_those_of_each_weighting_alone():
+    codes, probabilities = made(classes=4, ties=True)
+    weights = np.random.default_rng(2).standard_exponential((5, len(codes)))
+    weights[1, codes == 2] = 0
+    measurer = Measurer(codes, probabilities)
+    found = measurer.measure_each(weights)
+    for row, alone in zip(found, weights, strict=True):
+        present = [k for k in range(4) if alone[codes == k].any()]
+        one = {"sample_weight": alone}
+        areas = [metrics.roc_auc_score(codes == k, probabilities[:, k], **one) for k in present]
+        expected = {
+            "accuracy": metrics.accuracy_score(codes, probabilities.argmax(axis=1), **one),
+            "roc_auc": np.mean(areas),
+            "balanced_accuracy": np.mean(
+                [np.average(measurer.hits[codes == k], weights=alone[codes == k]) for k in present]
+            ),
+        }
+        for name, value in expected.items():
+            assert row[NAMES.index(name)] == pytest.approx(value)
+
+
+@pytest.mark.parametrize("rows", [3, 40_000])
+def test_bootstrap_weights_are_the_same_for_every_block_size(rows):
+    random = np.random.default_rng(7)
+    expected = np.array([random.standard_exponential(rows + 2) for _ in range(5)])
+    blocks = list(draws(rows, 5, 7))
+    first, second = (np.concatenate(halves) for halves in zip(*blocks, strict=True))
+    np.testing.assert_array_equal(first[:, : rows + 1], expected[:, : rows + 1])
+    np.testing.assert_array_equal(second[:, -1], expected[:, -1])
+    assert not first[:, -1].any()
+    assert not second[:, -2].any()
+
+
 def test_calibration_error_equals_its_definition_over_bins():
     codes = np.array([0, 0, 0, 1, 1])
     probabilities = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]])
     expected = 4 / 5 * abs(0.75 - 0.9) + 1 / 5 * abs(1 - 0.6)
     assert Measurer(codes, probabilities).measure(np.ones(5))["calibration_error"] == pytest.approx(expected)
+
+
+def test_copies_of_rows_do_not_make_the_intervals_narrower():
+    codes, probabilities = made(60)
+    rows = np.arange(60)
+    once = evaluate(codes, probabilities, [0, 1, 2], groups=rows)
+    assert once.to_dict() == evaluate(codes, probabilities, [0, 1, 2]).to_dict()
+    twice = evaluate(np.tile(codes, 2), np.tile(probabilities, (2, 1)), [0, 1, 2], groups=np.tile(rows[::-1], 2)[::-1])
+    assert (twice.accuracy.low, twice.accuracy.high) == pytest.approx((once.accuracy.low, once.accuracy.high))
+    for name, one in once.estimates.items():
+        two = twice.estimates[name]
+        assert two.high - two.low == pytest.approx(one.high - one.low, rel=0.15), name
+    assert twice.to_dict()["intervals"]["observations"] == 60
+    assert twice.text().startswith("120 rows (60 independent), 3 classes")
+    with pytest.raises(DataError, match="groups of 60 rows, where 120 are needed"):
+        evaluate(np.tile(codes, 2), np.tile(probabilities, (2, 1)), [0, 1, 2], groups=rows)
 
 
 def test_evaluation_measures_lie_in_their_intervals_and_convert_to_json():

@@ -1,0 +1,6 @@
+"""The stage units: the pictures that activate units of the network, and the units that speak most for a class."""
+
+from featstore.stages.units.report import Activation, UnitActivations, UnitsReport
+from featstore.stages.units.stage import units
+
+__all__ = ["Activation", "UnitActivations", "UnitsReport", "units"]
