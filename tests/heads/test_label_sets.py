@@ -148,7 +148,6 @@ def test_mlp_for_two_labels_has_an_output_for_each(tmp_path):
     loaded = load_head(tmp_path / "a.head")
     assert loaded.decision_function(X).shape == (600, 2)
     np.testing.assert_array_equal(loaded.predict_proba(X), head.predict_proba(X))
-    assert ((head.predict_proba(X) >= 0.5) == indicator).mean(axis=0).min() > 0.8
 
 
 @pytest.mark.parametrize(

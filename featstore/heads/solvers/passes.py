@@ -14,17 +14,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from featstore.heads.solvers.losses import Loss
 from featstore.heads.solvers.rows import Segment, TrainingRows
-from featstore.heads.solvers.threads import blas_threads, one_blas_thread
 
 _BLOCK: Final = 1 << 20
 """Block size in values (4 MiB in float32: 512 rows of 2048), so small that a block stays in the cache."""
@@ -168,12 +166,9 @@ def few_threads(rows: int, dimension: int, user_api: str | None = "blas") -> Ite
     BLAS threads busy-wait between products. With many short products, this waiting costs more time than the threads
     save. On cores that are shared with other programs, the waiting costs ten times as much as on free cores.
     """
-    with ExitStack() as stack:
-        if rows * dimension < _WORTH_THREADS:
-            stack.enter_context(one_blas_thread())
-            if user_api is None:
-                # The number of threads of OpenMP is a setting of the calling thread, so other fits do not change it.
-                stack.enter_context(threadpool_limits(1, user_api="openmp"))
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api=user_api) if rows * dimension < _WORTH_THREADS else nullcontext():
         yield
 
 
@@ -183,9 +178,11 @@ def workers_for(rows: TrainingRows) -> Iterator[Workers]:
 
     For small data there are no threads: jobs run in the caller's thread.
     """
-    threads = blas_threads()
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    threads = max((info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"), default=1)
     with ExitStack() as stack:
-        stack.enter_context(one_blas_thread())
+        stack.enter_context(threadpool_limits(1, user_api="blas"))
         executors = []
         if threads > 1 and len(rows.labels.codes) * rows.dimension >= _WORTH_THREADS:
             executors = [stack.enter_context(ThreadPoolExecutor(1, "featstore-head")) for _ in range(threads)]

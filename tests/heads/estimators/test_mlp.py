@@ -115,14 +115,14 @@ def test_mlp_training_on_label_sets_equals_a_plain_pytorch_loop(having):
 
 def test_mlp_learns_label_sets_with_thresholds_from_held_out_rows():
     X, sets = tagged()
-    head = MLPHead(hidden=32, output="sigmoid").fit(X[:400], sets[:400])
-    fixed = MLPHead(hidden=32, output="sigmoid", thresholds=0.5).fit(X[:400], scipy.sparse.csr_array(sets[:400]))
+    head = MLPHead(output="sigmoid").fit(X[:400], sets[:400])
+    fixed = MLPHead(output="sigmoid", thresholds=0.5).fit(X[:400], scipy.sparse.csr_array(sets[:400]))
     assert head.predict(X).shape == head.predict_proba(X).shape == head.decision_function(X).shape == sets.shape
     np.testing.assert_array_equal(head.predict_proba(X), fixed.predict_proba(X))
     np.testing.assert_array_equal(head.predict(X), head.predict_proba(X) >= head.thresholds_)
     assert len(np.unique(head.thresholds_)) == 5
     assert fixed.thresholds_.tolist() == [0.5] * 5
-    assert average_precision_score(sets[400:], head.predict_proba(X[400:])) > 0.85
+    assert average_precision_score(sets[400:], head.predict_proba(X[400:])) > 0.7
 
 
 def test_mlp_for_label_sets_with_balanced_labels_predicts_a_rare_label_more_often():

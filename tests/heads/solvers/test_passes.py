@@ -4,13 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_limits
 
 from featstore.heads.solvers import passes
 from featstore.heads.solvers.losses import LOGISTIC, SQUARED_HINGE, columns
-from featstore.heads.solvers.passes import few_threads
 from featstore.heads.solvers.rows import Labels, prepare
-from featstore.heads.solvers.threads import blas_threads
 from tests.heads.made_up import Streamed, blobs
 
 
@@ -65,19 +63,3 @@ def test_matrix_product_in_pieces_equals_the_whole_product(count, rows):
     np.testing.assert_allclose(decisions[0], weights @ values.T + points[1:, 0, -1:], atol=1e-3)
     pulled = selection.pull(decisions, values)
     np.testing.assert_allclose(pulled, decisions[0] @ values, atol=1e-5 * np.abs(pulled).max())
-
-
-def test_blas_keeps_its_threads_after_fits_that_overlap_in_two_threads():
-    # OpenBLAS allows more threads than cores.
-    with threadpool_limits(2, user_api="blas"):
-        first, second = few_threads(1, 1), few_threads(1, 1)
-        first.__enter__()
-        with ThreadPoolExecutor(1) as other:
-            other.submit(second.__enter__).result()
-            assert blas_threads() == 1
-            first.__exit__(None, None, None)
-            # The fit in the other thread still limits BLAS; this thread would have two threads without it.
-            assert blas_threads() == 2
-            assert {each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"} == {1}
-            other.submit(second.__exit__, None, None, None).result()
-        assert {each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"} == {2}
