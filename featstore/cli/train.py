@@ -76,12 +76,12 @@ def _settings(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
     metavar="logreg|linear-svm|rbf-svm|knn|mlp|ridge|PACKAGE.MODULE:CLASS",
     default="logreg",
     show_default=True,
-    help="Logistic regression, a support vector machine, nearest neighbours, a multilayer perceptron, with --target ridge regression, or any scikit-learn classifier, whose code is imported.",
+    help="A featstore head (ridge only with --target), or any scikit-learn classifier, whose code is imported.",
 )
 @click.option(
     "--separator",
     metavar="TEXT",
-    help="Learn label sets: TEXT stands between two labels of a picture, such as ';' in cat;dog. Only --head logreg.",
+    help="Learn label sets (logreg or mlp): TEXT stands between two labels of a picture, such as ';' in cat;dog.",
 )
 @click.option("--target", metavar="COLUMN", help="Predict the numbers of COLUMN by ridge regression (--head ridge).")
 @click.option("--labels", metavar="COLUMN", help="With --separator: the column of the label sets.  [default: label]")
@@ -108,12 +108,12 @@ def _settings(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
 @click.option(
     "--output",
     type=click.Choice(("softmax", "sigmoid")),
-    help="mlp: one output per class, or a single one for two classes.  [default: softmax]",
+    help="mlp: softmax, or sigmoid for two classes or label sets.  [default: softmax; for label sets sigmoid]",
 )
 @click.option(
     "--balance",
     type=click.Choice(("none", "weights", "sampler")),
-    help="mlp: weights is --balanced; sampler draws all classes equally often.  [default: none]",
+    help="mlp: weights is --balanced; sampler (not with --separator) draws all classes equally often.  [default: none]",
 )
 @click.option("--out", type=click.Path(), help="File of the head (default: STORE.HEAD.head beside the store).")
 @click.option("--force", is_flag=True, help="Replace a head that has other classes or is of another store.")
@@ -194,7 +194,7 @@ def train(
       featstore train my.store --head rbf-svm --report page.html
       featstore train my.store --train-split train --test-split val --C 0.01 --out my.head
       featstore train --store resnet50.store --store efficientnet.store --report page.html --beside
-      featstore train my.store --labels tags --separator ";" --report page.html
+      featstore train my.store --labels tags --separator ";" --head mlp --report page.html
       featstore train my.store --target age --report page.html
       featstore train my.store --head mlp --hidden 512 --hidden 128 --balance sampler
       featstore train my.store --head mlp --views

@@ -15,6 +15,7 @@ from featstore.heads.headfile import TrainedHead
 from featstore.heads.label_sets import LabelSetsModel
 from featstore.heads.models import KernelModel, LinearModel, NeighboursModel
 from featstore.heads.network import NetworkModel
+from featstore.heads.network_sets import NetworkSetsModel
 from featstore.heads.numbers import NumbersModel
 from featstore.text import printable
 
@@ -56,6 +57,8 @@ def to_onnx(head: TrainedHead) -> bytes:
         graph.finish(decisions, graph.softmax(decisions, model.scale))
     elif isinstance(model, LabelSetsModel):
         graph.finish_sets(graph.gemm("features", model.coef, model.intercept), model.thresholds)
+    elif isinstance(model, NetworkSetsModel):
+        graph.finish_sets(graph.layers(model.network), model.thresholds)
     elif isinstance(model, NumbersModel):
         graph.finish_numbers(graph.gemm("features", model.coef, model.intercept))
     elif isinstance(model, NeighboursModel):
@@ -66,7 +69,7 @@ def to_onnx(head: TrainedHead) -> bytes:
             f"a head of {printable(head.kind)} has no ONNX form here; export it with --sklearn, for skl2onnx"
         )
     notes = {"featstore head": head.kind, "fingerprint": head.fingerprint}
-    if isinstance(model, LabelSetsModel):
+    if isinstance(model, LabelSetsModel | NetworkSetsModel):
         notes["labels"] = json.dumps(head.classes)
     made = graph.build(notes)
     onnx.checker.check_model(made)

@@ -25,6 +25,7 @@ from featstore.errors import DamagedError, DataError, IdentityError, UsageError
 from featstore.files import sealed
 from featstore.heads import models
 from featstore.heads.label_sets import LabelSetsModel
+from featstore.heads.network_sets import NetworkSetsModel
 from featstore.heads.numbers import NumbersModel
 from featstore.heads.solvers.blocks import dense_blocks, is_blocks
 from featstore.heads.solvers.losses import predict_codes
@@ -139,7 +140,7 @@ class LabelSetsHead(TrainedHead):
     @property
     def thresholds(self) -> NDArray[np.float64]:
         """The thresholds (k,): a label is predicted if its probability reaches its threshold."""
-        assert isinstance(self.model, LabelSetsModel)
+        assert isinstance(self.model, LabelSetsModel | NetworkSetsModel)
         return self.model.thresholds
 
     @property
@@ -201,6 +202,14 @@ class NumbersHead(TrainedHead):
             yield numbers[:, 0], np.asarray(numbers, np.float64)
 
 
+_HEADS: Final[dict[type, type[TrainedHead]]] = {
+    LabelSetsModel: LabelSetsHead,
+    NetworkSetsModel: LabelSetsHead,
+    NumbersModel: NumbersHead,
+}
+"""The class of a head by the class of its model; TrainedHead for models that are not named here."""
+
+
 def save_head(path: Path, head: TrainedHead, meta: Mapping[str, Any] | None = None) -> str:
     """Write ``head`` to ``path`` atomically; return the file's checksum. ``meta`` is added to ``head.meta``."""
     head = replace(head, meta={**head.meta, **(meta or {})})
@@ -248,7 +257,7 @@ def load_head(path: Path, trust: Sequence[str] = (), *, follow: bool = True) -> 
     model = models.restore(name, arrays, numbers, len(classes), origin)
     if isinstance(model, EstimatorModel):
         model = replace(model, trust=tuple(trust))
-    made = {LabelSetsModel: LabelSetsHead, NumbersModel: NumbersHead}.get(type(model), TrainedHead)
+    made = _HEADS.get(type(model), TrainedHead)
     return made(kind, classes, model, fingerprint, identity, about)
 
 

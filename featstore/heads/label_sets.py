@@ -1,4 +1,4 @@
-"""The model of a head that predicts label sets: one logistic regression for each label, and a threshold for each label."""
+"""The model of a linear head that predicts label sets: a logistic regression and a threshold for each label."""
 
 from __future__ import annotations
 
@@ -75,10 +75,15 @@ class LabelSetsModel:
         fit.
         """
         coef = check.matrix("coef", np.float64, labels, None)
-        thresholds = check.vector("thresholds", np.float64, labels, positive=True)
-        if not (thresholds < 1).all():
-            raise DamagedError(f"{check.origin}: its array thresholds holds values that are not below 1")
-        return cls(coef, check.vector("intercept", np.float64, labels), thresholds)
+        return cls(coef, check.vector("intercept", np.float64, labels), checked_thresholds(check, labels))
+
+
+def checked_thresholds(check: Checker, labels: int) -> NDArray[np.float64]:
+    """Return the array ``thresholds`` (labels,) of a file. Raises DamagedError unless its values lie between 0 and 1."""
+    thresholds = check.vector("thresholds", np.float64, labels, positive=True)
+    if not (thresholds < 1).all():
+        raise DamagedError(f"{check.origin}: its array thresholds holds values that are not below 1")
+    return thresholds
 
 
 def sigmoid(decisions: NDArray[Any]) -> NDArray[np.float64]:
@@ -86,6 +91,11 @@ def sigmoid(decisions: NDArray[Any]) -> NDArray[np.float64]:
     z = decisions.astype(np.float64)
     small = np.exp(-np.abs(z))
     return np.where(z >= 0, 1.0, small) / (1.0 + small)
+
+
+def best_thresholds(decisions: NDArray[np.floating[Any]], truth: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return best_threshold (k,) of each label; ``decisions`` and ``truth``: (n, k)."""
+    return np.array([best_threshold(values, positive) for values, positive in zip(decisions.T, truth.T, strict=True)])
 
 
 def best_threshold(decisions: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> float:

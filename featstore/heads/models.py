@@ -23,6 +23,7 @@ from featstore.heads.calibration import softmax
 from featstore.heads.checking import Checker
 from featstore.heads.label_sets import LabelSetsModel
 from featstore.heads.network import NetworkModel
+from featstore.heads.network_sets import NetworkSetsModel
 from featstore.heads.numbers import NumbersModel
 from featstore.heads.rowwise import margins, nearest, rbf_of_products, require_finite, row_products, unit_rows
 from featstore.heads.solvers.blocks import Scaler, iterate
@@ -297,6 +298,8 @@ def restore(
         return NumbersModel.restore(check)
     if name == NetworkModel.name:
         return NetworkModel.restore(check, columns)
+    if name == NetworkSetsModel.name:
+        return NetworkSetsModel.restore(check, classes)
     if name == EstimatorModel.name:
         payload = check.vector("skops", np.uint8, len(arrays.get("skops", ())))
         return EstimatorModel.restore(payload, numbers, check.number("scale"), classes, origin)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
@@ -17,6 +17,9 @@ from featstore.heads.solvers.blocks import Scaler
 
 MOST_LAYERS: Final = 9
 """Largest number of layers: eight hidden ones and the output."""
+Close = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.bool_]]
+"""A function of decision values (m, c) and of bounds (m,) on twice the rounding error of the difference of two of them.
+It returns whether rounding could change the prediction of each row (m,)."""
 _LARGEST_WEIGHT: Final = 1e20
 """Largest weight in an untrusted file. Nine layers with such weights cannot overflow float64."""
 
@@ -65,13 +68,20 @@ class NetworkModel:
 
         Raises DataError if a value is not finite.
         """
+        return self.decide_again(block, lambda decisions, rounding: margins(decisions) <= rounding)
+
+    def decide_again(self, block: NDArray[Any], close: Close) -> NDArray[np.float64]:
+        """Return decision values (m, c) in float64. Rows for which ``close`` returns True are computed again alone.
+
+        Raises DataError if a value is not finite.
+        """
         with np.errstate(over="ignore", invalid="ignore"):
             values = Scaler(self.mean, self.spread).apply(block).astype(np.float64, copy=False)
             decisions = self._decide(values, np.matmul)
         require_finite(decisions)
-        close = np.flatnonzero(margins(decisions) <= 4 * self._rounding(values))
-        if len(close):
-            decisions[close] = self._decide(values[close], row_products)
+        again = np.flatnonzero(close(decisions, 4 * self._rounding(values)))
+        if len(again):
+            decisions[again] = self._decide(values[again], row_products)
         return decisions
 
     def _decide(self, values: NDArray[np.float64], multiply: Any) -> NDArray[np.float64]:
@@ -109,9 +119,10 @@ class NetworkModel:
         return {"layers": len(self.weights), "scale": self.scale}
 
     @classmethod
-    def restore(cls, check: Checker, columns: int) -> NetworkModel:
-        """Return the model from its checked arrays; ``columns``: outputs of the last layer. Raises DamagedError if they
-        do not fit together.
+    def restore(cls, check: Checker, columns: int, scale: float | None = None) -> NetworkModel:
+        """Return the model from its checked arrays. Raises DamagedError if they do not fit together.
+
+        ``columns``: outputs of the last layer; ``scale``: factor of temperature scaling, None: as in the file.
         """
         layers = check.number("layers")
         if layers not in range(2, MOST_LAYERS + 1):
@@ -128,7 +139,8 @@ class NetworkModel:
             raise DamagedError(f"{check.origin}: its weights are greater than {_LARGEST_WEIGHT:g}")
         mean = check.vector("mean", np.float64, weights[0].shape[1])
         spread = check.vector("spread", np.float64, len(mean), positive=True)
-        return cls(tuple(weights), tuple(biases), mean, spread, check.number("scale"))
+        factor = check.number("scale") if scale is None else scale
+        return cls(tuple(weights), tuple(biases), mean, spread, factor)
 
 
 def _largest(arrays: Sequence[NDArray[np.float32]]) -> float:

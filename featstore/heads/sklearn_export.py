@@ -16,6 +16,7 @@ from featstore.heads.headfile import TrainedHead
 from featstore.heads.label_sets import LabelSetsModel
 from featstore.heads.models import KernelModel, LinearModel
 from featstore.heads.network import NetworkModel
+from featstore.heads.network_sets import NetworkSetsModel
 from featstore.heads.numbers import NumbersModel
 from featstore.heads.wrapped import EstimatorModel
 from featstore.text import printable
@@ -37,7 +38,7 @@ def export_sklearn(head: TrainedHead, path: Path) -> list[str]:
 
 
 def _differences(head: TrainedHead, estimator: Any) -> list[str]:
-    if isinstance(head.model, LabelSetsModel):
+    if isinstance(head.model, LabelSetsModel | NetworkSetsModel):
         cuts = zip(head.classes[:20], head.model.thresholds.tolist(), strict=False)
         shown = ", ".join(f"{printable(name)} {cut:.4g}" for name, cut in cuts)
         columns = f"{shown}{', ...' if len(head.classes) > 20 else ''}"
@@ -82,8 +83,8 @@ def to_sklearn(head: TrainedHead) -> Any:
     A linear head becomes a LogisticRegression whose coefficients include the factor of temperature scaling. A linear
     SVM becomes a LogisticRegression too, because scikit-learn's LinearSVC has no ``predict_proba``. An RBF head becomes
     a pipeline of StandardScaler, Nystroem and LogisticRegression. A multilayer perceptron becomes a pipeline of
-    StandardScaler and MLPClassifier. A head that predicts label sets becomes a OneVsRestClassifier without the
-    thresholds. A head that predicts numbers becomes a Ridge. For a head that is a classifier of another package, the
+    StandardScaler and MLPClassifier. A linear head that predicts label sets becomes a OneVsRestClassifier; both
+    it and a perceptron for label sets lose the thresholds. A head that predicts numbers becomes a Ridge. For a head that is a classifier of another package, the
     classifier itself is returned, without temperature scaling; it predicts class numbers if its labels cannot be
     replaced. Raises UsageError for a nearest-neighbour head, because scikit-learn does not have the weighted vote.
     """
@@ -96,18 +97,20 @@ def to_sklearn(head: TrainedHead) -> Any:
         return _ridge(model)
     if isinstance(model, EstimatorModel):
         return _named(head, model)
-    if not isinstance(model, KernelModel | NetworkModel):
+    if not isinstance(model, KernelModel | NetworkModel | NetworkSetsModel):
         raise UsageError(f"a {head.kind} head has no plain scikit-learn counterpart; export it to ONNX instead")
     from sklearn.kernel_approximation import Nystroem
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler()
-    scaler.mean_, scaler.scale_, scaler.var_ = model.mean, model.spread, model.spread**2
+    scaled = model.network if isinstance(model, NetworkSetsModel) else model
+    scaler.mean_, scaler.scale_, scaler.var_ = scaled.mean, scaled.spread, scaled.spread**2
     scaler.n_features_in_ = model.dimension
     scaler.n_samples_seen_ = len(model.landmarks) if isinstance(model, KernelModel) else 1
-    if isinstance(model, NetworkModel):
-        return Pipeline([("standardscaler", scaler), ("mlpclassifier", _perceptron(head.classes, model))])
+    if not isinstance(model, KernelModel):
+        perceptron = _perceptron(head.classes, model)
+        return Pipeline([("standardscaler", scaler), ("mlpclassifier", perceptron)])
     kernel = Nystroem(kernel="rbf", gamma=model.gamma, n_components=len(model.coef))
     kernel.components_ = model.landmarks.astype(np.float64)
     # scikit-learn's Nystroem multiplies the kernel by ``normalization_``. With the coefficients of the head in this
@@ -119,22 +122,28 @@ def to_sklearn(head: TrainedHead) -> Any:
     return Pipeline([("standardscaler", scaler), ("nystroem", kernel), ("logisticregression", last)])
 
 
-def _perceptron(classes: list[str], model: NetworkModel) -> Any:
+def _perceptron(classes: list[str], of: NetworkModel | NetworkSetsModel) -> Any:
     from sklearn.neural_network import MLPClassifier
     from sklearn.preprocessing import LabelBinarizer
 
+    model, sets = (of.network, True) if isinstance(of, NetworkSetsModel) else (of, False)
     estimator = MLPClassifier([len(bias) for bias in model.biases[:-1]], activation="relu")
-    estimator.classes_ = np.array(classes)
-    estimator._label_binarizer = LabelBinarizer().fit(estimator.classes_)
-    # Fitting sorts the classes as text, but the columns of the head are in natural order.
-    estimator._label_binarizer.classes_ = estimator.classes_
+    if sets:
+        # Fit the binarizer on an indicator matrix, so that it accepts label sets.
+        estimator._label_binarizer = LabelBinarizer().fit(np.eye(len(classes), dtype=int)[:, ::-1])
+        estimator.classes_ = estimator._label_binarizer.classes_
+    else:
+        estimator.classes_ = np.array(classes)
+        estimator._label_binarizer = LabelBinarizer().fit(estimator.classes_)
+        # Fitting sorts the classes as text, but the columns of the head are in natural order.
+        estimator._label_binarizer.classes_ = estimator.classes_
     estimator.coefs_ = [weight.T.astype(np.float64) for weight in model.weights]
     estimator.intercepts_ = [bias.astype(np.float64) for bias in model.biases]
     estimator.coefs_[-1] *= model.scale
     estimator.intercepts_[-1] *= model.scale
     estimator.n_features_in_, estimator.n_outputs_ = model.dimension, len(model.biases[-1])
     estimator.n_layers_ = len(model.weights) + 1
-    estimator.out_activation_ = "logistic" if estimator.n_outputs_ == 1 else "softmax"
+    estimator.out_activation_ = "logistic" if sets or estimator.n_outputs_ == 1 else "softmax"
     return estimator
 
 

@@ -12,10 +12,11 @@ from numpy.typing import ArrayLike
 from featstore import defaults
 from featstore.blocks import Features
 from featstore.errors import DataError, UsageError
+from featstore.heads.estimators.mlp import MLPHead
 from featstore.heads.estimators.one_vs_rest import OneVsRestHead
 from featstore.heads.estimators.ridge import RidgeHead
 from featstore.heads.headfile import LabelSetsHead, NumbersHead, TrainedHead
-from featstore.heads.trainer import HeadKind, head_kind, identified, record, settable, versions
+from featstore.heads.trainer import HeadKind, head_kind, identified, own_options, record, settable, versions
 from featstore.store.targets import CLASSES, LABEL_SETS, NUMBERS, Targets
 from featstore.text import check_keywords, counted, natural
 
@@ -23,7 +24,8 @@ TASK_HEADS: Final[dict[str, dict[str, HeadKind]]] = {
     LABEL_SETS: {
         "logreg": HeadKind(
             "logreg", "logistic regression for label sets", OneVsRestHead, "the smallest log loss", weighted=False
-        )
+        ),
+        "mlp": HeadKind("mlp", "multilayer perceptron for label sets", MLPHead, "", regularised=False, folded=False),
     },
     NUMBERS: {
         "ridge": HeadKind(
@@ -62,19 +64,21 @@ def train_targets(
 
     ``options``, and the errors raised: see train_label_sets and train_numbers.
     """
-    kind_for(targets.task.kind, kind)
-    if class_weight is not None:
-        raise UsageError(f"{targets.task.kind} are learnt without class weights; leave them out (--balanced)")
+    chosen = kind_for(targets.task.kind, kind)
+    if class_weight is not None and not chosen.weighted:
+        raise UsageError(f"{targets.task.kind} are learnt by {kind} without class weights; leave them out (--balanced)")
     values = targets.values[rows].tolist()
-    return (
-        train_numbers(X, values, **options) if targets.task.kind == NUMBERS else train_label_sets(X, values, **options)
-    )
+    if targets.task.kind == NUMBERS:
+        return train_numbers(X, values, **options)
+    return train_label_sets(X, values, kind=kind, class_weight=class_weight, **options)
 
 
 def train_label_sets(
     X: Features,
     sets: Sequence[Collection[str]],
     *,
+    kind: str = "logreg",
+    class_weight: str | None = None,
     groups: ArrayLike | None = None,
     seed: int = defaults.SEED,
     folds: int | float = defaults.FOLDS,
@@ -84,15 +88,18 @@ def train_label_sets(
     meta: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> LabelSetsHead:
-    """Train logistic regression on ``X`` (n, d), an array or block source, and a set of labels for each row.
+    """Train a head on ``X`` (n, d), an array or block source, and a set of labels for each row.
 
-    Labels are text, stored in natural order. The parameters are those of train_head; ``options`` go to OneVsRestHead.
-    Raises UsageError for a label that fewer than two rows have or fewer than two rows lack, for fewer than two labels,
-    NaN, or invalid options.
+    ``kind``: "logreg" (OneVsRestHead) or "mlp" (MLPHead with output="sigmoid"). Labels are text, stored in natural
+    order. The parameters are those of train_head; ``class_weight``: "balanced" or None, only for "mlp"; ``options`` go
+    to the estimator. Raises UsageError for a label that fewer than two rows have or fewer than two rows lack, for fewer
+    than two labels, NaN, or invalid options.
     """
+    chosen = kind_for(LABEL_SETS, kind)
     if len(sets) != X.shape[0]:
         raise DataError(f"{X.shape[0]:,} rows of features and {len(sets):,} label sets; there must be one a row")
-    check_keywords("train", options, settable_for(LABEL_SETS, "logreg"))
+    check_keywords("train", options, settable_for(LABEL_SETS, kind))
+    given = {**own_options(chosen, C, class_weight, folds), **options}
     names = sorted({str(name) for one in sets for name in one}, key=natural)
     if not 2 <= len(names) <= defaults.HEAD_CLASSES:
         raise UsageError(
@@ -105,15 +112,18 @@ def train_label_sets(
         indicator[row, [places[str(name)] for name in one]] = 1
     counts = indicator.sum(axis=0, dtype=np.int64)
     _require_two(names, counts.tolist(), len(sets))
-    estimator = OneVsRestHead(C, cv=folds, random_state=seed, **options)
+    if kind == "mlp":
+        given = {"output": "sigmoid", **given}
+    estimator = chosen.estimator(random_state=seed, **given)
     estimator.fit(X, indicator, groups=groups)
     about = {
         **record(estimator, len(sets), seed),
         "class_counts": dict(zip(names, counts.tolist(), strict=True)),
-        "versions": versions(),
+        "versions": versions(*(["torch"] if kind == "mlp" else [])),
+        **({"history": estimator.history_} if hasattr(estimator, "history_") else {}),
         **(meta or {}),
     }
-    return LabelSetsHead("logreg", names, estimator.model_, *identified(X, fingerprint, identity), about)
+    return LabelSetsHead(kind, names, estimator.model_, *identified(X, fingerprint, identity), about)
 
 
 def train_numbers(

@@ -115,7 +115,7 @@ def train_head(
     codes = {name: code for code, name in enumerate(names)}
     weights = _by_code(class_weight, names)
     if kind in HEADS:
-        given = {**_own(chosen, C, weights, folds), **options}
+        given = {**own_options(chosen, C, weights, folds), **options}
         check_keywords("train", options, settable(kind))
     else:
         own = {"C": None if C == "auto" else C, "class_weight": weights}
@@ -165,7 +165,7 @@ def identified(X: Features, fingerprint: str, identity: Mapping[str, Any] | None
     return fingerprint, dict(identity or {})
 
 
-def _own(
+def own_options(
     kind: HeadKind, C: float | str, weights: Mapping[int, float] | str | None, folds: int | float
 ) -> dict[str, Any]:
     """Return those parameters of the estimator that are options of ``train``. Raises UsageError if the head lacks one
@@ -173,6 +173,8 @@ def _own(
     """
     if not (kind.regularised or kind.weighted) and (weights is not None or C != "auto"):
         raise UsageError(f"{kind.name} has neither C nor class weights; leave these options out")
+    if not kind.weighted and weights is not None:
+        raise UsageError(f"{kind.name} has no class weights here; leave this option out")
     if not kind.regularised and C != "auto":
         raise UsageError(f"{kind.name} has no C; leave this option out")
     if not kind.folded and folds != defaults.FOLDS:

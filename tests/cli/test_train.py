@@ -207,6 +207,12 @@ def test_train_and_predict_commands_work_with_label_sets(targets, tmp_path):
     assert "predicts label sets of the column tags, separated by ;" in run("info", head).stdout
     assert "equal bit for bit" in run("train", "--again", head).stdout
     assert "replaced the head that was there: logreg, C = " in run("train", "--update", head).stdout
+    perceptron = ("--head", "mlp", "--output", "sigmoid", "--hidden", "8", "--out", tmp_path / "b.head")
+    shown = run("train", targets, "--labels", "tags", "--separator", ";", *perceptron).stdout
+    assert ": mlp, epochs = " in shown
+    assert "mean average precision" in shown
+    said = run("train", targets, "--head", "mlp", "--folds", "3", code=2).stderr
+    assert "--folds: the mlp head has no cross-validation" in said
     said = run("train", targets, "--labels", "tags", "--separator", "|", code=2).stderr
     assert "the separator '|' is in no text" in said
 

@@ -97,6 +97,20 @@ def test_train_again_and_update_work_for_a_head_of_label_sets(store, trained, tm
     assert any("replaced the head that was there: logreg, C = " in note for note in updated.notes)
 
 
+def test_perceptron_learns_label_sets_and_can_be_trained_again(store, tmp_path):
+    options = {"labels": "tags", "separator": ";", "head": "mlp", "output": "sigmoid", "hidden": [16]}
+    trained = train(store, **options, class_weight="balanced", out=tmp_path / "a.head")
+    assert trained.head.classes == ["ant", "bee", "cow", "warm"]
+    assert trained.figures.estimates["mean_average_precision"].value > 0.9
+    found = {one.key: set(one.labels) for one in predict(trained.path, store)}
+    assert np.mean([found[key] == set(tags_of(key).split("; ")) for key in KEYS]) > 0.7
+    assert train_again(trained.path).equal
+    assert any("mlp" in note for note in retrain(trained.path).notes)
+    page = tmp_path / "a.html"
+    assert write_training_page(trained, page) == []
+    read(page)
+
+
 def test_train_again_uses_the_label_sets_from_before_a_change(tmp_path):
     made = make_store(write_coloured(tmp_path / "pictures", KEYS), tmp_path / "s")
     label(made, write_table(tmp_path / "t.csv", tags=tags_of))
@@ -154,7 +168,11 @@ def test_training_page_and_figures_show_label_sets(trained, tmp_path):
         ({"labels": "none", "separator": ";"}, "no column 'none'"),
         ({"separator": ""}, "separator must be a text that is not empty"),
         ({"separator": ";"}, "is in no text of the column 'label'"),
-        ({"labels": "tags", "separator": ";", "head": "knn"}, "label sets are learnt by the head logreg, not by knn"),
+        (
+            {"labels": "tags", "separator": ";", "head": "knn"},
+            "label sets are learnt by the head logreg or mlp, not by knn",
+        ),
+        ({"labels": "tags", "separator": ";", "head": "mlp", "balance": "sampler"}, "a label set is no class"),
         ({"labels": "tags", "separator": ";", "class_weight": "balanced"}, "without class weights"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +19,8 @@ from featstore.heads.solvers.rows import Labels
 from featstore.store.features import identity_of, require_same
 
 ClassWeight = Mapping[Any, float] | str | None
+_LARGEST_SEED: Final = 2**32 - 1
+"""Largest seed of NumPy's RandomState, which scikit-learn uses."""
 
 
 def check_training(estimator: Any, X: Any, y: Any) -> tuple[Features, NDArray[np.intp], NDArray[Any]]:
@@ -46,6 +48,54 @@ def check_training(estimator: Any, X: Any, y: Any) -> tuple[Features, NDArray[np
     if len(classes) < 2:
         raise DataError(f"only one class ({classes[0]}): a classifier needs at least two")
     return X, codes.astype(np.intp), classes
+
+
+def is_indicator(y: Any) -> bool:
+    """Return whether ``y`` is a matrix with two or more columns: label sets, as an array or a sparse matrix."""
+    shape = y.shape if hasattr(y, "toarray") else np.asarray(y).shape
+    return len(shape) == 2 and shape[1] > 1
+
+
+def check_label_sets(estimator: Any, X: Any, y: Any) -> tuple[Features, NDArray[np.uint8]]:
+    """Return (features, label sets (n, k) of 1 and 0), and set ``classes_`` (the numbers of the labels) and
+    ``n_features_in_``.
+
+    ``y``: an indicator matrix (n, k), an array or a sparse matrix. ``feature_identity_`` is set to the identity that
+    ``X`` carries, or None. Raises DataError (a ValueError) for invalid data, and for a label that fewer than two rows
+    have or fewer than two rows lack.
+    """
+    estimator.feature_identity_ = identity_of(X)
+    require_bytes(estimator.memory_limit)
+    if is_blocks(X):
+        estimator.n_features_in_ = int(X.shape[1])
+    else:
+        X = dense_blocks(validate_data(estimator, X, dtype="numeric", accept_sparse="csr", ensure_all_finite=False))
+    y = y.toarray() if hasattr(y, "toarray") else np.asarray(y)
+    check_consistent_length(np.empty(X.shape[0]), y)
+    if not np.isin(y, (0, 1)).all():
+        raise DataError("label sets must be a matrix (rows, labels) of 1 and 0: whether a row has a label")
+    sets = (y != 0).astype(np.uint8)
+    counts = sets.sum(axis=0, dtype=np.int64)
+    few = np.flatnonzero((counts < 2) | (len(sets) - counts < 2))
+    if len(few):
+        raise DataError(
+            f"label {few[0]} is in {counts[few[0]]:,} of {len(sets):,} rows; a label needs two rows that have it and "
+            f"two that lack it{f' ({len(few):,} labels do not have that)' if len(few) > 1 else ''}"
+        )
+    estimator.classes_ = np.arange(sets.shape[1])
+    return X, sets
+
+
+def fixed_threshold(thresholds: Any) -> float | None:
+    """Return the given threshold of every label, or None for "f1", where each label gets its own threshold.
+
+    Raises DataError for an invalid threshold.
+    """
+    if isinstance(thresholds, str) and thresholds == "f1":
+        return None
+    if not isinstance(thresholds, int | float | np.number) or not 0 < thresholds < 1:
+        raise DataError(f"thresholds must be 'f1' or a number between 0 and 1, not {thresholds!r}")
+    return float(thresholds)
 
 
 def require_bytes(memory_limit: Any) -> None:
@@ -100,21 +150,30 @@ def training_set(
 def row_weights(sample_weight: ArrayLike | None, codes: NDArray[np.intp]) -> NDArray[np.float64] | None:
     """Return the weight (n,) of each row, or None if all weights are 1; a scalar is the weight of every row.
 
-    Raises DataError for weights that are negative, not finite or not one per row, and if fewer than two classes have
-    rows of positive weight.
+    ``codes``: class numbers (n,). Raises the DataErrors of checked_weights, and DataError if fewer than two classes
+    have rows of positive weight.
+    """
+    weights = checked_weights(sample_weight, len(codes))
+    if weights is not None and len(np.unique(codes[weights > 0])) < 2:
+        raise DataError("sample_weight: all weights but those of one class are zero; a classifier needs two classes")
+    return weights
+
+
+def checked_weights(sample_weight: ArrayLike | None, rows: int) -> NDArray[np.float64] | None:
+    """Return the weight (rows,) of each row, or None if all weights are 1; a scalar is the weight of every row.
+
+    Raises DataError for weights that are negative, not finite or not one per row.
     """
     if sample_weight is None:
         return None
     weights = np.asarray(sample_weight, np.float64)
     if weights.ndim > 1:
         raise DataError(f"Sample weights must be 1D array or scalar, not of shape {weights.shape}")
-    weights = np.full(len(codes), weights) if weights.ndim == 0 else weights
-    if weights.shape != codes.shape:
-        raise DataError(f"sample_weight has the shape {weights.shape}, where {codes.shape} is needed: one weight a row")
+    weights = np.full(rows, weights) if weights.ndim == 0 else weights
+    if weights.shape != (rows,):
+        raise DataError(f"sample_weight has the shape {weights.shape}, where ({rows},) is needed: one weight a row")
     if not np.isfinite(weights).all() or (weights < 0).any():
         raise DataError("sample_weight holds weights that are negative or not finite; a weight is at least 0")
-    if len(np.unique(codes[weights > 0])) < 2:
-        raise DataError("sample_weight: all weights but those of one class are zero; a classifier needs two classes")
     return weights
 
 
@@ -190,9 +249,37 @@ def class_weights(weight: ClassWeight, classes: NDArray[Any], codes: NDArray[np.
 
 
 def seed_of(random_state: Any) -> int:
-    """Return an integer seed from scikit-learn's random_state (an int, None, or a RandomState)."""
-    if isinstance(random_state, int | np.integer):
-        return int(random_state)
+    """Return an integer seed from scikit-learn's random_state (an int, None, or a RandomState).
+
+    Raises DataError for any other value, and for a number that is no seed.
+    """
     if random_state is None:
         return int(np.random.SeedSequence().generate_state(1)[0])
+    if isinstance(random_state, int | np.integer) and 0 <= random_state <= _LARGEST_SEED:
+        return int(random_state)
+    if not isinstance(random_state, np.random.RandomState) and random_state is not np.random:
+        raise DataError(
+            f"random_state must be a whole number from 0 to {_LARGEST_SEED:,}, a numpy.random.RandomState or None, not "
+            f"{random_state!r}"
+        )
     return int(random_state.randint(0, 2**31 - 1))
+
+
+def is_whole(value: Any) -> bool:
+    """Return whether ``value`` is an integer of Python or NumPy; True and False are none."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def whole_number(name: str, value: Any, most: int) -> int:
+    """Return the parameter ``name`` as an int. Raises DataError unless it is a whole number from 1 to ``most``."""
+    if not is_whole(value) or not 1 <= value <= most:
+        raise DataError(f"{name} must be a whole number from 1 to {most:,}, not {value!r}")
+    return int(value)
+
+
+def number(name: str, value: Any, least: float, most: float) -> float:
+    """Return the parameter ``name`` as a float. Raises DataError unless it is a number from ``least`` to ``most``."""
+    valid = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not valid or not least <= value <= most:
+        raise DataError(f"{name} must be a number from {least:g} to {most:g}, not {value!r}")
+    return float(value)

@@ -10,27 +10,26 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from featstore import defaults
 from featstore.blocks import Features
-from featstore.errors import DataError
 from featstore.heads import models
 from featstore.heads.estimators.inputs import (
     assign_folds,
     candidates,
     check_features,
+    check_label_sets,
     check_training,
-    require_bytes,
+    fixed_threshold,
+    is_indicator,
     seed_of,
 )
-from featstore.heads.label_sets import LabelSetsModel, best_threshold, sigmoid
+from featstore.heads.label_sets import LabelSetsModel, best_thresholds, sigmoid
 from featstore.heads.solvers import grid, one_vs_rest
-from featstore.heads.solvers.blocks import dense_blocks, is_blocks
 from featstore.heads.solvers.losses import predict_codes
 from featstore.heads.solvers.passes import few_threads
 from featstore.heads.solvers.rows import Labels, TrainingRows, prepare
-from featstore.store.features import identity_of
 
 _FOLD_TOLERANCE: Final = 10_000
 """Tolerance of the cross-validation fits as a multiple of the tolerance of the final fit."""
@@ -131,7 +130,7 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         than two rows have or fewer than two rows lack, for NaN or infinity, or for different numbers of rows.
         """
         Cs = candidates(self.C, self.Cs)
-        fixed = self._fixed_threshold()
+        fixed = fixed_threshold(self.thresholds)
         X, sets = self._targets(X, y)
         strata = one_vs_rest.rarest_label(sets)
         folds = assign_folds(strata, groups, self.cv, seed_of(self.random_state))
@@ -182,45 +181,17 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         return models.decide(self.model_, check_features(self, X))
 
-    def _fixed_threshold(self) -> float | None:
-        """Return the given threshold, or None if each label gets its own threshold.
-
-        Raises DataError for an invalid threshold.
-        """
-        if isinstance(self.thresholds, str) and self.thresholds == "f1":
-            return None
-        if not isinstance(self.thresholds, int | float | np.number) or not 0 < self.thresholds < 1:
-            raise DataError(f"thresholds must be 'f1' or a number between 0 and 1, not {self.thresholds!r}")
-        return float(self.thresholds)
-
     def _targets(self, X: Any, y: Any) -> tuple[Features, NDArray[np.uint8]]:
-        """Return the features and a matrix of 1 and 0: (n, k) for labels, or (n, 1) for two classes. Set ``classes_``."""
-        shape = y.shape if hasattr(y, "toarray") else np.asarray(y).shape
-        self._of_sets = len(shape) == 2 and shape[1] > 1
-        if not self._of_sets:
-            X, codes, self.classes_ = check_training(self, X, y)
-            sets = codes[:, None] == np.arange(len(self.classes_))
-            return X, sets[:, -1 if len(self.classes_) == 2 else 0 :].astype(np.uint8)
-        self.feature_identity_ = identity_of(X)
-        require_bytes(self.memory_limit)
-        if is_blocks(X):
-            self.n_features_in_ = int(X.shape[1])
-        else:
-            X = dense_blocks(validate_data(self, X, dtype="numeric", accept_sparse="csr", ensure_all_finite=False))
-        y = y.toarray() if hasattr(y, "toarray") else np.asarray(y)
-        check_consistent_length(np.empty(X.shape[0]), y)
-        if not np.isin(y, (0, 1)).all():
-            raise DataError("label sets must be a matrix (rows, labels) of 1 and 0: whether a row has a label")
-        sets = (y != 0).astype(np.uint8)
-        counts = sets.sum(axis=0, dtype=np.int64)
-        few = np.flatnonzero((counts < 2) | (len(sets) - counts < 2))
-        if len(few):
-            raise DataError(
-                f"label {few[0]} is in {counts[few[0]]:,} of {len(sets):,} rows; a label needs two rows that have it and "
-                f"two that lack it{f' ({len(few):,} labels do not have that)' if len(few) > 1 else ''}"
-            )
-        self.classes_ = np.arange(sets.shape[1])
-        return X, sets
+        """Return the features and a matrix of 1 and 0: (n, k) for labels, or (n, 1) for two classes.
+
+        Sets ``classes_``.
+        """
+        self._of_sets = is_indicator(y)
+        if self._of_sets:
+            return check_label_sets(self, X, y)
+        X, codes, self.classes_ = check_training(self, X, y)
+        sets = codes[:, None] == np.arange(len(self.classes_))
+        return X, sets[:, -1 if len(self.classes_) == 2 else 0 :].astype(np.uint8)
 
     def _cross_validate(self, rows: TrainingRows, Cs: list[float], fixed: float | None) -> NDArray[np.float32] | None:
         """Set C_, thresholds_ and cv_results_. Return the weights (k, r + 1) from which the final fit starts."""
@@ -245,7 +216,5 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         elif self._of_sets:
             decisions = one_vs_rest.held_out_decisions(rows, found.weights[best])
             seen = rows.labels.folds >= 0
-            truth = rows.labels.codes[seen] == 1
-            columns = zip(decisions[seen].T, truth.T, strict=True)
-            self.thresholds_ = np.array([best_threshold(values, positive) for values, positive in columns])
+            self.thresholds_ = best_thresholds(decisions[seen], rows.labels.codes[seen] == 1)
         return np.asarray(found.weights[best].mean(axis=0, dtype=np.float64).astype(np.float32))

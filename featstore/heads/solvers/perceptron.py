@@ -35,7 +35,7 @@ _STEPS_OF_DROPOUT: Final = 1 << 16
 @dataclass(frozen=True)
 class Plan:
     """Settings of a training: hidden units per layer, outputs of the last layer, and the parameters of MLPHead with the
-    same names.
+    same names. ``sets``: whether the targets are label sets, where each output is the logit of a label.
     """
 
     hidden: tuple[int, ...]
@@ -46,17 +46,33 @@ class Plan:
     learning_rate: float
     weight_decay: float
     batch_size: int
+    sets: bool = False
+
+    @property
+    def of_two_classes(self) -> bool:
+        """Whether the outputs are those of a softmax over two classes."""
+        return self.outputs == 2 and not self.sets
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Class numbers (n,), the weight (n,) of each row's loss, and the numbers (m,) of the rows held out to judge
-    epochs.
+    """What each row should give, the weight of its loss, and the rows that are held out to judge epochs.
+
+    ``codes``: class numbers (n,), or label sets (n, k) of 1 and 0. ``weights``: (n,). ``held_out``: row numbers (m,).
+    ``label_weights``: (2, k) factors of the loss of each label, for rows that lack it and rows that have it; None: 1.
     """
 
-    codes: NDArray[np.intp]
+    codes: NDArray[Any]
     weights: NDArray[np.float32]
     held_out: NDArray[np.intp]
+    label_weights: NDArray[np.float32] | None = None
+
+    def weights_of_labels(self, rows: NDArray[np.intp]) -> NDArray[np.float32] | None:
+        """Return the factor (m, k) of each label's loss for ``rows``, or None if all factors are 1."""
+        if self.label_weights is None:
+            return None
+        lacking, having = self.label_weights
+        return np.asarray(np.where(self.codes[rows] == 1, having, lacking))
 
 
 @dataclass
@@ -135,10 +151,15 @@ def _why_not_finite(values: NDArray[np.float32], epoch: int, plan: Plan) -> str:
 
 
 def _judge(decisions: NDArray[np.float64], targets: Targets) -> float:
-    """Return the weighted mean log loss of the held-out rows."""
+    """Return the weighted mean log loss of the held-out rows; for label sets, averaged over the labels."""
     rows = targets.held_out
-    own = log_softmax(decisions)[np.arange(len(rows)), targets.codes[rows]]
-    return float(np.average(-own, weights=targets.weights[rows]))
+    if targets.codes.ndim == 1:
+        losses = -log_softmax(decisions)[np.arange(len(rows)), targets.codes[rows]]
+    else:
+        by_label = np.logaddexp(0, np.where(targets.codes[rows] == 1, -decisions, decisions))
+        factors = targets.weights_of_labels(rows)
+        losses = (by_label if factors is None else by_label * factors).mean(axis=1)
+    return float(np.average(losses, weights=targets.weights[rows]))
 
 
 class Network:
@@ -160,22 +181,24 @@ class Network:
         # Make batches of nearly equal size: the gradient of a batch with only a few rows would be noise.
         for rows in np.array_split(order, batches_of(len(order), self._plan.batch_size)):
             outputs = self._forward(self._gather(values, rows), training=True)
-            loss = (_losses(outputs, targets.codes[rows]) * torch.from_numpy(targets.weights[rows])).mean()
+            loss = (_losses(outputs, targets, rows) * torch.from_numpy(targets.weights[rows])).mean()
             loss.backward()  # type: ignore[no-untyped-call]
             self._step(rate)
             total += float(loss.detach()) * len(rows)
         return total / len(order)
 
     def decide(self, values: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Return the network's decision values (m, c) for ``rows`` of ``values``, without dropout; c is 1 for two
-        classes, else k."""
+        """Return the network's decision values (m, c) for ``rows`` of ``values``, without dropout.
+
+        c is 1 for two classes, else the number of classes or labels.
+        """
         with torch.no_grad():
             parts = [
                 self._forward(self._gather(values, rows[start : start + _JUDGED_ROWS]), training=False).numpy()
                 for start in range(0, len(rows), _JUDGED_ROWS)
             ]
         decisions = np.concatenate([np.zeros((0, self._plan.outputs)), *parts])
-        return decisions[:, 1:] - decisions[:, :1] if decisions.shape[1] == 2 else decisions
+        return decisions[:, 1:] - decisions[:, :1] if self._plan.of_two_classes else decisions
 
     def is_finite(self) -> bool:
         """Return whether all weights and biases are finite."""
@@ -186,7 +209,7 @@ class Network:
         difference.
         """
         weights, biases = ([layer[part].detach().numpy().copy() for layer in self.layers] for part in (0, 1))
-        if self._plan.outputs == 2:
+        if self._plan.of_two_classes:
             weights[-1], biases[-1] = weights[-1][1:] - weights[-1][:1], biases[-1][1:] - biases[-1][:1]
         return weights, biases
 
@@ -271,8 +294,15 @@ def _parameter(shape: tuple[int, ...], bound: float, random: np.random.Generator
     return made.requires_grad_()
 
 
-def _losses(outputs: torch.Tensor, codes: NDArray[np.intp]) -> torch.Tensor:
-    """Return the log loss (m,) of each row."""
+def _losses(outputs: torch.Tensor, targets: Targets, rows: NDArray[np.intp]) -> torch.Tensor:
+    """Return the log loss (m,) of each of ``rows``; for label sets, the mean of the binary cross-entropies."""
+    codes = targets.codes[rows]
+    if codes.ndim == 2:
+        factors = targets.weights_of_labels(rows)
+        weight = None if factors is None else torch.from_numpy(factors)
+        sets = torch.from_numpy(codes.astype(np.float32))
+        losses = functional.binary_cross_entropy_with_logits(outputs, sets, weight=weight, reduction="none")
+        return losses.mean(dim=1)
     truth = torch.from_numpy(codes.astype(np.int64, copy=False))
     if outputs.shape[1] == 1:
         return functional.binary_cross_entropy_with_logits(outputs[:, 0], truth.to(torch.float32), reduction="none")

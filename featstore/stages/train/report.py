@@ -63,9 +63,10 @@ class TrainReport:
     ``path``: the head's file. ``figures``: measured on the held-out rows ``split.test``: a Report for classes, a
     LabelSetsReport for label sets, a NumbersReport for numbers. ``probabilities``: (n, classes) of these rows, in the
     order of ``head.classes``, or the predicted numbers (n, 1). ``notes``: warnings for readers of the figures.
-    ``seconds``: duration of each step. ``uncalibrated``: calibration error and log loss before temperature scaling, empty for a head
-    without temperature scaling. ``store``: the store of rows, labels and pictures. ``stores``: all stores, if there are
-    several. ``replaced``: the head that was at ``path`` before, None if there was no head or it was unreadable.
+    ``seconds``: duration of each step. ``uncalibrated``: calibration error and log loss before temperature scaling,
+    empty for a head without temperature scaling. ``store``: the store of rows, labels and pictures. ``stores``: all
+    stores, if there are several. ``replaced``: the head that was at ``path`` before, None if there was no head or it
+    was unreadable.
     """
 
     store: str

@@ -112,10 +112,10 @@ def train(
     ``head``: "logreg", "linear-svm", "rbf-svm", "knn", "mlp", or any scikit-learn classifier as package.module:Class,
     which is imported. ``options``: parameters of the estimator (see featstore.heads); for a classifier of scikit-learn,
     C and class_weight are parameters too, if its class has them. With the option ``separator``, such as ";", the label
-    is a set of labels, read from the column ``labels`` (default: the label) of the store: logistic regression learns
-    each label. With the option ``target``, a column of numbers, ridge regression (``head`` "ridge") predicts numbers.
-    With several stores, the features of equal keys are concatenated (an ensemble of backbones). Labels, splits and
-    pictures are those of the first store; all other stores must have a vector for each key. C is chosen by
+    is a set of labels, read from the column ``labels`` (default: the label) of the store: ``head`` "logreg" or "mlp"
+    learns each label. With the option ``target``, a column of numbers, ridge regression (``head`` "ridge") predicts
+    numbers. With several stores, the features of equal keys are concatenated (an ensemble of backbones). Labels, splits
+    and pictures are those of the first store; all other stores must have a vector for each key. C is chosen by
     cross-validation with ``folds`` folds on the training rows only. The figures are computed on the held-out rows, see
     split_store. Rows of equal bytes are in the same fold; so are the regions of a picture, unless ``apart``. The option
     ``views`` (True) trains on all augmented views of the training pictures too; views of a picture are in the same
@@ -214,8 +214,8 @@ def assess(
     """Evaluate ``head`` on the held-out rows of ``split``; copies of a picture and, unless ``apart``, the regions of a
     picture count as one observation in the intervals.
 
-    Returns the probabilities (n, classes), the Report (for label sets a LabelSetsReport), and the calibration figures before temperature scaling (empty
-    for a head without temperature scaling).
+    Returns the probabilities (n, classes), the Report (for label sets a LabelSetsReport), and the calibration figures
+    before temperature scaling (empty for a head without temperature scaling).
     """
     from featstore.heads.evaluation.report import before_calibration, evaluate
     from featstore.stages.train.tasks import assess_targets

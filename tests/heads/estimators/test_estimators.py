@@ -15,7 +15,16 @@ from sklearn.preprocessing import Normalizer
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from featstore.errors import DataError, UsageError
-from featstore.heads import KernelSVMHead, KNNHead, LinearSVMHead, LogisticHead, MLPHead, train_head
+from featstore.heads import (
+    KernelSVMHead,
+    KNNHead,
+    LinearSVMHead,
+    LogisticHead,
+    MLPHead,
+    OneVsRestHead,
+    RidgeHead,
+    train_head,
+)
 from tests.heads.made_up import Streamed, blobs
 
 FOLDED = [LogisticHead(), LinearSVMHead(), KernelSVMHead(Cs=(1.0, 10.0), gammas=(1.0,)), KNNHead()]
@@ -35,7 +44,8 @@ NOT_CLAIMED = {
 
 def applicable_checks():
     """Yield scikit-learn's estimator checks for each head, except those in NOT_CLAIMED."""
-    for head in [*HEADS, LogisticHead(C=1.0), KernelSVMHead(C=1.0, gamma=0.1, exact_rows=10, landmarks=20)]:
+    more = [LogisticHead(C=1.0), KernelSVMHead(C=1.0, gamma=0.1, exact_rows=10, landmarks=20)]
+    for head in [*HEADS, *more, MLPHead(hidden=32, output="sigmoid", epochs=30)]:
         for estimator, check in estimator_checks_generator(head):
             name = check.func.__name__ if isinstance(check, functools.partial) else check.__name__
             if name not in NOT_CLAIMED:
@@ -301,3 +311,13 @@ def test_trained_head_accepts_sparse_features():
     X, y = blobs(100, 6, 2, seed=13)
     head = train_head(scipy.sparse.csr_array(X), y, C=1.0)
     np.testing.assert_allclose(head.predict_proba(scipy.sparse.coo_array(X)), head.predict_proba(X), atol=1e-6)
+
+
+@pytest.mark.parametrize("random_state", [-1, 2**32, 1.5, "0"])
+@pytest.mark.parametrize("head", [*HEADS, OneVsRestHead(), RidgeHead()], ids=lambda head: type(head).__name__)
+def test_a_random_state_that_is_no_seed_is_refused_in_one_line(head, random_state):
+    X, y = blobs(30, 4, 2)
+    y = np.arange(30.0) if isinstance(head, RidgeHead) else y
+    with pytest.raises(DataError, match="random_state must be a whole number from 0 to 4,294,967,295") as caught:
+        clone(head).set_params(random_state=random_state).fit(X, y)
+    assert "\n" not in str(caught.value)

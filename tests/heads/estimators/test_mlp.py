@@ -11,14 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.metrics import average_precision_score
 
 from featstore.errors import DataError, UsageError
 from featstore.heads import MLPHead, train_head
 from featstore.heads.solvers.perceptron import Network, Plan, Targets, train
+from tests.heads.estimators.test_one_vs_rest import tagged
 from tests.heads.made_up import Streamed, blobs
 
 
@@ -60,12 +64,16 @@ def plainly(X: Any, targets: Targets, order: list[NDArray[np.intp]], wanted: Pla
     options = {"lr": wanted.learning_rate, "weight_decay": wanted.weight_decay}
     optimiser = torch.optim.AdamW(network.parameters(), **options)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, wanted.epochs)
-    sigmoid = torch.nn.BCEWithLogitsLoss(reduction="none")
+    having = None if targets.label_weights is None else torch.from_numpy(targets.label_weights[1])
+    sigmoid = torch.nn.BCEWithLogitsLoss(reduction="none", pos_weight=having)
     softmax = torch.nn.CrossEntropyLoss(reduction="none")
     for rows in order:
         for batch in np.array_split(rows, max(-(-len(rows) // wanted.batch_size), min(8, len(rows) // 8))):
             outputs, truth = network(torch.from_numpy(X[batch])), torch.from_numpy(targets.codes[batch])
-            losses = sigmoid(outputs[:, 0], truth.float()) if wanted.outputs == 1 else softmax(outputs, truth)
+            if wanted.sets:
+                losses = sigmoid(outputs, truth.float()).mean(dim=1)
+            else:
+                losses = sigmoid(outputs[:, 0], truth.float()) if wanted.outputs == 1 else softmax(outputs, truth)
             optimiser.zero_grad()
             (losses * torch.from_numpy(targets.weights[batch])).mean().backward()
             optimiser.step()
@@ -88,6 +96,62 @@ def test_mlp_training_equals_a_plain_pytorch_loop(hidden, outputs, classes):
     found = [one for pair in zip(trained.weights, trained.biases, strict=True) for one in pair]
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("having", [None, [3.0, 0.5]])
+def test_mlp_training_on_label_sets_equals_a_plain_pytorch_loop(having):
+    X, codes = normal(200, 3)
+    sets = np.stack([codes == 0, codes != 1], axis=1).astype(np.uint8)
+    factors = None if having is None else np.array([[1.0, 1.0], having], np.float32)
+    targets = Targets(sets, np.ones(200, np.float32), np.empty(0, np.intp), factors)
+    wanted = plan(outputs=2, sets=True)
+    order = iter(orders(200, wanted.epochs))
+    trained = train(X, targets, lambda _: next(order), wanted, seed=3)
+    plain = plainly(X, targets, orders(200, wanted.epochs), wanted, seed=3)
+    found = [one for pair in zip(trained.weights, trained.biases, strict=True) for one in pair]
+    for one, other in zip(found, plain.parameters(), strict=True):
+        np.testing.assert_allclose(one, other.detach().numpy(), rtol=0, atol=1e-5)
+
+
+def test_mlp_learns_label_sets_with_thresholds_from_held_out_rows():
+    X, sets = tagged()
+    head = MLPHead(output="sigmoid").fit(X[:400], sets[:400])
+    fixed = MLPHead(output="sigmoid", thresholds=0.5).fit(X[:400], scipy.sparse.csr_array(sets[:400]))
+    assert head.predict(X).shape == head.predict_proba(X).shape == head.decision_function(X).shape == sets.shape
+    np.testing.assert_array_equal(head.predict_proba(X), fixed.predict_proba(X))
+    np.testing.assert_array_equal(head.predict(X), head.predict_proba(X) >= head.thresholds_)
+    assert len(np.unique(head.thresholds_)) == 5
+    assert fixed.thresholds_.tolist() == [0.5] * 5
+    assert average_precision_score(sets[400:], head.predict_proba(X[400:])) > 0.7
+
+
+def test_mlp_for_label_sets_with_balanced_labels_predicts_a_rare_label_more_often():
+    X, sets = tagged()
+    options = {"hidden": 16, "output": "sigmoid", "thresholds": 0.5, "epochs": 20}
+    plain, first, second = (
+        MLPHead(**options, **more).fit(X, sets) for more in ({}, {"balance": "weights"}, {"class_weight": "balanced"})
+    )
+    np.testing.assert_array_equal(first.decision_function(X), second.decision_function(X))
+    assert first.predict(X)[:, -1].mean() > plain.predict(X)[:, -1].mean() + 0.02
+
+
+def test_mlp_for_label_sets_ignores_and_never_holds_out_rows_with_weight_zero():
+    X, sets = tagged(rows=300)
+    weights = np.where(np.arange(300) < 150, 0.0, 1.0)
+    other = sets.copy()
+    other[:150] = 1 - other[:150]
+    options = {"hidden": 8, "epochs": 3, "output": "sigmoid"}
+    first, second = (MLPHead(**options).fit(X, y, weights) for y in (sets, other))
+    np.testing.assert_array_equal(first.predict(X), second.predict(X))
+    with pytest.raises(DataError, match="all or none of the rows with a weight above 0 have label 4"):
+        MLPHead(**options).fit(X, sets, 1.0 - sets[:, 4])
+
+
+@pytest.mark.parametrize("hidden", [np.int64(12), np.array(12), (12,), np.array([12]), [np.int32(12)]], ids=repr)
+def test_mlp_takes_hidden_units_as_numpy_numbers_arrays_and_tuples(hidden):
+    X, y = blobs(30, 4, 2)
+    head = clone(MLPHead(hidden=hidden, epochs=1)).fit(X, y)
+    assert head.model_.weights[0].shape == (12, 4)
 
 
 def test_dropout_drops_the_requested_share_and_keeps_the_mean():
@@ -282,12 +346,17 @@ def test_mlp_does_not_change_pytorchs_random_state_and_threads():
         ({"hidden": ()}, "a number of units, or 1 to 8"),
         ({"hidden": [4] * 9}, "a number of units, or 1 to 8"),
         ({"hidden": "512"}, "a number of units, or 1 to 8"),
+        ({"hidden": b"ab"}, "a number of units, or 1 to 8"),
+        ({"hidden": np.array([[4]])}, "whole numbers of at least 1"),
+        ({"hidden": np.array([4.5])}, "whole numbers of at least 1"),
+        ({"memory_limit": "2 GiB"}, "memory_limit must be a number of bytes of at least 0, not '2 GiB'"),
         ({"hidden": 10**9}, "weights, at most 67,108,864"),
         ({"hidden": True}, "hidden"),
         ({"dropout": 1.0}, "dropout must be a number from 0"),
         ({"dropout": "0.5"}, "dropout must be"),
         ({"output": "relu"}, "output must be softmax or sigmoid"),
-        ({"output": "sigmoid"}, "two classes, and there are 3; use softmax"),
+        ({"output": "sigmoid"}, "Only binary classification is supported with output='sigmoid', and there are 3"),
+        ({"thresholds": 1.5}, "thresholds must be 'f1' or a number between 0 and 1, not 1.5"),
         ({"balance": "yes"}, "balance must be none, weights or sampler"),
         ({"balance": "sampler", "class_weight": "balanced"}, "give one of them"),
         ({"epochs": 0}, "epochs must be"),
