@@ -64,7 +64,7 @@ def activation_cells(store: FeatureStore, unit: int, rows: Sequence[int]) -> lis
 def mean_vectors(store: FeatureStore, chosen: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return two mean vectors (d,) of ``store``: of all rows, and of the rows of the mask ``chosen`` (n,).
 
-    The vectors are read in blocks. The means are not finite if a vector is not.
+    The vectors are read in blocks. A mean contains NaN or infinity if one of the averaged vectors does.
     """
     every, some = np.zeros(store.dimension), np.zeros(store.dimension)
     for shard, places, offsets in store._live.parts(None):

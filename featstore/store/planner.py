@@ -108,7 +108,7 @@ class Planner:
             try:
                 return self._scan(source, retry)
             except FileExistsError:
-                # Another process appended a segment first: compare the source with the longer plan again.
+                # Another process appended a segment first: compare the source again, now with a plan that has this segment.
                 continue
         raise UsageError(f"{self.store}: other processes keep changing the plan; run again when they are done")
 

@@ -315,7 +315,7 @@ class Tables:
 
     @property
     def layers(self) -> list[Table]:
-        """The tables in force by increasing precedence: first tables read from sources, then tables of the user."""
+        """The tables whose values are used, by increasing precedence: tables read from sources, then tables of the user."""
         tables = self.in_force
         return [t for t in tables if t.origin != "user"] + [t for t in tables if t.origin == "user"]
 
