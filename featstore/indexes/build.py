@@ -55,7 +55,7 @@ def build_index(
     reported recall and its interval. Then the sample is added to the graph.
     ``about``: labels, identity and origin to keep in the index; the default identity is that of ``vectors``.
     ``groups`` (n,): rows of one group (such as crops of one picture) are held out together.
-    Memory holds the index and one block of vectors. ``vectors`` are read about six times for a graph, once for flat.
+    The index and one block of vectors are in memory. ``vectors`` are read about six times for a graph, once for flat.
     ``progress(stage, done, total)`` is called after each block. Raises UsageError for wrong shapes, invalid ids, NaN,
     or an unknown kind.
     """

@@ -189,8 +189,8 @@ def require_same(own: Mapping[str, Any] | None, X: Any, what: str, fingerprint: 
     """Raise IdentityError if ``X`` carries another identity than ``own``; if either identity is missing, check nothing.
 
     ``what`` names the owner of ``own`` in the message. ``fingerprint``: the fingerprint of ``own``; if ``X``
-    has the same fingerprint, the fields are not compared. The field ``dtype`` is never compared: float16 features are rounded
-    float32 features.
+    has the same fingerprint, the fields are not compared. The field ``dtype`` is never compared: float16 features are
+    rounded float32 features.
     """
     other = identity_of(X)
     names = [field.name for field in fields(Identity)]

@@ -109,7 +109,8 @@ class Manifest:
         try:
             value = atomic.read_json(store / NAME, follow=False)
         except (FileNotFoundError, NotADirectoryError, ValueError):
-            # ValueError: the path contains a null byte. Such a path may come from the content of a damaged or untrusted file.
+            # ValueError: the path contains a null byte. Such a path may come from the content of a damaged or untrusted
+            # file.
             raise UsageError(
                 f"{store}: no feature store is here ({NAME} is missing); featstore extract makes one"
             ) from None

@@ -95,7 +95,7 @@ class PastPlan(Plan):
         if moment.epoch == plan.epoch:
             self.segments = plan.segments[: moment.segments]
         else:
-            # Only segments written by the compaction contain ids of the past state: later segments have only larger
+            # Only segments that the compaction wrote contain ids of the past state: later segments have only larger
             # ids.
             self.segments = [each for each in plan.segments if len(each.ids) and int(each.ids[0]) < moment.next_id]
         self._arrange()

@@ -20,7 +20,8 @@ class Place(NamedTuple):
     """Where a picture is stored: in the file ``location`` below the folder ``root``, or in an archive.
 
     ``id``: id of the picture's row. ``offset``: byte offset in the archive, -1 for a file of its own. ``size``: size in
-    bytes. ``region``: part of the picture that the row stands for; None for the whole picture."""
+    bytes. ``region``: part of the picture that the row stands for; None for the whole picture.
+    """
 
     id: int
     root: Path

@@ -70,7 +70,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 class ViewRows:
     """The same rows of a store in several views: all rows of view 0, then all rows of the next view, and so on.
 
-    The vectors are read as RowBlocks reads them, in constant memory.
+    Has the interface of featstore.blocks.RowBlocks, and reads the vectors in constant memory.
 
     If a view has no vector for a row, the row is left out of this view.
 
