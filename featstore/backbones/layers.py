@@ -86,7 +86,7 @@ def layers_of(network: nn.Module, side: int, what: str) -> dict[str, Layer]:
     """
     try:
         outputs = _outputs(_without_values(network), side, "meta")
-    # The copy to torch's meta device fails if the network holds tensors that are neither parameters nor buffers.
+    # The copy to torch's meta device fails if the network has tensors that are neither parameters nor buffers.
     except Exception:
         try:
             outputs = _outputs(network, side, "cpu")

@@ -27,7 +27,7 @@ _BATCH: Final = 64
 
 @dataclass(frozen=True)
 class OpenClipModel:
-    """A model of open_clip. ``name``: with the prefix "open_clip/".
+    """A model of open_clip. ``name``: its name with the prefix "open_clip/".
 
     ``weights``: for each tag, the default first, the preprocessing and (repository, file) on the Hugging Face hub; None
     instead of (repository, file) if the weights are not on the hub. ``dimension``: dimension of the vectors; it is

@@ -68,7 +68,7 @@ def prepare(block: NDArray[Any], metric: Metric, first_row: int = 0) -> Floats:
     """Return ``block`` (m, d) as contiguous float32, with rows scaled to length 1 if ``metric`` is cosine.
 
     A zero row stays zero, so its cosine with every vector is 0.
-    Raises UsageError naming the first row (counted from ``first_row``) that holds NaN or infinity. ``block`` is never
+    Raises UsageError naming the first row (counted from ``first_row``) that has NaN or infinity. ``block`` is never
     changed. If it needs no conversion, it is returned without copying; rows of length 1 within rounding are not scaled.
     """
     rows = np.ascontiguousarray(block, np.float32)
@@ -121,7 +121,7 @@ def block_rows(dimension: int) -> int:
 def prepared_blocks(vectors: Features, metric: Metric) -> Iterator[tuple[int, Floats]]:
     """Yield (number of the first row, block) for all blocks of ``vectors``, each block converted by ``prepare``.
 
-    Raises UsageError if the rows do not match ``vectors.shape``, or a row holds NaN or infinity.
+    Raises UsageError if the rows do not match ``vectors.shape``, or a row contains NaN or infinity.
     """
     rows, dimension = shape_of(vectors)
     step = block_rows(dimension)

@@ -159,7 +159,7 @@ def grown(effort: Mapping[str, float], ratio: float) -> dict[str, float]:
 
     k_factor and efSearch are multiplied by sqrt(``ratio``). The square root is enough, because recall falls far more
     slowly than the number of rows grows (measured at 1.25 times as many rows, on real and synthetic vectors). nprobe is
-    unchanged, because the same number of lists still holds the same share of the rows.
+    unchanged, because the same number of lists still contains the same share of all rows.
     """
     ratio = math.sqrt(ratio)
     raised = {"k_factor": lambda value: round(value * ratio, 2), "efSearch": lambda value: math.ceil(value * ratio)}

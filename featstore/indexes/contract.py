@@ -52,16 +52,15 @@ def build_contract(
 ) -> FeatureIndex:
     """Return the fastest index (queries per second, batch, one thread) among ``candidates`` that meet ``contract``.
 
-    At most a tenth of the rows (a fifth, if ``groups`` are held out whole) is held out as queries. With a quarter
-    of the queries, the search parameters of each candidate are tuned. The other queries, called fresh, are never used
-    for tuning. With them, settings of the fastest candidate are tested, ordered from high recall to high speed, until a
+    At most a tenth of the rows (a fifth, if ``groups`` are held out whole) is held out as queries. With a quarter of
+    the queries, the search parameters of each candidate are tuned. The other queries, called fresh, are never used for
+    tuning. With them, settings of the fastest candidate are tested, ordered from high recall to high speed, until a
     setting fails. A setting passes if the 95 % interval of its recall starts at ``contract.recall`` or above and is at
     most 0.02 wide. The last setting that passes is used, and its recall on the fresh queries is reported. Testing in a
     fixed order up to the first failure needs no correction for multiple tests (fixed-sequence testing: W. Maurer et al.
     1995; for thresholds of models: A. Angelopoulos et al., Learn then Test, 2021). Exact search is used if the first
-    setting fails, or if there are too few rows (below 10,000; with groups of two or more rows, below 5,000). Finally
-    the held-out rows are added, and the search parameters are raised slightly. ``candidates``: default
-    ``ladder.ladder``.
+    setting fails, or if there are too few rows (below 10,000; with groups of two or more rows, below 5,000). Then the
+    held-out rows are added, and search parameters are raised slightly. ``candidates``: default ``ladder.ladder``.
 
     Candidates are tried in memory, on up to ``defaults.CONTRACT_SAMPLE_BYTES`` of vectors and at most a quarter of
     ``contract.memory``. Larger data is sampled at random; only the chosen candidate is then built, tuned and measured
