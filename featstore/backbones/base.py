@@ -100,7 +100,7 @@ def digest(module: nn.Module) -> str:
 
 
 def non_finite(module: nn.Module) -> str | None:
-    """Return the name of the first tensor that holds NaN or infinity, None if there is no such tensor."""
+    """Return the name of the first tensor that contains NaN or infinity, None if there is no such tensor."""
     for name, tensor in effective_state(module).items():
         # NumPy needs 2 ms for all tensors. torch needs 0.8 s, because it starts its threads for each small tensor.
         if tensor.is_floating_point() and not np.isfinite(tensor.detach().cpu().numpy()).all():

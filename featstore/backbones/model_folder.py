@@ -23,7 +23,7 @@ _LARGEST_HEADER: Final = 16 << 20
 
 
 def require_rebuildable(backbone: base.Backbone) -> None:
-    """Raise UsageError if a model folder cannot hold ``backbone``, because only the user's own code builds it."""
+    """Raise UsageError if ``backbone`` cannot be saved as a model folder, as only the user's own code builds it."""
     try:
         architectures.find(backbone.name)
     except UsageError:
@@ -74,7 +74,7 @@ def transform_input_of(backbone: base.Backbone) -> bool | None:
 
 
 def write_weights(folder: Path, backbone: base.Backbone) -> None:
-    """Write ``weights.safetensors`` of a model folder. Raises UsageError if a tensor holds NaN or infinity; OSError if
+    """Write ``weights.safetensors`` of a model folder. Raises UsageError if a tensor has NaN or infinity; OSError if
     writing fails.
     """
     odd = base.non_finite(authors_network(backbone))

@@ -27,11 +27,11 @@ _BATCH: Final = 64
 
 @dataclass(frozen=True)
 class OpenClipModel:
-    """A model of open_clip. ``name``: with the prefix "open_clip/".
+    """A model of open_clip. ``name``: its name with the prefix "open_clip/".
 
     ``weights``: for each tag, the default first, the preprocessing and (repository, file) on the Hugging Face hub; None
-    instead of (repository, file) if the weights are not on the hub. ``dimension``: of the vectors, stored because the
-    configuration of an image tower of timm does not contain it.
+    instead of (repository, file) if the weights are not on the hub. ``dimension``: dimension of the vectors; it is
+    stored here, because open_clip's configuration lacks it if the image tower is a model of timm.
     """
 
     name: str

@@ -38,10 +38,10 @@ _PROBES: Final = 2
 class OwnBackbone:
     """The return type of a function for ``--backbone package.module:function``.
 
-    ``module``: (n, 3, crop, crop) normalised float32 -> (n, d), with its weights loaded. ``preprocessing``: of the
-    pictures. ``name``: of lower-case letters, digits and ``_.+-``; name and digest of the weights identify the
-    features. ``layer``: description of the network's output. ``text``: a network from a list of n texts -> (n, d), for
-    text search; ``scale``: factor of the cosine before a softmax over texts.
+    ``module``: (n, 3, crop, crop) normalised float32 -> (n, d), with its weights loaded. ``preprocessing``:
+    preprocessing of the pictures. ``name``: may contain lower-case letters, digits and ``_.+-``; name and digest of the
+    weights identify the features. ``layer``: description of the network's output. ``text``: a network from a list of n
+    texts -> (n, d), for text search; ``scale``: factor of the cosine before a softmax over texts.
     """
 
     module: nn.Module

@@ -32,7 +32,7 @@ _FITS: Final = {"center": "crop", "squash": "squash"}
 
 @dataclass(frozen=True)
 class TimmModel:
-    """A model of timm. ``name``: with the prefix and the tag of its weights, such as timm/resnet18.a1_in1k.
+    """A model of timm. ``name``: its name with the prefix and the weights' tag, such as timm/resnet18.a1_in1k.
 
     ``weights``: the tag. ``hub``: (repository, file) of the weights on the Hugging Face hub, or None.
     """

@@ -16,14 +16,14 @@ _IN_PLACE: Final = ("iadd", "isub", "imul", "itruediv", "ior", "iand")
 class Trace:
     """The computation graph of a network in eval mode.
 
-    ``graph``: of torch.fx. Modules whose computation depends on their mode (train or eval), such as stochastic depth,
-    are single nodes, so that the parts obey ``train`` and ``eval``. ``outputs``: name of each module that runs exactly
-    once and returns one value -> node of this value, in the order of computation. ``places``: node -> position in the
-    order of computation. Parameters count as computed where they are first combined with values of the picture. Nodes
-    on which the output does not depend (assertions) are left out. ``clean``: nodes after which the network can be
-    divided. Every path from the picture to the output goes through such a node, and no parameter is used both before
-    and after it. ``states``: name of each parameter and buffer in use -> its first and its last place, in the order of
-    computation.
+    ``graph``: the graph of torch.fx. Modules whose computation depends on their mode (train or eval), such as
+    stochastic depth, are single nodes, so that the parts obey ``train`` and ``eval``. ``outputs``: name of each module
+    that runs exactly once and returns one value -> node of this value, in the order of computation. ``places``: node ->
+    position in the order of computation. Parameters count as computed where they are first combined with values of the
+    picture. Nodes on which the output does not depend (assertions) are left out. ``clean``: nodes after which the
+    network can be divided. Every path from the picture to the output goes through such a node, and no parameter is used
+    both before and after it. ``states``: name of each parameter and buffer in use -> its first and its last place, in
+    the order of computation.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -104,7 +104,7 @@ class Trace:
         copies = {start: first}
         if also:
             _copy(self.graph, ancestors(also, start) - {start}, part, copies)
-            # The view stands before the later layers, so that autograd adds the gradient of ``also`` after theirs, as in
+            # The view comes before the later layers, so that autograd adds the gradient of ``also`` after theirs, as in
             # a network that computes its auxiliary classifier before these layers: rounding depends on the order.
             value = part.call_method("view_as", (copies[also], copies[also]))
         _copy(self.graph, needed - copies.keys(), part, copies)
@@ -185,7 +185,7 @@ def _varying(order: list[fx.Node]) -> set[fx.Node]:
 
 
 def _places(order: list[fx.Node], varying: set[fx.Node]) -> dict[fx.Node, int]:
-    """Return the place of each node; a node that does not depend on the picture has the place of its first user."""
+    """Return the position of each node; one that does not depend on the picture has that of the first node using it."""
     places: dict[fx.Node, int] = {}
     for number in reversed(range(len(order))):
         node = order[number]

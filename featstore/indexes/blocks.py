@@ -68,7 +68,7 @@ def prepare(block: NDArray[Any], metric: Metric, first_row: int = 0) -> Floats:
     """Return ``block`` (m, d) as contiguous float32, with rows scaled to length 1 if ``metric`` is cosine.
 
     A zero row stays zero, so its cosine with every vector is 0.
-    Raises UsageError naming the first row (counted from ``first_row``) that holds NaN or infinity. ``block`` is never
+    Raises UsageError naming the first row (counted from ``first_row``) that has NaN or infinity. ``block`` is never
     changed. If it needs no conversion, it is returned without copying; rows of length 1 within rounding are not scaled.
     """
     rows = np.ascontiguousarray(block, np.float32)
@@ -97,7 +97,7 @@ def prepare(block: NDArray[Any], metric: Metric, first_row: int = 0) -> Floats:
 
 
 def prepare_queries(queries: NDArray[Any], metric: Metric) -> Floats:
-    """Return the same as ``prepare``, faster for a single query.
+    """Return ``queries`` as contiguous float32, of length 1 for cosine, as ``prepare`` does; faster for a single query.
 
     The overhead of NumPy in ``prepare`` would be a third of the time of a single-query search. BLAS computes the length
     of a single query here, so the last bits may differ from ``prepare``.
@@ -119,9 +119,9 @@ def block_rows(dimension: int) -> int:
 
 
 def prepared_blocks(vectors: Features, metric: Metric) -> Iterator[tuple[int, Floats]]:
-    """Yield (number of the first row, block) for all blocks of ``vectors``, each block as ``prepare`` returns it.
+    """Yield (number of the first row, block) for all blocks of ``vectors``, each block converted by ``prepare``.
 
-    Raises UsageError if the rows do not match ``vectors.shape``, or a row holds NaN or infinity.
+    Raises UsageError if the rows do not match ``vectors.shape``, or a row contains NaN or infinity.
     """
     rows, dimension = shape_of(vectors)
     step = block_rows(dimension)
@@ -138,7 +138,7 @@ def prepared_blocks(vectors: Features, metric: Metric) -> Iterator[tuple[int, Fl
 
 
 def gather(vectors: Features, metric: Metric, rows: NDArray[np.int64]) -> Floats:
-    """Return the rows ``rows`` (m,) of ``vectors`` as ``prepare`` returns them (m, d); ``vectors`` is read once."""
+    """Return the rows ``rows`` (m,) of ``vectors``, converted by ``prepare``, as (m, d); ``vectors`` is read once."""
     order = np.argsort(rows, kind="stable")
     ascending = rows[order]
     found = np.empty((len(rows), shape_of(vectors)[1]), np.float32)

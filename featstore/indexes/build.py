@@ -55,7 +55,7 @@ def build_index(
     reported recall and its interval. Then the sample is added to the graph.
     ``about``: labels, identity and origin to keep in the index; the default identity is that of ``vectors``.
     ``groups`` (n,): rows of one group (such as crops of one picture) are held out together.
-    Memory holds the index and one block of vectors. ``vectors`` are read about six times for a graph, once for flat.
+    The index and one block of vectors are in memory. ``vectors`` are read about six times for a graph, once for flat.
     ``progress(stage, done, total)`` is called after each block. Raises UsageError for wrong shapes, invalid ids, NaN,
     or an unknown kind.
     """
@@ -159,7 +159,7 @@ def grown(effort: Mapping[str, float], ratio: float) -> dict[str, float]:
 
     k_factor and efSearch are multiplied by sqrt(``ratio``). The square root is enough, because recall falls far more
     slowly than the number of rows grows (measured at 1.25 times as many rows, on real and synthetic vectors). nprobe is
-    unchanged, because the same number of lists still holds the same share of the rows.
+    unchanged, because the same number of lists still contains the same share of all rows.
     """
     ratio = math.sqrt(ratio)
     raised = {"k_factor": lambda value: round(value * ratio, 2), "efSearch": lambda value: math.ceil(value * ratio)}

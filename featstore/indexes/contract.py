@@ -1,4 +1,7 @@
-"""The recall contract: choose the fastest index whose recall is confirmed on queries not used for tuning."""
+"""Build an index for a contract (the recall, memory and latency that a user demands).
+
+The fastest index is chosen whose recall is confirmed on queries that were not used for tuning.
+"""
 
 from __future__ import annotations
 
@@ -49,15 +52,15 @@ def build_contract(
 ) -> FeatureIndex:
     """Return the fastest index (queries per second, batch, one thread) among ``candidates`` that meet ``contract``.
 
-    At most a tenth of the rows (a fifth, if ``groups`` are held out whole) is held out as queries. A quarter of the
-    queries tunes the search parameters of each candidate. The other queries, called fresh, are never used for tuning.
-    They test settings of the fastest candidate, ordered from high recall to high speed, until a setting fails. A
-    setting passes if the 95 % interval of its recall starts at ``contract.recall`` or above and is at most 0.02 wide.
-    The last setting that passes is used, and its recall on the fresh queries is reported. Testing in a fixed order up
-    to the first failure needs no correction for multiple tests (fixed-sequence testing: W. Maurer et al. 1995; for
-    thresholds of models: A. Angelopoulos et al., Learn then Test, 2021). Exact search is used if the first setting
-    fails, or if there are too few rows (below 10,000; with groups of two or more rows, below 5,000). Finally the
-    held-out rows are added, and the search parameters are raised slightly. ``candidates``: default ``ladder.ladder``.
+    At most a tenth of the rows (a fifth, if ``groups`` are held out whole) is held out as queries. With a quarter of
+    the queries, the search parameters of each candidate are tuned. The other queries, called fresh, are never used for
+    tuning. With them, settings of the fastest candidate are tested, ordered from high recall to high speed, until a
+    setting fails. A setting passes if the 95 % interval of its recall starts at ``contract.recall`` or above and is at
+    most 0.02 wide. The last setting that passes is used, and its recall on the fresh queries is reported. Testing in a
+    fixed order up to the first failure needs no correction for multiple tests (fixed-sequence testing: W. Maurer et al.
+    1995; for thresholds of models: A. Angelopoulos et al., Learn then Test, 2021). Exact search is used if the first
+    setting fails, or if there are too few rows (below 10,000; with groups of two or more rows, below 5,000). Then the
+    held-out rows are added, and search parameters are raised slightly. ``candidates``: default ``ladder.ladder``.
 
     Candidates are tried in memory, on up to ``defaults.CONTRACT_SAMPLE_BYTES`` of vectors and at most a quarter of
     ``contract.memory``. Larger data is sampled at random; only the chosen candidate is then built, tuned and measured
@@ -250,11 +253,10 @@ def check_contract(
     """Measure the recall of ``index`` again, for example after adding rows.
 
     ``queries`` (q, d) must not be rows of the index. The true neighbours are found in ``vectors`` (n, d) with ``ids``
-    (n,); without ``vectors``, in the vectors that the index stores (8-bit codes then overestimate recall slightly).
-    The contract is met if ``keeps(result, index.info()["contract"]["recall"])`` is true; ``index.set_recall(result)``
-    stores the new recall in the index.
-    ``groups`` (q,): queries of one group (crops of one picture) count as one observation.
-    Raises UsageError as search does.
+    (n,); without ``vectors``, in the vectors that the index stores (if it stores 8-bit codes, the result is slightly
+    high). The contract is met if ``keeps(result, index.info()["contract"]["recall"])`` is true;
+    ``index.set_recall(result)`` stores the new recall in the index. ``groups`` (q,): queries of one group (crops of one
+    picture) count as one observation. Raises UsageError as search does.
     """
     check_queries(queries, index.dimension, k := index.recall.k)
     if vectors is None:

@@ -1,8 +1,8 @@
 """Duplicates: equal content by digest, near-duplicates by cosine of the features, and leaks between splits.
 
-Pictures are compared block by block: memory is two blocks and a few numbers per row, never n x n. The exact comparison
-of n rows costs n^2 d multiplications. For more than about 200,000 rows, pass an index: then each row is compared only
-with the neighbours that the index finds.
+Pictures are compared block by block: two blocks and a few numbers per row are in memory, never n x n numbers. The exact
+comparison of n rows costs n^2 d multiplications. For more than about 200,000 rows, pass an index: then each row is
+compared only with the neighbours that the index finds.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ class _Nearest:
 class _Links:
     """Finds the connected components of a graph whose edges arrive in blocks.
 
-    Memory is one number per row, and the edges that are not merged yet.
+    One number per row, and the edges that are not merged yet, are kept in memory.
     """
 
     def __init__(self, rows: int) -> None:

@@ -1,6 +1,6 @@
 """Exact search, block by block, and leave-one-out nearest-neighbour accuracy.
 
-Memory holds the queries, one block and the results, never n x n scores.
+The queries, one block and the results are in memory, never n x n scores.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def exact_search(
     """Return the true neighbours of ``queries`` (q, d) in ``vectors`` (n, d): scores (q, k) and rows (q, k).
 
     Scores are cosines or inner products, descending, or for "l2" squared Euclidean distances, ascending.
-    If fewer than ``k`` rows are ``allowed`` (n,), missing rows are -1 with score -inf (l2: +inf).
-    Raises UsageError for wrong shapes, NaN or infinity, or ``k`` below 1; IdentityError if vectors and queries have
-    different identities.
+    ``allowed`` (n,): mask of the rows to search. If these are fewer than ``k``, missing rows are -1, score -inf (l2:
+    +inf). Raises UsageError for wrong shapes, NaN or infinity, or ``k`` below 1; IdentityError if vectors and queries
+    have different identities.
     """
     check_metric(metric)
     require_same(identity_of(vectors), queries, "the searched features")
@@ -128,7 +128,7 @@ def leave_one_out_accuracy(
         for start, block in prepared_blocks(vectors, metric):
             taken = np.flatnonzero(codes[start : start + len(block)] >= 0)
             best.offer(block if len(taken) == len(block) else block[taken], taken + start)
-        # Skip the row itself. If a row has exact copies, a copy may come first: that copy is the nearest neighbour.
+        # The row itself is not its own neighbour. If exact copies of a row rank before it, a copy is the nearest one.
         nearest = np.where(best.rows[:, 0] == part, best.rows[:, 1], best.rows[:, 0])
         right += int((codes[nearest] == codes[part]).sum())
     low, high = wilson_interval(right / len(asked), len(asked))

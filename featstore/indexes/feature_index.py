@@ -179,8 +179,8 @@ class FeatureIndex:
         if allowed is not None and self._scans(count):
             return self._scan(queries, k, np.flatnonzero(allowed), threads)
         scores, positions = self._index.search(queries, k, allowed=allowed, threads=threads)
-        # A graph may not reach every row, and the probed lists may hold too few rows. Missing results are -1 at the end
-        # of a row.
+        # Not every row can be reached in a graph, and the searched inverted lists may contain too few rows. Missing
+        # results are -1 at the end of a row.
         if (positions.item(-1) if len(positions) == 1 else positions[:, -1].min()) >= 0:
             return scores, positions
         short = (positions >= 0).sum(axis=1) < min(k, count)
@@ -323,7 +323,7 @@ class FeatureIndex:
             self._index = loaded
 
     def set_recall(self, recall: Recall) -> None:
-        """Record a new measurement of recall and, if a recall is required by contract, whether it is reached."""
+        """Record a new measurement of recall and, if a contract requires a recall, whether that recall is reached."""
         contract = self._record.contract
         if contract is not None:
             contract = {**contract, "holds": keeps(recall, float(contract["recall"]))}

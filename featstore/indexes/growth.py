@@ -24,8 +24,8 @@ class Standing:
 def standing(info: Mapping[str, Any], file_bytes: int | None = None) -> Standing:
     """Return whether an index with this FeatureIndex.info() keeps its contract.
 
-    The contract holds if three conditions are met. The last measurement confirmed it. The rows added since then are at
-    most the share ``defaults.UNMEASURED_GROWTH`` of the measured rows. The file (of ``file_bytes``, if given) is not
+    The contract is kept if three conditions are met. The last measurement confirmed it. The rows added since then are
+    at most the share ``defaults.UNMEASURED_GROWTH`` of the measured rows. The file (of ``file_bytes``, if given) is not
     larger than allowed. If the contract limits the latency, the latency of the finished index must have been measured.
     """
     contract, recall = info["contract"], info["recall"]

@@ -27,7 +27,7 @@ class Staleness:
 
     @property
     def fresh(self) -> bool:
-        """Whether index and store hold the same rows with the same labels."""
+        """Whether index and store have the same rows with the same labels."""
         return not len(self.missing) and not len(self.gone) and not len(self.relabelled)
 
     def __str__(self) -> str:
@@ -54,8 +54,8 @@ def compare(
     """Compare an index with its store. ``own`` (n,): ids of the index's searchable rows; ``live_ids`` (m,): ids in the
     store.
 
-    ``known`` (m): labels of ``live_ids`` in the index; ``labels`` (m): in the store. Labels are not compared if either
-    is None.
+    ``known`` (m): labels of ``live_ids`` in the index; ``labels`` (m): labels of these ids in the store. If one of the
+    two is None, labels are not compared.
     """
     live = np.asarray(live_ids).astype(np.int64)
     missing = np.setdiff1d(live, own)

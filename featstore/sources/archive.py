@@ -133,9 +133,9 @@ class TarSource:
     Labels follow WebDataset: members with equal paths up to the first dot of the file name are one sample. The file
     ``.cls`` of a sample (text or an integer) is the label of its pictures. The file ``.json`` may have a label and a
     split, in the fields ``label_column`` and ``split_column``, by default in fields with the usual names of table
-    columns. The texts of ``.json`` and ``.txt`` are the metadata ``json`` and ``txt``. If names have several dots, a
-    picture takes the file with the longest common name: v1.0.jpg takes v1.0.cls and not v1.cls. The members of a sample
-    need not be adjacent in the archive; if they are not, the positions of all label files are kept in memory.
+    columns. The texts of ``.json`` and ``.txt`` are the metadata ``json`` and ``txt``. If names have several dots, the
+    file with the longest common name belongs to a picture: to v1.0.jpg belongs v1.0.cls and not v1.cls. The members of
+    a sample need not be adjacent in the archive; if they are not, the positions of all label files are kept in memory.
     ``layout``: meaning of the members' folders, for pictures without a label or split in these files; see FolderSource.
 
     Inputs are members with the extension of a picture (``all_files``: all members except .cls, .json and .txt). Links,

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def class_names(schema: Any) -> dict[str, list[str]]:
-    """Return the class names by column, from the schema metadata that Hugging Face's datasets writes."""
+    """Return the class names by column, from the schema metadata that the library datasets of Hugging Face writes."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {
@@ -23,7 +23,10 @@ def class_names(schema: Any) -> dict[str, list[str]]:
 
 
 def named(value: Any, names: Sequence[str]) -> Any:
-    """Return the name of the class number ``value``, None if it has none, such as -1; return other values unchanged."""
+    """Return the name of class number ``value``; None for a number without a name, such as -1.
+
+    A ``value`` that is not an integer is returned unchanged.
+    """
     if not isinstance(value, int):
         return value
     return names[value] if 0 <= value < len(names) else None

@@ -1,4 +1,4 @@
-"""Find files whose names in a table or list are spelled differently on disk, and explain why others are missing."""
+"""Find files whose names are spelled differently in a table or list than on disk; say why others are missing."""
 
 from __future__ import annotations
 

@@ -80,8 +80,9 @@ def _is_directory(entry: os.DirEntry[bytes]) -> bool:
     try:
         return entry.is_dir()
     except OSError as error:
-        # If this entry is a directory of pictures, it must not be skipped silently. If it is a picture, reading it
-        # reports the error.
+        # The operating system does not say whether the entry is a directory. A name like that of a picture counts as
+        # a file: an error is reported when it is read. Any other entry may be a directory of pictures, so the error is
+        # raised, because such a directory must not be skipped silently.
         if error.errno in _NOTHING_THERE or is_picture_name(entry.name):
             return False
         raise _cannot_list(entry.path, error) from None
@@ -115,7 +116,7 @@ def is_input(found: Found, all_files: bool) -> bool:
 def detect_kind_inside(folder: Path, all_files: bool) -> str | None:
     """Return "tar" or "parquet" if ``folder`` has tar or Parquet files and no pictures, otherwise None.
 
-    With ``all_files``, the result is also None if ``folder`` has any other file.
+    If ``all_files`` is true, the result is also None if ``folder`` has any other file.
     """
     kinds = set()
     for found in walk(folder):

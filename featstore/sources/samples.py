@@ -99,7 +99,7 @@ def labels_of(
 ) -> tuple[str | None, str | None]:
     """Return label and split of a picture from its .cls file (label only) and its .json file.
 
-    In .json, label and split are the fields ``label_name`` and ``split_name``; for None, fields with a usual name. A
+    In .json, label and split are the fields ``label_name`` and ``split_name``; if None, the fields with a usual name. A
     label in .cls takes precedence. Raises UsageError if a value cannot be a label.
     """
     wanted = (

@@ -53,7 +53,7 @@ class Table(Protocol):
 
 
 def open_table(path: Path) -> Table:
-    """Open a table: Parquet if the first bytes say so, otherwise text with tabs (.tsv, .tab) or commas.
+    """Open a table: Parquet if the file begins as Parquet files do, otherwise text with tabs (.tsv, .tab) or commas.
 
     Raises UsageError if the table has no header or duplicate column names, or the file is not a table.
     """

@@ -1,4 +1,4 @@
-"""Count the labels and splits of a source while its chunks pass, and describe them."""
+"""Count the labels and splits of a source while its chunks are read, and describe them."""
 
 from __future__ import annotations
 

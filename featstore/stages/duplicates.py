@@ -29,12 +29,12 @@ _NAMED = 10
 
 @dataclass(frozen=True)
 class Copy:
-    """A picture in a group of copies. ``sha256``: of the file's bytes, hexadecimal.
+    """A picture in a group of copies. ``sha256``: SHA-256 of the file's bytes, hexadecimal.
 
     ``equal_bytes``: identical files of a group share this number, which counts from 1; None if no other picture has the
-    same bytes. ``cosine``: between the features of this picture and of its closest copy, as in a search.
-    ``centred_cosine``: the same cosine after the store's mean vector is subtracted; the threshold applies to this
-    value.
+    same bytes. ``cosine``: cosine between the features of this picture and of its closest copy, as in a search.
+    ``centred_cosine``: cosine between these features after the store's mean vector is subtracted from both; the
+    threshold applies to this value.
     """
 
     key: str
@@ -86,7 +86,7 @@ class Group:
 class SharedPicture:
     """A picture of one split and its closest copy in another split. ``equal``: whether both have the same bytes.
 
-    ``cosine`` and ``centred_cosine``: between the two pictures, see Copy.
+    ``cosine`` and ``centred_cosine``: cosines between the features of the two pictures, see Copy.
     """
 
     one: Copy

@@ -36,8 +36,8 @@ def grid_of(identity: Identity) -> tuple[int, int] | None:
 def activations(store: FeatureStore, units: Sequence[int]) -> NDArray[np.float32]:
     """Return the activations (n, m) of ``units`` for all n rows of ``store``.
 
-    The vectors are read in blocks, and their memory pages are released after each block, so memory holds the result
-    and one block. ``units`` must be valid.
+    The vectors are read in blocks, and their memory pages are released after each block, so only the result
+    and one block are in memory. ``units`` must be valid.
     """
     found = np.empty((len(store), len(units)), np.float32)
     for shard, places, offsets in store._live.parts(None):
@@ -62,9 +62,9 @@ def activation_cells(store: FeatureStore, unit: int, rows: Sequence[int]) -> lis
 
 
 def mean_vectors(store: FeatureStore, chosen: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return two mean vectors (d,) of ``store``: of all rows, and of the rows of the mask ``chosen`` (n,).
+    """Return two mean vectors (d,) of ``store``: that of all rows, and that of the rows in the mask ``chosen`` (n,).
 
-    The vectors are read in blocks. The means are not finite if a vector is not.
+    The vectors are read in blocks. A mean contains NaN or infinity if one of the averaged vectors does.
     """
     every, some = np.zeros(store.dimension), np.zeros(store.dimension)
     for shard, places, offsets in store._live.parts(None):

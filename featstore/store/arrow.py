@@ -234,7 +234,7 @@ def csv_bytes(side: Any, vectors: NDArray[Any], header: list[str] | None) -> byt
         elif pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         columns.append(_as_text(column))
-    # float32 holds every float16, and its shortest text gives the same value again.
+    # Every float16 is exact in float32, and the shortest text of the float32 gives the same value again.
     columns += list(map(pa.array, np.ascontiguousarray(vectors.T.astype(np.float32))))
     names = header or [str(number) for number in range(len(columns))]
     sink = pa.BufferOutputStream()

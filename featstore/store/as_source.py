@@ -155,7 +155,7 @@ def _absolute(root: str, location: bytes) -> bytes:
 def take_tables(store: Path, manifest: Manifest, source: StoreSource) -> int:
     """Copy the label versions of the source store that ``store`` lacks; return how many versions were copied.
 
-    A version holds labels, splits and metadata. Each copy keeps its date and origin, and records the number of the
+    A version has labels, splits and metadata. Each copy keeps its date and origin, and records the number of the
     copied version; therefore the next run copies only newer versions. As in a compaction, values are left out for
     pictures that are retired in the source or were removed from ``store``.
     """

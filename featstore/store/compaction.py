@@ -308,7 +308,7 @@ class Compaction:
         for version, table in enumerate(self.store._tables.own):
             path = tables.table_path(self.path, self.next.epoch, version)
             known = self.plan.holds(table.index)
-            # A purge copies every table, because an old file may still contain texts of rows that are gone.
+            # A purge copies every table, because its file may still contain texts that belonged to purged rows.
             if known.all() and not self.purge:
                 os.link(table.file.path, path)
                 written.mark(self.path, path)

@@ -1,4 +1,4 @@
-"""Culprits: rows of an unfinished unit whose pictures killed or stalled the decoder, or exhausted its memory.
+"""Culprits: rows of an unfinished unit (row range) whose pictures killed or stalled a decoder or exhausted its memory.
 
 work/<unit>/culprit.<row> is JSON with a checksum, ``reason`` and ``message``, written by the supervisor. The worker of
 the unit records such rows as failures without decoding them again. The files are removed with the unit's work folder,

@@ -63,8 +63,8 @@ def erase(store: Path, claims: Claims, outside: Callable[[FeatureStore, Denylist
 def traces(store: Path, manifest: Manifest, plan: Plan, denylist: Denylist | None = None) -> Iterator[tuple[Path, int]]:
     """Yield each file that has keys of purged pictures, and the number of these keys; nothing after a complete purge.
 
-    ``denylist``: if given, the pictures of this denylist of another store are searched instead. Raises DamagedError for
-    a damaged file, OSError if a file cannot be read.
+    ``denylist``: the denylist of another store; if given, look for keys of all pictures on this list instead. Raises
+    DamagedError for a damaged file, OSError if a file cannot be read.
     """
     denylist = Denylist.of(plan).erased() if denylist is None else denylist
     if not len(denylist):

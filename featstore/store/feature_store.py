@@ -77,12 +77,13 @@ class FeatureStore(Converted, Regional):
         still be running. These rows are copied into memory when the store is opened, at most 512 MiB per unit.
 
         ``at``: show rows, labels and splits of a past state, given in one of four ways. The file of a head or an index
-        that was made from this store: the state that it used. A generation, as ``generation`` returns it. An int: a
-        label version; 0 is before the first. A date: a datetime or an ISO text, in local time without an offset; a day
-        without a time means its end. A generation or a label version selects the last state that had it; pictures
-        planned by then and extracted later are included. A compaction keeps past states, but purges the vectors of
-        retired rows. If a state lacks vectors, ``missing="raise"`` raises UsageError, and ``missing="skip"`` shows the
-        other rows; the attribute ``missing`` lists the purged pictures.
+        that was made from this store: the state that it used. A generation: a tuple of two or three numbers, such
+        as the attribute ``generation``. An int: the number of a label version; 0 means the state before the first one.
+        A date: a datetime or an ISO text. A date without a time zone is in local time; a day without a time means the
+        end of that day. If several states have the given generation or label version, the last of them is shown;
+        pictures that were planned by then and extracted later are included. A compaction keeps past states, but purges
+        the vectors of retired rows. If a state lacks vectors, ``missing="raise"`` raises UsageError, and
+        ``missing="skip"`` shows the rows that still have a vector; the attribute ``missing`` lists the purged pictures.
 
         Raises UsageError if there is no store or no such state, DamagedError if it is damaged.
         """
@@ -194,7 +195,7 @@ class FeatureStore(Converted, Regional):
         return self._live.keys(rows)
 
     def index_of(self, keys: Sequence[str | bytes], *, missing: str = "raise") -> NDArray[np.int64]:
-        """Return the row of each key, (m,). A key without a vector raises UsageError; ``missing="mark"`` gives it -1.
+        """Return the row of each key, (m,). Raise UsageError for a key without a vector; -1 with ``missing="mark"``.
 
         Before UsageError is raised, other spellings of the key are searched (see KeyMatches).
         """

@@ -188,9 +188,9 @@ def identity_of(X: Any) -> dict[str, Any] | None:
 def require_same(own: Mapping[str, Any] | None, X: Any, what: str, fingerprint: str = "") -> None:
     """Raise IdentityError if ``X`` carries another identity than ``own``; if either identity is missing, check nothing.
 
-    ``what`` names the owner of ``own`` in the message. ``fingerprint``: of ``own``; if ``X`` has the same
-    fingerprint, the fields are not compared. The field ``dtype`` is never compared: float16 features are rounded
-    float32 features.
+    ``what`` names the owner of ``own`` in the message. ``fingerprint``: the fingerprint of ``own``; if ``X``
+    has the same fingerprint, the fields are not compared. The field ``dtype`` is never compared: float16 features are
+    rounded float32 features.
     """
     other = identity_of(X)
     names = [field.name for field in fields(Identity)]
@@ -198,7 +198,7 @@ def require_same(own: Mapping[str, Any] | None, X: Any, what: str, fingerprint: 
         return
     different = [name for name in names if name != "dtype" and own.get(name) != other.get(name)]
     if different:
-        # Features of another backbone differ in all other fields too, so name only the backbone.
+        # If the backbones differ, all other fields differ too: the message gives only the backbones.
         shown = different[:1] if different[0] == "backbone" else different
         told = "; ".join(f"{name} {_short(own.get(name))} ({what}) and {_short(other.get(name))}" for name in shown)
         raise IdentityError(

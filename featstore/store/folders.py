@@ -58,7 +58,7 @@ def is_ours(name: str, *patterns: re.Pattern[str]) -> bool:
 def opened(store: Path, *parts: str, make: bool = False) -> Iterator[int]:
     """Yield a directory file descriptor of the folder ``parts`` below ``store``, for the ``dir_fd`` of os functions.
 
-    Each part must be a real folder. With ``make``, missing folders below the store are made durably. Raises
+    Each part must be a real folder. If ``make`` is true, missing folders below the store are made durably. Raises
     DamagedError if a part is a link or a file; also FileNotFoundError and OSError.
     """
     handle = os.open(store, _FLAGS)
@@ -121,7 +121,7 @@ def regular(store: Path, *parts: str, pattern: re.Pattern[str]) -> list[str]:
 
 
 def remove_file(store: Path, *parts: str) -> None:
-    """Remove the file ``parts``, or the link itself but not its target; does nothing if it does not exist."""
+    """Remove the file ``parts``, if it exists; of a symbolic link, only the link is removed and not its target."""
     with contextlib.suppress(FileNotFoundError), opened(store, *parts[:-1]) as handle:
         os.unlink(parts[-1], dir_fd=handle)
 

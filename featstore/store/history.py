@@ -138,7 +138,7 @@ def write_history(store: Path, plan: Plan, versions: int, had_vector: HadVector,
     states = [(s.segments, s.next_id, s.created.isoformat(), s.versions) for s in states_of(plan)]
     ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     meta = {"epoch": plan.epoch, "versions": versions, "ended": ended, "states": states}
-    # This replaces the file of an earlier compaction of this epoch that was killed before it switched to the next one.
+    # The file exists already if an earlier compaction wrote it and was killed before it switched to the next epoch.
     sealed.write(path, KIND, arrays, meta, {"purged": len(retired)})
     written.mark(store, path)
 

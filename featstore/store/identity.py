@@ -65,7 +65,7 @@ class Identity:
     augment: dict[str, Any] = field(default_factory=dict)
 
     UNKNOWN: ClassVar[str] = "unknown"
-    """Value of those fields of an identity that are unknown for imported features."""
+    """Value of the fields that are unknown in the identity of imported features."""
 
     @classmethod
     def imported(cls, name: str, dimension: int, dtype: str) -> Identity:
@@ -78,7 +78,7 @@ class Identity:
         return self.layer == "imported" and not self.preprocessing
 
     def require_plain(self, what: str) -> None:
-        """Raise UsageError that names ``what`` if the features come from augmented pictures: queries are plain
+        """Raise UsageError that names ``what`` if the features come from augmented pictures, because queries are plain
         pictures.
         """
         if self.augment:

@@ -45,7 +45,7 @@ class Imported:
 
 
 def check_vectors(vectors: Vectors, rows: ImportedRows, on_rows: Callable[[int], None]) -> None:
-    """Read all vectors once before anything is written, and store a hash of each vector in ``rows``.
+    """Read all vectors once before anything is written, and set ``rows.hashes`` to a hash of each vector.
 
     Raises UsageError for duplicate keys, NaN or infinity.
     """

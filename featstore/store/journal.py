@@ -40,7 +40,7 @@ RowFailure = tuple[int, str, str]
 
 @dataclass(frozen=True)
 class Block:
-    """Finished rows ``start`` to ``stop`` of a unit.
+    """Finished rows ``start`` to ``stop`` - 1 of a unit (row range).
 
     ``vectors`` (n, d) of the rows that did not fail, ``sha256`` (stop - start, 32) of all pictures.
     """

@@ -20,7 +20,7 @@ _SAME: Final = {
     "blanks": "written with blanks around",
 }
 _SEARCHED: Final = 1_000_000
-"""Maximum number of keys of the store to compare with the ending of an unknown key, for a suggestion."""
+"""Maximum number of the store's keys that are compared with an unknown key to suggest one with a similar ending."""
 _NAMED: Final = 3
 _CAUSES: Final = {
     "case": "differ from the store's in upper and lower case",
@@ -88,7 +88,7 @@ class KeyMatches:
 
 
 def other_forms(plan: Plan, keys: Sequence[bytes]) -> list[bytes]:
-    """Return ``keys``, with each key that the plan only has in another spelling replaced by that spelling."""
+    """Return ``keys``; a key that the plan has only in another spelling is returned in the spelling of the plan."""
     unknown = [at for at, number in enumerate(plan.find_keys(keys).tolist()) if number < 0]
     found = list(keys)
     for at, key in zip(unknown, KeyMatches(plan, [keys[at] for at in unknown]).keys, strict=True):

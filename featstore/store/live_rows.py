@@ -1,4 +1,4 @@
-"""Live rows: the rows of a store that are not retired and have a vector, and their places in the shards."""
+"""Live rows: the rows of a store that are not retired and have a vector, and their positions in the shards."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class Manifest:
         return replace(self, requires=tuple(sorted({*self.requires, *features})))
 
     def write(self, store: Path, *, exclusive: bool = False) -> None:
-        """Write featstore.json; with ``exclusive``, raise FileExistsError if the store has one."""
+        """Write featstore.json. If ``exclusive`` is true, raise FileExistsError if the file exists already."""
         atomic.write_json(store / NAME, self.to_dict(), exclusive=exclusive)
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,7 +109,8 @@ class Manifest:
         try:
             value = atomic.read_json(store / NAME, follow=False)
         except (FileNotFoundError, NotADirectoryError, ValueError):
-            # ValueError: the path, which another file may have named, has a null byte.
+            # ValueError: the path contains a null byte. Such a path may come from the content of a damaged or untrusted
+            # file.
             raise UsageError(
                 f"{store}: no feature store is here ({NAME} is missing); featstore extract makes one"
             ) from None

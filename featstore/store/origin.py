@@ -26,9 +26,9 @@ STACKED = "stacked"
 class Origin:
     """Origin of the features that a head or an index was made from.
 
-    ``identity``: of the features. ``weights_name``: name of the weights, for messages and for loading them again.
-    ``store``: absolute path of the store at the time of reading. ``store_id``: the store's random id, which never
-    changes.
+    ``identity``: identity of the features. ``weights_name``: name of the weights, for messages and for loading them
+    again. ``store``: absolute path of the store at the time of reading. ``store_id``: the store's random id, which
+    never changes.
     """
 
     identity: Identity
@@ -51,7 +51,10 @@ class Origin:
         return cls(Identity.from_dict(dict(identity)), *(origin[name] for name in names))
 
     def find_store(self, beside: Path | None = None) -> FeatureStore | None:
-        """Return the store, opened at its path or by its name in the folder ``beside``; None if it is not found."""
+        """Open and return the store at its recorded path, or else that of the same name in the folder ``beside``.
+
+        The result is None if neither path has a store with the recorded id.
+        """
         places = [Path(self.store)] + ([beside / Path(self.store).name] if beside is not None else [])
         for place in places:
             try:

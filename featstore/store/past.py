@@ -1,5 +1,6 @@
-"""Past states of a store: rows, labels and splits at a generation, a label version or a date, or those that a head
-used.
+"""Past states of a store: its rows, labels and splits as they were earlier.
+
+A past state is chosen by a generation, a label version or a date, or by the file of a head or an index that used it.
 
 Plan segments and tables never change after they were written, so a past state consists of the first segments of the
 plan and the first versions of the tables. After a compaction, history.py says which of the rows existed at that time.
@@ -94,7 +95,7 @@ class PastPlan(Plan):
         if moment.epoch == plan.epoch:
             self.segments = plan.segments[: moment.segments]
         else:
-            # Only segments written by the compaction contain ids of the past state: later segments have only larger
+            # Only segments that the compaction wrote contain ids of the past state: later segments have only larger
             # ids.
             self.segments = [each for each in plan.segments if len(each.ids) and int(each.ids[0]) < moment.next_id]
         self._arrange()

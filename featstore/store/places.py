@@ -1,4 +1,4 @@
-"""Find out from a store's plan where the picture of a key is stored."""
+"""Find out from a store's plan in which file or archive the picture of a key is stored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from featstore.text import quoted
 
 
 class Place(NamedTuple):
-    """Place of a picture or region: a file ``location`` below ``root``, or a member of an archive ``location``."""
+    """Where a picture is stored: in the file ``location`` below the folder ``root``, or in an archive.
+
+    ``id``: id of the picture's row. ``offset``: byte offset in the archive, -1 for a file of its own. ``size``: size in
+    bytes. ``region``: part of the picture that the row stands for; None for the whole picture.
+    """
 
     id: int
     root: Path
@@ -41,7 +45,7 @@ class Place(NamedTuple):
 
 
 def place_of(plan: Plan, key: bytes) -> Place | None:
-    """Return the place of the picture of ``key``; None if the plan has no such picture."""
+    """Return where the picture of ``key`` is stored; None if the plan has no live row with this key."""
     (number,) = plan.find_keys([key]).tolist()
     for segment in plan.segments:
         if len(segment.ids) and segment.ids[0] <= number <= segment.ids[-1]:

@@ -40,7 +40,7 @@ UNITS_OF_EPOCH = 1 << 32
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit of work: the rows ``start`` to ``stop`` of ``segment``. The unit's shard has the same number."""
+    """A unit of work: the rows ``start`` to ``stop`` - 1 of ``segment``. The unit's shard has the same number."""
 
     number: int
     segment: int
@@ -98,7 +98,7 @@ class Segment:
         return value if isinstance(value, dict) else {}
 
     def rows(self, start: int, stop: int) -> Rows:
-        """Return the rows ``start`` to ``stop`` of the segment."""
+        """Return the rows ``start`` to ``stop`` - 1 of the segment."""
         where = np.arange(start, stop)
         return Rows(
             self.ids[start:stop],
@@ -197,8 +197,8 @@ class Plan:
         return self.find(digests(keys, [view] * len(keys) if view else None))
 
     def _by_segment(self, ids: Ids) -> Iterator[tuple[Segment, NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield (segment, indices of its ids in ``ids``, their rows in the segment) for each segment that contains some
-        of ``ids``.
+        """Yield (segment, indices into ``ids``, rows (m,) of these ids in the segment) for each segment with some of
+        ``ids``.
         """
         owner = np.searchsorted(self._first_ids, ids, side="right") - 1
         for number in np.unique(owner):

@@ -108,7 +108,8 @@ class Planner:
             try:
                 return self._scan(source, retry)
             except FileExistsError:
-                # Another process appended a segment first: compare the source with the longer plan again.
+                # Another process appended a segment first: compare the source again, now with a plan that has this
+                # segment.
                 continue
         raise UsageError(f"{self.store}: other processes keep changing the plan; run again when they are done")
 
@@ -321,7 +322,7 @@ class Planner:
         for name, values in buffer.side.items():
             typed = self.from_text and name not in (tables.LABEL, tables.SPLIT)
             columns[name] = tables.Column.of_text(values) if typed else tables.Column.of(values)
-        # Check for duplicate keys here too: the table is written before the segment, whose writing reports duplicates.
+        # Check for duplicate keys before the table is written; the rows of the segment are checked only after that.
         order = np.unique(digests(buffer.side_keys), axis=0, return_index=True)[1]
         if len(order) != len(buffer.side_keys):
             self._refuse_doubled_rows(buffer.side_keys, digests(buffer.side_keys))

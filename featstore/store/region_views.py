@@ -46,7 +46,8 @@ class Regional:
         """Return the keys of the p pictures, in the order of their first rows, and one pooled vector for each picture,
         (p, d).
 
-        ``how``: elementwise "mean" or "max" over the vectors of a picture's rows. Memory holds p x d float64 numbers.
+        ``how``: elementwise "mean" or "max" over the vectors of a picture's rows. Needs memory for p x d float64
+        numbers.
         """
         store = cast("FeatureStore", self)
         check_how(how)

@@ -79,7 +79,7 @@ class Split:
         }
 
     def require_held_out_classes(self, store: FeatureStore) -> None:
-        """Raise DataError if a class of ``store``, the divided store, has no held-out picture."""
+        """Raise DataError if a class of ``store``, the store that was split, has no held-out picture."""
         if self.missing:
             raise DataError(
                 f"{store.path}: the held-out split {self.names[1]!r} has no pictures of {_some(self.missing)}, so nothing "

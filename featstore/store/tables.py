@@ -44,7 +44,7 @@ _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?|[nN]a[
 class Column:
     """n values of one type.
 
-    "text": ``values`` are indices into ``categories``. Missing values: ``valid`` False ("int"), NaN ("float"), else -1.
+    "text": ``values`` are indices into ``categories``. Missing: False in ``valid`` ("int"), NaN ("float"), -1 (others).
     """
 
     type: str
@@ -131,7 +131,7 @@ class Table:
         """Properties that are kept when the table is copied.
 
         ``created`` (UTC). ``generation``: [epoch, number of segments] of the plan at that time. ``reverts``: label version
-        that the table undoes. ``of``: the copied store and version. ``follows``: another store, whose tables are used.
+        that the table undoes. ``of``: store and version it copies. ``follows``: another store, whose tables are used.
         """
         return {name: self.meta[name] for name in ABOUT if name in self.meta}
 
@@ -315,7 +315,7 @@ class Tables:
 
     @property
     def layers(self) -> list[Table]:
-        """The tables in force by increasing precedence: first tables read from sources, then tables of the user."""
+        """The tables whose values are used, by increasing precedence: first those of sources, then the user's."""
         tables = self.in_force
         return [t for t in tables if t.origin != "user"] + [t for t in tables if t.origin == "user"]
 

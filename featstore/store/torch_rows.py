@@ -64,7 +64,7 @@ class FeatureDataset(Dataset[Any]):
     @overload
     def __getitem__(self, index: Sequence[int] | NDArray[Any] | slice) -> Batch: ...
     def __getitem__(self, index: Any) -> Item | Batch:
-        """Return vector and code of one row, or of several rows at once. Raises IndexError."""
+        """Return vector and code of one row, or of several rows at once. Raises IndexError for a missing row."""
         if isinstance(index, int | np.integer):
             if not -len(self) <= index < len(self):
                 raise IndexError(index)

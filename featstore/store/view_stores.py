@@ -68,7 +68,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 class ViewRows:
-    """The same rows of a store in several views, one view below the other, in constant memory; a RowBlocks.
+    """The same rows of a store in several views: all rows of view 0, then all rows of the next view, and so on.
+
+    Has the interface of featstore.blocks.RowBlocks, and reads the vectors in constant memory.
 
     If a view has no vector for a row, the row is left out of this view.
 
@@ -83,7 +85,7 @@ class ViewRows:
     ----------
     shape : (n, d), with n up to m times the number of views.
     order : ndarray of shape (n,)
-        For each row of the result, its place in ``rows``: the labels of the result are ``labels[order]``, its groups
+        For each row of the result, its index in ``rows``: the labels of the result are ``labels[order]``, its groups
         ``groups[order]``.
     absent : int
         Number of rows that were left out of a view.

@@ -1,4 +1,4 @@
-"""Views of an open store: counts, keys, and rows for pandas, Arrow and PyTorch."""
+"""Methods and classes of an open store: its counts, its keys, and its rows for pandas, Arrow and PyTorch."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Converted:
     def as_torch(self, split: str | None = None, *, dtype: str | None = None) -> FeatureDataset:
         """Return the rows of ``split`` (None: all) as a PyTorch dataset of (vector, label code); see FeatureDataset.
 
-        ``dtype``: of the vectors, by default as stored. Raises UsageError if there is no such split.
+        ``dtype``: type of the vectors; by default the stored type. Raises UsageError if there is no such split.
         """
         from featstore.store.torch_rows import FeatureDataset
 

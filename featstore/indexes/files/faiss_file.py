@@ -1,9 +1,9 @@
 """Check the structure of a FAISS file without using FAISS; helpers for file names and error messages.
 
-FAISS trusts a file. For example, it opens other files that inverted lists name, and may write to them. So this module
-reads the structure of a file from the first byte to the last before FAISS reads the file. Every index, transform and
-inverted list must have a type that featstore writes, at a place where featstore writes it. Only the few numbers around
-the arrays are read. The layout is that of FAISS 1.8 to 1.15 (faiss/impl/index_write.cpp and
+FAISS trusts a file. For example, it opens other files whose names are stored in inverted lists, and may write to them.
+So this module reads the structure of a file from the first byte to the last before FAISS reads the file. Every index,
+transform and inverted list must have a type that featstore writes, at a place where featstore writes it. Only the few
+numbers around the arrays are read. The layout is that of FAISS 1.8 to 1.15 (faiss/impl/index_write.cpp and
 faiss/invlists/BlockInvertedLists.cpp).
 """
 

@@ -205,7 +205,7 @@ class VectorIndex:
         parameters = None
         if allowed is not None:
             bitmap = np.packbits(allowed, bitorder="little")
-            # Graphs and lists also visit rows that are not allowed, so widen the search to visit enough allowed rows.
+            # In graphs and lists, FAISS also visits rows that are not allowed: widen the search to visit enough rows.
             widen = len(allowed) / max(1, int(allowed.sum()))
             parameters = self._filtered(self._inner, faiss.IDSelectorBitmap(bitmap), widen)
         # FAISS reads the queries by address: contiguous float32 rows of d numbers.

@@ -1,14 +1,14 @@
 """An index on disk: ``PATH``, a plain FAISS file, and ``PATH.featstore``, its side file.
 
 The side file (a sealed file of kind "index", see featstore/files/sealed.py) has what FAISS cannot store: keys, labels,
-the store's fingerprint and identity, the measured recall, and the size and XXH3-128 of the FAISS file, which bind the
-two together. Arrays of the side file, by position: ``ids`` int64 (n,), ``keys/blob`` uint8, ``keys/offsets`` int64 (n +
-1,), ``removed`` bool (n,), and, if there are labels, ``labels`` int32 (n,), indices into meta's ``classes``, -1 for
-none.
+the store's fingerprint and identity, the measured recall, and the size and XXH3-128 of the FAISS file, by which
+featstore recognises that the two files belong together. Arrays of the side file, by position: ``ids`` int64 (n,),
+``keys/blob`` uint8, ``keys/offsets`` int64 (n + 1,), ``removed`` bool (n,), and, if there are labels, ``labels`` int32
+(n,), indices into meta's ``classes``, -1 for none.
 
 Saving writes ``PATH.featstore.next``, then renames the FAISS file into place, then the side file. After a kill at any
-moment exactly one of ``PATH.featstore`` and ``PATH.featstore.next`` matches ``PATH``. Opening uses the file that
-matches, and so finds either the old index or the new one.
+moment exactly one of ``PATH.featstore`` and ``PATH.featstore.next`` matches ``PATH``. When the index is opened,
+featstore reads the one that matches, and so gets either the old index or the new one.
 
 The ids in the FAISS file are the store's row ids, which are never reused: ``store.rows_of_ids(ids)`` gives row numbers,
 ``store.keys`` their keys. featstore skips rows marked in ``removed``, but a plain reader of the FAISS file still finds

@@ -81,7 +81,7 @@ def chain_fault(entering: int, leaving: int, transforms: Iterable[tuple[int, int
 
 
 def lists_fault(rows: int, lists: Iterable[NDArray[np.int64]]) -> str | None:
-    """Describe an error in inverted ``lists``; None if they have each position from 0 to ``rows`` - 1 exactly once."""
+    """Describe an error in inverted ``lists``; None if each position from 0 to ``rows`` - 1 is in them exactly once."""
     seen = np.zeros(rows, np.bool_)
     count = 0
     for positions in lists:

@@ -1,1 +1,1 @@
-"""Index tuning: candidate types of index, trials on a sample, and search parameters that reach the required recall."""
+"""Index tuning: types of index to try, trials of them on a sample, and search parameters for the required recall."""

@@ -107,7 +107,7 @@ def ladder(rows: int, dimension: int, metric: Metric) -> Iterator[Candidate]:
     yield flat(dimension)
     lists = lists_for(rows)
     # Codes of the residual to the list's centroid are more precise. For inner products one lookup table per query
-    # serves all lists. Squared distances would need one table per list, so "l2" does not use residuals.
+    # is enough for all lists. Squared distances would need one table per list, so "l2" does not use residuals.
     residual = "" if metric == "l2" else "r"
     projections = [(dimension // share // 8 * 8, width) for share, width in ((8, 2), (8, 1), (4, 2))]
     for kept, width, (codes, size) in [

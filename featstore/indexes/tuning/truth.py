@@ -120,7 +120,7 @@ def hold_out(rows: int, wanted: int, seed: int, groups: NDArray[np.int64] | None
     """Draw up to ``wanted`` of ``rows`` rows as queries, and withhold these rows from the index.
 
     ``groups`` (n,): rows of one group are near copies, for example crops of one picture. All rows of a drawn group are
-    withheld, because the index would otherwise hold near copies of the queries. At most eight rows of a group become
+    withheld, because the index would otherwise contain near copies of the queries. At most eight rows of a group become
     queries. At most a tenth of the rows is withheld, or a fifth if groups have two or more rows on average, because a
     group counts as only one observation.
     """

@@ -16,7 +16,7 @@ VECTOR_NAMES: Final = (
     "vector", "vectors", "embedding", "embeddings", "image_embedding", "image_embeddings", "img_emb", "features",
     "feature", "descriptors", "global_descriptor", "x", "data", "arr_0",
 )  # fmt: skip
-"""Usual names of the array of vectors, for files that hold several arrays, in order of preference; case does not
+"""Usual names of the array of vectors, for files that have several arrays, in order of preference; case does not
 matter."""
 BLOCK_BYTES: Final = 16 << 20
 _LARGEST_DIMENSION: Final = 1 << 20

@@ -59,7 +59,8 @@ class ParquetFile:
         names = [field.name for field in self._schema if field.name != self._name and not types.is_nested(field.type)]
         with ParquetErrors(self.path, _memory(self.path)), parquet.ParquetFile(self.path) as file:
             table = file.read(columns=names)
-            # Inside the block: texts are decoded here, and those of a damaged file may not be UTF-8.
+            # Convert within the block of ParquetErrors: if a damaged file has texts that are not UTF-8, to_pylist()
+            # raises.
             return {
                 name: [value if isinstance(value, bytes) else scalar(value) for value in table[name].to_pylist()]
                 for name in names

@@ -47,7 +47,7 @@ _GIVEN_KEYS, _GIVEN_LABELS = "\0keys", "\0labels"
 class ImportedRows:
     """Keys, labels, splits and metadata of n vectors, with the interface of a source (see sources.base.Source).
 
-    ``hashes`` (n,): hashes of the vectors, set by the caller; another hash means that the vector has changed.
+    ``hashes`` (n,): hashes of the vectors, set by the caller; if a row's hash changes, its vector has changed.
     ``content`` (n, 32): SHA-256 of the pictures, zeros where unknown. ``from_text``: metadata columns that were read
     from text files. ``regions`` (n, 5): parts of pictures (see Chunk); None if all rows are whole pictures.
     """

@@ -82,7 +82,7 @@ def products(*, backbone: str, weights: str | None, device: str, geometry: Asked
         for left, right in ways * _PRODUCTS:
             started = time.perf_counter()
             product = left @ right
-            float(product[0, 0])  # read one value, to wait until the device has finished
+            float(product[0, 0])  # Read one value of the product: this waits until the device has computed it.
             best = max(best, 2 * size**3 / (time.perf_counter() - started))
     return {"rate": best / operations, "operations_per_second": best, "operations_per_picture": operations}
 

@@ -216,7 +216,7 @@ def _rounds(
 
 def _run(name: str, command: list[str], limit: float | None) -> dict[str, Any]:
     """Run the process of a contender and return its result; stop the process if the fit exceeds ``limit`` seconds."""
-    # bufsize=0: a buffered readline() would read ahead, and communicate() would lose the bytes that were read ahead.
+    # bufsize=0: a buffered readline() would read more than one line, and communicate() would not return the rest.
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
         assert process.stdout is not None
         process.stdout.readline()  # the process prints a line when its data is ready and the fit begins

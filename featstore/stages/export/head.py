@@ -35,7 +35,7 @@ _LARGEST_DIFFERENCE: Final = 1e-3
 
 @dataclass(frozen=True)
 class HeadExport:
-    """Result of an export. ``inputs``: text that describes the model's inputs. ``notes``: for the user.
+    """Result of an export. ``inputs``: text that describes the model's inputs. ``notes``: messages for the user.
 
     ``greatest_difference``: largest difference of a probability between the exported file and featstore on synthetic
     inputs; None if it was not measured.
@@ -62,7 +62,7 @@ class HeadExport:
         known = f"{self.head}, {counted(len(self.classes), 'class', 'classes')}" if self.classes else self.head
         line = f"{self.out}: {known} ({self.bytes / 2**20:,.1f} MiB){checked}"
         lines = [line, f"takes: {self.inputs}", *(f"note: {note}" for note in self.notes)]
-        # A forged head can hold a newline in any name, and so print a line that looks like an error.
+        # A name in a forged head may contain a newline, so that the rest of the name would look like an error message.
         return "\n".join(map(printable, lines))
 
 

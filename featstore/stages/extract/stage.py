@@ -73,8 +73,8 @@ def extract_in_process(
         source = options.open(source)
         there = _manifest_there(path)
         base = None if there is not None else plain_manifest(source, path, request.augmentation)
-        # Loading the network takes seconds. If the names in the options match the store, load it only for pending
-        # pictures.
+        # Loading the network takes seconds. If the options have the same names (of backbone, weights and so on) as
+        # the store, do not load the network here: it is loaded later, and only if pictures are pending.
         network = None if there is not None and request.agrees(there) else _network(request, there or base, path, share)
         identity, weights_name = _features(network, there)
         open_for_writing(path, identity, weights_name, options.unit_rows or (base.unit_rows if base else None))
@@ -225,7 +225,10 @@ def _manifest_there(store: Path) -> Manifest | None:
 
 
 def _features(network: Network | None, there: Manifest | None) -> tuple[Identity, str]:
-    """Return the identity and the weights' name of the requested features, from ``network`` or (if None) the store."""
+    """Return the identity of the features and the name of the weights, from ``network`` or, if that is None, a store.
+
+    ``there``: the manifest of that store.
+    """
     if network is not None:
         return network.identity, network.backbone.weights
     if there is None:

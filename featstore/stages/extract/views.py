@@ -29,8 +29,9 @@ def runs_with_views(
 ) -> list[Run]:
     """Return (store, options) of the plain pictures, followed by those of the views 1 to ``views`` - 1.
 
-    Views that exist already are always included, also beyond ``views``. ``augment`` and ``seed``: of the views; None:
-    those of existing views, for new views defaults.AUGMENT and 0. The runs of the views have ``store`` as their source.
+    Views that exist already are always included, also beyond ``views``. ``augment`` and ``seed``: policy
+    and seed of the views. None means the values of the existing views or, if there is no view yet, defaults.AUGMENT
+    and 0. The runs of the views have ``store`` as their source.
 
     Raises UsageError for an invalid number or policy.
     """

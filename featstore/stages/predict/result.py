@@ -94,8 +94,8 @@ class Predictions:
         Columns: key, label (categorical), probability, the probability of each class, reason, message. If a class has
         the name of one of these columns, the column of the class gets a trailing underscore. If the head predicts label
         sets, there are no columns label and probability but labels: tuples of labels, None if there is no prediction. If
-        it predicts numbers, there is the column number. For an unreadable picture
-        label and probabilities are missing, and ``reason`` and ``message`` explain why.
+        the head predicts numbers, there is a column "number". For an unreadable picture, label and probabilities are
+        missing, and ``reason`` and ``message`` explain why.
         """
         import pandas as pd
 

@@ -1,4 +1,4 @@
-"""The stage units: the pictures that activate units of the network, and the units that speak most for a class."""
+"""The stage units: the pictures that activate units of the network, and the units that contribute most to a class."""
 
 from featstore.stages.units.report import Activation, UnitActivations, UnitsReport
 from featstore.stages.units.stage import units

@@ -1,4 +1,4 @@
-"""The units of the network that speak most for a class of a linear head."""
+"""The units of the network that contribute most to the decision value of a class of a linear head."""
 
 from __future__ import annotations
 
@@ -76,12 +76,15 @@ def _weights(head: TrainedHead, path: str, class_name: str) -> NDArray[np.float6
     code, coef = head.classes.index(class_name), head.model.coef
     if len(coef) > 1:
         return np.asarray(coef[code])
-    # With two classes, the only decision value speaks for the second class.
+    # With two classes there is only one decision value; the larger it is, the more probable is the second class.
     return np.asarray(coef[0] if code == 1 else -coef[0])
 
 
 def largest_contributions(contributions: NDArray[np.float64], count: int, class_name: str) -> list[int]:
-    """Return at most ``count`` units with the largest positive ``contributions``; equal ones by number."""
+    """Return at most ``count`` units with the largest positive ``contributions``, in descending order.
+
+    Units with equal contributions are in the order of their numbers. Raises UsageError if no contribution is positive.
+    """
     order = np.argsort(-contributions, kind="stable")[:count]
     chosen = [one for one in order.tolist() if contributions[one] > 0]
     if not chosen:

@@ -33,11 +33,12 @@ class Activation:
 class UnitActivations:
     """The pictures that activate one unit of the network most and least.
 
-    ``lowest``, ``highest`` and ``mean``: of the activations of all pictures of the store. ``most``: pictures in
-    descending order of their values; ``least``: in ascending order; equal values are in the order of the keys.
-    ``contribution``: how much the unit adds to the class's decision value, on average over the pictures of the class:
-    weight x (activation - mean activation of all pictures). ``class_mean``: mean over the pictures of the class; if it
-    is below ``mean``, the unit speaks for the class by being inactive. Both are None without a head.
+    ``lowest``, ``highest`` and ``mean``: lowest, highest and mean activation over all pictures of the store. ``most``:
+    pictures in descending order of their values; ``least``: in ascending order; equal values are in the order of the
+    keys. ``contribution``: how much the unit adds to the class's decision value, on average over the pictures of the
+    class: weight x (activation - mean activation of all pictures). ``class_mean``: mean activation over the pictures of
+    the class. If it is below ``mean``, a low activation of the unit is typical of the class. ``contribution`` and
+    ``class_mean`` are None without a head.
     """
 
     unit: int

@@ -96,7 +96,7 @@ def _unit(
     least: bool,
     of_class: OfClass | None,
 ) -> UnitActivations:
-    """Return the pictures among ``rows`` at the ends of a unit's ``values`` (n,)."""
+    """Return the ``n`` of ``rows`` with a unit's largest ``values``; if ``least``, also those with the smallest."""
     return UnitActivations(
         unit,
         float(values.min()),
@@ -131,7 +131,7 @@ def _fault(store: FeatureStore, unit: int, values: NDArray[np.float32]) -> str:
 def _end(
     store: FeatureStore, unit: int, values: NDArray[np.float32], rows: NDArray[np.int64], n: int, *, largest: bool
 ) -> list[Activation]:
-    """Return the ``n`` of ``rows`` with the largest (or smallest) of ``values``; equal values by key."""
+    """Return the ``n`` of ``rows`` with the largest (or smallest) ``values``; equal values are sorted by key."""
     chosen = first_rows(store, -values if largest else values, rows, n)
     labels = store.labels[chosen].tolist() if len(chosen) else []
     ids = store.ids[chosen].tolist()
@@ -151,7 +151,7 @@ def first_rows(store: FeatureStore, values: NDArray[np.float32], rows: NDArray[n
     """Return the ``n`` of ``rows`` with the smallest ``values`` (those of all rows of ``store``), in ascending order.
 
     Rows with equal values are in the order of the bytes of their keys, and this order also decides which of them
-    are returned. Memory holds the keys of at most ``n`` rows.
+    are returned. At most ``n`` keys are in memory at once.
     """
     own = values[rows]
     if n < len(rows):

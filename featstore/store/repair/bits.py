@@ -16,7 +16,7 @@ from featstore.errors import DamagedError
 from featstore.files import atomic, sealed
 
 _LARGEST = 64 << 10
-"""Largest array, in bytes, in which a flipped bit is searched; the search takes some seconds."""
+"""Size in bytes of the largest array in which a flipped bit is searched for; the search takes some seconds."""
 
 
 def correct_bit(data: bytes, good: Callable[[bytes | bytearray], bool]) -> bytes | None:

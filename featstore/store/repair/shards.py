@@ -19,7 +19,8 @@ from featstore.store.rows import Rows
 from featstore.store.shards import Failure, Finished, Shard
 
 DAMAGED = folders.DAMAGED
-"""Failure reason of pictures whose damaged vector could not be computed again; also the folder of damaged files."""
+"""Failure reason of pictures whose damaged vector could not be computed again; also the name of the folder in which
+damaged files are kept."""
 _BLOCK_ROWS = 4096
 
 
