@@ -15,7 +15,7 @@ from featstore.errors import DataError, UsageError
 from featstore.heads.estimators.one_vs_rest import OneVsRestHead
 from featstore.heads.estimators.ridge import RidgeHead
 from featstore.heads.headfile import LabelSetsHead, NumbersHead, TrainedHead
-from featstore.heads.trainer import HeadKind, head_kind, identified, record, settable, versions
+from featstore.heads.trainer import HeadKind, fit_options, head_kind, identified, record, settable, versions
 from featstore.store.targets import CLASSES, LABEL_SETS, NUMBERS, Targets
 from featstore.text import check_keywords, counted, natural
 
@@ -76,6 +76,7 @@ def train_label_sets(
     sets: Sequence[Collection[str]],
     *,
     groups: ArrayLike | None = None,
+    scored: ArrayLike | None = None,
     seed: int = defaults.SEED,
     folds: int | float = defaults.FOLDS,
     C: float | str = "auto",
@@ -106,7 +107,7 @@ def train_label_sets(
     counts = indicator.sum(axis=0, dtype=np.int64)
     _require_two(names, counts.tolist(), len(sets))
     estimator = OneVsRestHead(C, cv=folds, random_state=seed, **options)
-    estimator.fit(X, indicator, groups=groups)
+    estimator.fit(X, indicator, **fit_options(estimator, groups, scored))
     about = {
         **record(estimator, len(sets), seed),
         "class_counts": dict(zip(names, counts.tolist(), strict=True)),
@@ -121,6 +122,7 @@ def train_numbers(
     y: ArrayLike,
     *,
     groups: ArrayLike | None = None,
+    scored: ArrayLike | None = None,
     seed: int = defaults.SEED,
     folds: int | float = defaults.FOLDS,
     C: float | str = "auto",
@@ -131,7 +133,8 @@ def train_numbers(
 ) -> NumbersHead:
     """Train ridge regression on ``X`` (n, d), an array or block source, and numbers ``y`` (n,).
 
-    The parameters are those of train_head, where ``C`` must be "auto"; ``options`` go to RidgeHead. Raises UsageError
+    The parameters are those of train_head, where ``C`` must be "auto" and ``scored`` is ignored;
+    ``options`` go to RidgeHead. Raises UsageError
     for a constant target, NaN, or invalid options.
     """
     if C != "auto":
@@ -139,7 +142,7 @@ def train_numbers(
     check_keywords("train", options, settable_for(NUMBERS, "ridge"))
     targets = np.asarray(y, np.float64)
     estimator = RidgeHead(cv=folds, random_state=seed, **options)
-    estimator.fit(X, targets, groups=groups)
+    estimator.fit(X, targets, **fit_options(estimator, groups, scored))
     about = {**record(estimator, len(targets), seed), "versions": versions(), **(meta or {})}
     return NumbersHead("ridge", [], estimator.model_, *identified(X, fingerprint, identity), about)
 

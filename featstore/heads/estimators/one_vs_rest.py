@@ -22,6 +22,7 @@ from featstore.heads.estimators.inputs import (
     check_features,
     check_training,
     require_bytes,
+    scored_rows,
     seed_of,
 )
 from featstore.heads.label_sets import LabelSetsModel, best_threshold, sigmoid
@@ -124,10 +125,11 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags.classifier_tags.multi_label = True
         return tags
 
-    def fit(self, X: Any, y: Any, *, groups: ArrayLike | None = None) -> Self:
+    def fit(self, X: Any, y: Any, *, groups: ArrayLike | None = None, scored: ArrayLike | None = None) -> Self:
         """Fit on ``X`` (n, d), an array, sparse matrix or block source, and label sets (n, k) or classes (n,).
 
-        ``groups`` (n,): rows of the same group share a fold. Raises DataError (a ValueError) for a label that fewer
+        ``groups`` (n,): rows of the same group share a fold. ``scored`` (n,): whether a held-out row counts in the choice
+        of C and thresholds (default: all rows). Raises DataError (a ValueError) for a label that fewer
         than two rows have or fewer than two rows lack, for NaN or infinity, or for different numbers of rows.
         """
         Cs = candidates(self.C, self.Cs)
@@ -135,7 +137,8 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         X, sets = self._targets(X, y)
         strata = one_vs_rest.rarest_label(sets)
         folds = assign_folds(strata, groups, self.cv, seed_of(self.random_state))
-        labels = Labels(sets, one_vs_rest.keep_trained(sets, folds, groups), None)  # type: ignore[arg-type]
+        folds = one_vs_rest.keep_trained(sets, folds, groups)
+        labels = Labels(sets, folds, None, None, scored_rows(scored, folds))  # type: ignore[arg-type]
         with few_threads(*X.shape):
             rows, scaler = prepare(X, labels, standardize=self.standardize, memory=self.memory_limit)
             start = self._cross_validate(rows, Cs, fixed)
@@ -244,7 +247,7 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.thresholds_ = np.full(labels, fixed, np.float64)
         elif self._of_sets:
             decisions = one_vs_rest.held_out_decisions(rows, found.weights[best])
-            seen = rows.labels.folds >= 0
+            seen = ~np.isnan(decisions[:, 0])
             truth = rows.labels.codes[seen] == 1
             columns = zip(decisions[seen].T, truth.T, strict=True)
             self.thresholds_ = np.array([best_threshold(values, positive) for values, positive in columns])

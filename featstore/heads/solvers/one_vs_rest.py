@@ -18,7 +18,7 @@ from featstore import splits
 from featstore.heads.solvers import grid
 from featstore.heads.solvers.losses import LOGISTIC
 from featstore.heads.solvers.passes import Problem, Selection
-from featstore.heads.solvers.rows import TrainingRows
+from featstore.heads.solvers.rows import TrainingRows, scored_segments
 
 _VECTORS: Final = 26
 """Number of weight vectors that the solver keeps for each problem: ten pairs, and the current points."""
@@ -86,7 +86,7 @@ def cross_validate(rows: TrainingRows, Cs: Sequence[float], *, tol: float, memor
         loss, right = _score(rows, problems, points[:, None])
         losses += loss.reshape(len(Cs), len(folds), -1).sum(axis=2)
         hits += right.reshape(len(Cs), len(folds), -1).sum(axis=2)
-    sizes = np.array([np.count_nonzero(rows.labels.folds == fold) for fold in folds]) * labels
+    sizes = np.array([np.count_nonzero(rows.labels.scored_in(int(fold))) for fold in folds]) * labels
     return HeldOut(losses / sizes, hits / sizes, weights, spent)
 
 
@@ -113,12 +113,12 @@ def solve_all(
 def held_out_decisions(rows: TrainingRows, weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return decision values (n, k) of all rows, each from the model that held out the row's fold.
 
-    ``weights``: (folds, k, r + 1). Rows of fold -1 are NaN.
+    ``weights``: (folds, k, r + 1). Rows that are not scored are NaN, and so are rows of fold -1.
     """
     folds = np.unique(rows.labels.folds[rows.labels.folds >= 0])
     out = np.full(rows.labels.codes.shape, np.nan, np.float32)
     by_fold = {int(fold): Selection([0], one[None], rows.dtype) for fold, one in zip(folds, weights, strict=True)}
-    for segment in rows.segments():
+    for segment in scored_segments(rows):
         if segment.fold in by_fold:
             out[segment.rows] = by_fold[segment.fold].decide(segment.values)[:, 0].T
     return out
@@ -137,7 +137,7 @@ def _score(
     """Return the summed log loss (p,), and the number of right decisions (p,), of each problem on its held-out fold."""
     losses, hits = np.zeros((2, len(problems)))
     selections: dict[int, Selection] = {}
-    for segment in rows.segments():
+    for segment in scored_segments(rows):
         if segment.fold not in selections:
             chosen = [i for i, problem in enumerate(problems) if problem.fold == segment.fold]
             selections[segment.fold] = Selection(chosen, points, rows.dtype, problems)

@@ -54,6 +54,17 @@ def test_one_vs_rest_probabilities_equal_those_of_scikit_learn(C, dtype):
     assert (head.predict(X) == expected.predict(X)).mean() > 0.999
 
 
+def test_one_vs_rest_head_chooses_C_and_thresholds_by_the_scored_rows():
+    X, sets = tagged(300)
+    # The second half has the same features, which are groups of two with the first half, and every label twice as often.
+    both, groups = np.vstack([sets, sets | np.roll(sets, 1, axis=0)]), np.tile(np.arange(300), 2)
+    X = np.vstack([X, X])
+    every = OneVsRestHead(Cs=(0.01, 1.0)).fit(X, both, groups=groups)
+    some = OneVsRestHead(Cs=(0.01, 1.0)).fit(X, both, groups=groups, scored=np.arange(600) < 300)
+    assert (some.thresholds_ > every.thresholds_).mean() > 0.5
+    assert (some.cv_results_["mean_accuracy"] > every.cv_results_["mean_accuracy"]).all()
+
+
 def test_one_vs_rest_head_learns_the_same_from_streamed_rows():
     X, sets = tagged()
     whole = OneVsRestHead(C=0.1).fit(X, sets)
