@@ -48,7 +48,7 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     C : float or "auto"
         Inverse regularisation strength of all labels. "auto" chooses among ``Cs`` by the log loss on held-out folds,
-        averaged over the labels. A fixed ``C`` is cross-validated too, because thresholds need held-out predictions.
+        averaged over the labels. A fixed ``C`` is cross-validated too if thresholds are chosen.
     Cs : sequence of float
         Values of ``C`` that "auto" tries.
     cv : int or float
@@ -135,9 +135,11 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Cs = candidates(self.C, self.Cs)
         fixed = self._fixed_threshold()
         X, sets = self._targets(X, y)
-        strata = one_vs_rest.rarest_label(sets)
-        folds = assign_folds(strata, groups, self.cv, seed_of(self.random_state))
-        folds = one_vs_rest.keep_trained(sets, folds, groups)
+        folds = np.full(len(sets), -1, np.intp)
+        if len(Cs) > 1 or (self._of_sets and fixed is None):
+            strata = one_vs_rest.rarest_label(sets)
+            folds = assign_folds(strata, groups, self.cv, seed_of(self.random_state))
+            folds = one_vs_rest.keep_trained(sets, folds, groups)
         labels = Labels(sets, folds, None, None, scored_rows(scored, folds))  # type: ignore[arg-type]
         with few_threads(*X.shape):
             rows, scaler = prepare(X, labels, standardize=self.standardize, memory=self.memory_limit)

@@ -65,6 +65,15 @@ def test_one_vs_rest_head_chooses_C_and_thresholds_by_the_scored_rows():
     assert (some.cv_results_["mean_accuracy"] > every.cv_results_["mean_accuracy"]).all()
 
 
+def test_one_vs_rest_head_with_fixed_C_and_threshold_needs_no_row_to_hold_out():
+    X, groups = tagged(40)[0], np.arange(40) % 2
+    # All rows of a label are in one group.
+    sets = np.stack([groups == 0, groups == 1], axis=1).astype(np.int64)
+    assert OneVsRestHead(C=0.1, thresholds=0.5).fit(X, sets, groups=groups).thresholds_.tolist() == [0.5] * 2
+    with pytest.raises(DataError, match="nothing can be held out"):
+        OneVsRestHead(C=0.1).fit(X, sets, groups=groups)
+
+
 def test_one_vs_rest_head_learns_the_same_from_streamed_rows():
     X, sets = tagged()
     whole = OneVsRestHead(C=0.1).fit(X, sets)
