@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from featstore import defaults
 from featstore.blocks import Features
@@ -88,7 +88,7 @@ def train_label_sets(
     """Train logistic regression on ``X`` (n, d), an array or block source, and a set of labels for each row.
 
     Labels are text, stored in natural order. The parameters are those of train_head; ``options`` go to OneVsRestHead.
-    Raises UsageError for a label that fewer than two rows have or fewer than two rows lack, for fewer than two labels,
+    Raises UsageError for a label that the rows of fewer than two groups have or lack, for fewer than two labels,
     NaN, or invalid options.
     """
     if len(sets) != X.shape[0]:
@@ -105,7 +105,7 @@ def train_label_sets(
     for row, one in enumerate(sets):
         indicator[row, [places[str(name)] for name in one]] = 1
     counts = indicator.sum(axis=0, dtype=np.int64)
-    _require_two(names, counts.tolist(), len(sets))
+    _require_two(names, indicator, groups)
     estimator = OneVsRestHead(C, cv=folds, random_state=seed, **options)
     estimator.fit(X, indicator, **fit_options(estimator, groups, scored))
     about = {
@@ -147,14 +147,22 @@ def train_numbers(
     return NumbersHead("ridge", [], estimator.model_, *identified(X, fingerprint, identity), about)
 
 
-def _require_two(names: Sequence[str], counts: Sequence[int], rows: int) -> None:
-    """Raise UsageError unless at least two training rows have, and two lack, each of the labels ``names``."""
-    few = [name for name, count in zip(names, counts, strict=True) if count < 2]
-    everywhere = [name for name, count in zip(names, counts, strict=True) if rows - count < 2]
-    for found, text in (
-        (few, "only one training picture has"),
-        (everywhere, "all training pictures, or all but one, have"),
+def _require_two(names: Sequence[str], sets: NDArray[np.uint8], groups: ArrayLike | None) -> None:
+    """Raise UsageError unless rows of at least two groups have, and rows of two groups lack, each of the labels
+    ``names`` (k,).
+
+    ``sets``: label sets (n, k); ``groups`` (n,): a group is one picture, with its copies and views; None: every row is
+    a group.
+    """
+    which = np.arange(len(sets)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    largest, have = np.bincount(which).max(), sets.sum(axis=0, dtype=np.int64)
+    for value, counts, text in (
+        (1, have, "only one training picture has"),
+        (0, len(sets) - have, "all training pictures, or all but one, have"),
     ):
+        # More rows than the largest group has are rows of two groups.
+        few = np.flatnonzero(counts <= largest).tolist()
+        found = [names[label] for label in few if len(np.unique(which[sets[:, label] == value])) < 2]
         if found:
             shown = ", ".join(found[:5]) + (f" and {len(found) - 5:,} more" if len(found) > 5 else "")
             raise UsageError(
