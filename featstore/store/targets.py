@@ -159,18 +159,19 @@ class Targets:
 def _label_sets(task: Task, column: NDArray[np.object_]) -> tuple[list[Any], list[str]]:
     """Return the label set of each row, and texts that report the rows without a label set.
 
-    A text of separators alone is the empty set; a missing or empty text is no label set, so the row is not used.
+    A text of separators alone (and spaces) is the empty set; a missing, empty or otherwise blank text is no label set,
+    so the row is not used.
     """
-    texts = [None if value is None else str(value).strip() for value in column.tolist()]
-    if not any(text and task.separator in text for text in texts):
+    texts = [None if value is None else str(value) for value in column.tolist()]
+    if not any(text and task.separator in text.strip() for text in texts):
         raise UsageError(
             f"the separator {task.separator!r} is in no text of the column {task.column!r}"
-            + _example(text for text in texts if text)
+            + _example(text.strip() for text in texts if text)
             + "; for one class a picture leave it out"
         )
     sets = [
         tuple(sorted({part for piece in text.split(task.separator) if (part := piece.strip())}, key=natural))
-        if text
+        if text and (text.strip() or task.separator in text)
         else None
         for text in texts
     ]

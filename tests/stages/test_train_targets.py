@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from featstore.stages.label import label
 from featstore.stages.predict import predict
 from featstore.stages.train import head_path, retrain, train, train_again
 from featstore.store import FeatureStore
+from featstore.store.targets import Task
 from tests.chain import make_store, names, write_coloured
 from tests.page_reading import read
 
@@ -74,6 +76,16 @@ def test_missing_label_set_is_omitted_and_a_lone_separator_is_the_empty_set(stor
     assert KEYS[1] in used
     assert any("left out: 1 picture without a label set in 'tags'" in note for note in trained.notes)
     assert trained.split.targets.values[opened.keys[:].index(KEYS[1])] == ()
+
+
+@pytest.mark.parametrize(("separator", "empty"), [(" ", " "), ("\t", "\t"), (";", " ; ")])
+def test_text_of_separators_alone_is_the_empty_set_and_a_blank_text_is_none(separator, empty):
+    column = np.array([f" cat{separator}dog ", empty, "", None, "\n", "cat"], object)
+    targets = Task("label sets", "tags", separator).read(SimpleNamespace(column={"tags": column}.get))
+    assert targets.values.tolist() == [("cat", "dog"), (), None, None, None, ("cat",)]
+    assert targets.left_out == [
+        f"3 pictures without a label set in 'tags' (the text {separator!r} would be the empty set)"
+    ]
 
 
 def test_predictions_of_a_label_set_head_are_label_sets(store, trained):
