@@ -167,6 +167,7 @@ def split_store(
             train_at, test_at = splits.held_out(labels, groups=groups, fraction=held_out, seed=seed)
         else:
             train_at, test_at = splits.divide(targets.strata(pool), groups=groups, fraction=held_out, seed=seed)
+            train_at, test_at = targets.with_two_to_train(pool, groups, test_at)
     except DataError as error:
         raise UsageError(f"{store.path}: {error} ({_leaving_out(store)})") from None
     train, test = pool[train_at], pool[test_at]
