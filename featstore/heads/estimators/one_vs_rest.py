@@ -62,6 +62,10 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Relative gap to the optimum at which the final fit stops. Cross-validation fits stop at 10,000 times this gap.
     memory_limit : int
         Largest size of a float32 copy of the training rows in bytes. Without a copy, each pass reads the rows again.
+        The solver's vectors and the solutions of cross-validation (4 bytes for each value of C, fold, label and
+        feature) together have as many bytes again; if the solutions take more than three quarters of these bytes, the
+        vectors have another quarter. The label sets, a byte for each row and label, are copied about four times, and
+        their held-out decision values take 4 bytes each.
     random_state : int, RandomState or None
         Seed of the folds.
 

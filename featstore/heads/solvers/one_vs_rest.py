@@ -2,7 +2,9 @@
 
 A problem is a value of C, a held-out fold and a label. The solver of grid.py takes the steps of all problems together,
 so each pass over the rows serves all labels; labels that have converged leave the passes. If there are very many
-labels, they are solved in groups, so that the memory does not depend on their number.
+labels, they are solved in groups, so that the vectors of the solver have a bounded size. Other memory grows with the
+number of labels k: label sets of n rows take n * k bytes, copied about four times; the solutions of cross-validation
+take 4 bytes for each value of C, fold, label and dimension; held-out decision values take 4 * n * k bytes.
 """
 
 from __future__ import annotations
@@ -70,11 +72,13 @@ class HeldOut:
 def cross_validate(rows: TrainingRows, Cs: Sequence[float], *, tol: float, memory: int) -> HeldOut:
     """Solve the problem of every C, fold and label of ``rows``, and score each solution on the fold that it held out.
 
-    ``tol``: as in grid.solve; ``memory``: bytes that the solver may use for its vectors.
+    ``tol``: as in grid.solve; ``memory``: bytes for the solutions and the solver's vectors together. If the solutions
+    take more than three quarters of it, the vectors may take another quarter.
     """
     folds = np.unique(rows.labels.folds[rows.labels.folds >= 0])
     labels = rows.labels.codes.shape[1]
     weights = np.empty((len(Cs), len(folds), labels, rows.dimension + 1), np.float32)
+    memory = int(max(memory - weights.nbytes, memory // 4))
     losses, hits = np.zeros((2, len(Cs), len(folds)))
     spent = grid.Effort()
     for part in _parts(rows, labels, len(Cs) * len(folds), memory):

@@ -19,6 +19,8 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from featstore.errors import DataError
 from featstore.heads import OneVsRestHead
 from featstore.heads.label_sets import best_threshold, sigmoid
+from featstore.heads.solvers import grid, one_vs_rest
+from featstore.heads.solvers.rows import Labels, prepare
 from tests.heads.estimators.test_estimators import NOT_CLAIMED
 from tests.heads.made_up import Streamed
 
@@ -72,6 +74,18 @@ def test_one_vs_rest_head_with_fixed_C_and_threshold_needs_no_row_to_hold_out():
     assert OneVsRestHead(C=0.1, thresholds=0.5).fit(X, sets, groups=groups).thresholds_.tolist() == [0.5] * 2
     with pytest.raises(DataError, match="nothing can be held out"):
         OneVsRestHead(C=0.1).fit(X, sets, groups=groups)
+
+
+@pytest.mark.parametrize(("labels", "groups"), [(2.0, 5), (2.3, 3), (0.0, 5), (5.0, 2), (5.3, 1)])
+def test_solutions_of_cross_validation_count_against_the_memory_limit(monkeypatch, labels, groups):
+    X, sets = tagged(100)
+    calls = []
+    monkeypatch.setattr(grid, "solve", lambda *rest, solve=grid.solve, **more: calls.append(0) or solve(*rest, **more))
+    # 26 vectors of 13 float32 for each fold and value of C of a label.
+    memory = int(labels * 26 * 13 * 4 * 5 * 2)
+    rows, _ = prepare(X, Labels(sets, np.arange(100) % 5, None), standardize=True)
+    one_vs_rest.cross_validate(rows, [0.1, 1.0], tol=1e-3, memory=memory)
+    assert len(calls) == groups
 
 
 def test_one_vs_rest_head_learns_the_same_from_streamed_rows():
