@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from featstore import defaults
 from featstore.blocks import Features
@@ -16,7 +16,16 @@ from featstore.heads.estimators.mlp import MLPHead
 from featstore.heads.estimators.one_vs_rest import OneVsRestHead
 from featstore.heads.estimators.ridge import RidgeHead
 from featstore.heads.headfile import LabelSetsHead, NumbersHead, TrainedHead
-from featstore.heads.trainer import HeadKind, head_kind, identified, own_options, record, settable, versions
+from featstore.heads.trainer import (
+    HeadKind,
+    fit_options,
+    head_kind,
+    identified,
+    own_options,
+    record,
+    settable,
+    versions,
+)
 from featstore.store.targets import CLASSES, LABEL_SETS, NUMBERS, Targets
 from featstore.text import check_keywords, counted, natural
 
@@ -80,6 +89,7 @@ def train_label_sets(
     kind: str = "logreg",
     class_weight: str | None = None,
     groups: ArrayLike | None = None,
+    scored: ArrayLike | None = None,
     seed: int = defaults.SEED,
     folds: int | float = defaults.FOLDS,
     C: float | str = "auto",
@@ -92,8 +102,8 @@ def train_label_sets(
 
     ``kind``: "logreg" (OneVsRestHead) or "mlp" (MLPHead with output="sigmoid"). Labels are text, stored in natural
     order. The parameters are those of train_head; ``class_weight``: "balanced" or None, only for "mlp"; ``options`` go
-    to the estimator. Raises UsageError for a label that fewer than two rows have or fewer than two rows lack, for fewer
-    than two labels, NaN, or invalid options.
+    to the estimator. Raises UsageError for a label that the rows of fewer than two groups have or lack, for fewer than
+    two labels, NaN, or invalid options.
     """
     chosen = kind_for(LABEL_SETS, kind)
     if len(sets) != X.shape[0]:
@@ -111,11 +121,11 @@ def train_label_sets(
     for row, one in enumerate(sets):
         indicator[row, [places[str(name)] for name in one]] = 1
     counts = indicator.sum(axis=0, dtype=np.int64)
-    _require_two(names, counts.tolist(), len(sets))
+    _require_two(names, indicator, groups)
     if kind == "mlp":
         given = {"output": "sigmoid", **given}
     estimator = chosen.estimator(random_state=seed, **given)
-    estimator.fit(X, indicator, groups=groups)
+    estimator.fit(X, indicator, **fit_options(estimator, groups, scored))
     about = {
         **record(estimator, len(sets), seed),
         "class_counts": dict(zip(names, counts.tolist(), strict=True)),
@@ -131,6 +141,7 @@ def train_numbers(
     y: ArrayLike,
     *,
     groups: ArrayLike | None = None,
+    scored: ArrayLike | None = None,
     seed: int = defaults.SEED,
     folds: int | float = defaults.FOLDS,
     C: float | str = "auto",
@@ -141,7 +152,8 @@ def train_numbers(
 ) -> NumbersHead:
     """Train ridge regression on ``X`` (n, d), an array or block source, and numbers ``y`` (n,).
 
-    The parameters are those of train_head, where ``C`` must be "auto"; ``options`` go to RidgeHead. Raises UsageError
+    The parameters are those of train_head, where ``C`` must be "auto" and ``scored`` is ignored;
+    ``options`` go to RidgeHead. Raises UsageError
     for a constant target, NaN, or invalid options.
     """
     if C != "auto":
@@ -149,19 +161,27 @@ def train_numbers(
     check_keywords("train", options, settable_for(NUMBERS, "ridge"))
     targets = np.asarray(y, np.float64)
     estimator = RidgeHead(cv=folds, random_state=seed, **options)
-    estimator.fit(X, targets, groups=groups)
+    estimator.fit(X, targets, **fit_options(estimator, groups, scored))
     about = {**record(estimator, len(targets), seed), "versions": versions(), **(meta or {})}
     return NumbersHead("ridge", [], estimator.model_, *identified(X, fingerprint, identity), about)
 
 
-def _require_two(names: Sequence[str], counts: Sequence[int], rows: int) -> None:
-    """Raise UsageError unless at least two training rows have, and two lack, each of the labels ``names``."""
-    few = [name for name, count in zip(names, counts, strict=True) if count < 2]
-    everywhere = [name for name, count in zip(names, counts, strict=True) if rows - count < 2]
-    for found, text in (
-        (few, "only one training picture has"),
-        (everywhere, "all training pictures, or all but one, have"),
+def _require_two(names: Sequence[str], sets: NDArray[np.uint8], groups: ArrayLike | None) -> None:
+    """Raise UsageError unless rows of at least two groups have, and rows of two groups lack, each of the labels
+    ``names`` (k,).
+
+    ``sets``: label sets (n, k); ``groups`` (n,): a group is one picture, with its copies and views; None: every row is
+    a group.
+    """
+    which = np.arange(len(sets)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    largest, have = np.bincount(which).max(), sets.sum(axis=0, dtype=np.int64)
+    for value, counts, text in (
+        (1, have, "only one training picture has"),
+        (0, len(sets) - have, "all training pictures, or all but one, have"),
     ):
+        # More rows than the largest group has are rows of two groups.
+        few = np.flatnonzero(counts <= largest).tolist()
+        found = [names[label] for label in few if len(np.unique(which[sets[:, label] == value])) < 2]
         if found:
             shown = ", ".join(found[:5]) + (f" and {len(found) - 5:,} more" if len(found) > 5 else "")
             raise UsageError(

@@ -86,6 +86,7 @@ def train_head(
     *,
     kind: str = "logreg",
     groups: ArrayLike | None = None,
+    scored: ArrayLike | None = None,
     seed: int = defaults.SEED,
     folds: int | float = defaults.FOLDS,
     C: float | str = "auto",
@@ -99,7 +100,8 @@ def train_head(
 
     ``kind``: one of HEADS, or a scikit-learn classifier as package.module:Class, which is imported (see NamedHead).
     Labels are converted to strings; the classes are stored in natural order (1, 2, 10). ``groups`` (n,): rows of the
-    same group share a fold. ``folds``: a number of folds, or a fraction to hold out once. ``options`` are passed to the
+    same group share a fold. ``scored`` (n,): whether a held-out row counts in cross-validation and calibration (default:
+    all rows); the head "mlp" ignores it. ``folds``: a number of folds, or a fraction to hold out once. ``options`` are passed to the
     estimator. ``fingerprint`` and ``identity`` of the features: by default those of ``X``. ``meta``: further JSON to
     store in the head (split, label version).
     Raises UsageError for an unknown kind, a missing label, a single class, a class with a single picture, NaN,
@@ -123,7 +125,7 @@ def train_head(
         given = {"cv": folds, "parameters": parameters}
     estimator = chosen.estimator(random_state=seed, **given)
     coded = np.array([codes[label] for label in labels.tolist()], np.int64)
-    estimator.fit(X, coded, groups=groups)
+    estimator.fit(X, coded, **fit_options(estimator, groups, scored))
     about = {
         **record(estimator, len(labels), seed, {"class_weight": class_weight}),
         "class_counts": {
@@ -134,6 +136,14 @@ def train_head(
         **(meta or {}),
     }
     return TrainedHead(kind, names, estimator.model_, *identified(X, fingerprint, identity), about)
+
+
+def fit_options(estimator: Any, groups: ArrayLike | None, scored: ArrayLike | None) -> dict[str, Any]:
+    """Return the options ``groups`` and ``scored`` of the ``estimator``'s ``fit``; MLPHead and RidgeHead lack
+    ``scored``.
+    """
+    takes = "scored" in inspect.signature(estimator.fit).parameters
+    return {"groups": groups, **({"scored": scored} if takes else {})}
 
 
 def record(estimator: Any, rows: int, seed: int, given: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -39,8 +39,8 @@ class Split:
     ``names``: names of the training and the evaluation split. ``parents``: number of pictures with regions in both
     splits. ``unlabelled``: number of pictures without a label, which are not used. ``shared``: number of held-out
     pictures whose bytes are also in the training split. ``missing``: classes without a held-out picture. ``unsplit``:
-    number of labelled pictures that are not used because they have no split; ``unknown``: classes that
-    only these pictures have. ``targets``: the values to learn instead of one class per picture. If given,
+    number of labelled pictures that are not used because they have no split; ``unknown``: classes, or
+    labels of label sets, that only these pictures have. ``targets``: the values to learn instead of one class per picture. If given,
     ``unlabelled`` is the number of pictures without a target, and ``missing`` has the labels without a held-out
     picture.
     """
@@ -151,7 +151,7 @@ def split_store(
         missing = _missing(store, train, test, sides) if targets is None else targets.missing(train, test)
         shared = _shared(store, train, test)
         both = _in_both(store, train, test)
-        outside = _outside(store, labelled, np.concatenate([train, test]))
+        outside = _outside(store, labelled, np.concatenate([train, test]), targets)
         return Split(train, test, "given", sides, unlabelled, shared, missing, {}, both, *outside, targets)
     pool = np.flatnonzero(labelled)
     if names[0] is not None:
@@ -167,13 +167,14 @@ def split_store(
             train_at, test_at = splits.held_out(labels, groups=groups, fraction=held_out, seed=seed)
         else:
             train_at, test_at = splits.divide(targets.strata(pool), groups=groups, fraction=held_out, seed=seed)
+            train_at, test_at = targets.with_two_to_train(pool, groups, test_at)
     except DataError as error:
         raise UsageError(f"{store.path}: {error} ({_leaving_out(store)})") from None
     train, test = pool[train_at], pool[test_at]
     missing = [] if targets is None else targets.missing(train, test)
     sides = (f"{1 - held_out:.0%} of {names[0] or 'all'}", f"{held_out:.0%} of {names[0] or 'all'}, held out")
     settings = {"held_out": held_out, "seed": seed}
-    outside = _outside(store, labelled, pool)
+    outside = _outside(store, labelled, pool, targets)
     return Split(train, test, "made", sides, unlabelled, 0, missing, settings, 0, *outside, targets)
 
 
@@ -203,14 +204,18 @@ def _missing(store: FeatureStore, train: Rows, test: Rows, sides: tuple[str, str
     return sorted(set(labels[train].tolist()) - set(labels[test].tolist()), key=natural)
 
 
-def _outside(store: FeatureStore, labelled: NDArray[np.bool_], used: Rows) -> tuple[int, tuple[str, ...]]:
+def _outside(
+    store: FeatureStore, labelled: NDArray[np.bool_], used: Rows, targets: Targets | None
+) -> tuple[int, tuple[str, ...]]:
     """Count the labelled pictures that have no split and are not in ``used``.
 
-    Also return the classes that only these pictures have.
+    Also return the classes (for label sets, the labels) that only these pictures have.
     """
     outside = labelled & np.array([name is None for name in store.splits.tolist()], bool)
     outside[used] = False
-    alone = set(store.labels[outside].tolist()) - set(store.labels[labelled & ~outside].tolist())
+    sides = (np.flatnonzero(rows) for rows in (outside, labelled & ~outside))
+    here, there = (set(store.labels[rows].tolist() if targets is None else targets.names(rows)) for rows in sides)
+    alone = here - there
     return int(outside.sum()), tuple(sorted(map(str, alone), key=natural))
 
 

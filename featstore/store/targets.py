@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.errors import UsageError
+from featstore.errors import DataError, UsageError
 from featstore.store import FeatureStore, tables
 from featstore.text import counted, natural
 
@@ -129,6 +129,32 @@ class Targets:
         number = {name: at for at, name in enumerate(sorted(counts, key=lambda name: (counts[name], natural(name))), 1)}
         return np.array([min((number[name] for name in value), default=0) for value in self.values[rows]], np.intp)
 
+    def with_two_to_train(
+        self, rows: NDArray[np.int64], groups: NDArray[np.int64], test: NDArray[np.intp]
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return (training, test) places in ``rows`` (n,), after moving pictures of labels that cannot be learnt.
+
+        A label needs training pictures of two ``groups`` (n,). If it has fewer, groups with the label move from the
+        held-out pictures, ``test``, to the training pictures. Raises DataError if no held-out picture is left.
+        """
+        held_out = np.zeros(len(rows), bool)
+        held_out[test] = True
+        places: dict[str, list[int]] = {}
+        if self.task.kind == LABEL_SETS:
+            for at, value in enumerate(self.values[rows].tolist()):
+                for name in value:
+                    places.setdefault(name, []).append(at)
+        for name in sorted(places, key=lambda name: (len(places[name]), natural(name))):
+            having = np.array(places[name])
+            lacking = 2 - len(np.unique(groups[having[~held_out[having]]]))
+            if lacking > 0:
+                held_out[np.isin(groups, np.unique(groups[having[held_out[having]]])[:lacking])] = False
+        if not held_out.any():
+            raise DataError(
+                "every picture is needed for training, where a label needs two pictures; label more pictures"
+            )
+        return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
     def texts(self, rows: NDArray[np.int64]) -> list[str]:
         """Return the target of each of ``rows`` as text, for digests."""
         if self.task.kind == NUMBERS:
@@ -160,18 +186,19 @@ class Targets:
 def _label_sets(task: Task, column: NDArray[np.object_]) -> tuple[list[Any], list[str]]:
     """Return the label set of each row, and texts that report the rows without a label set.
 
-    A text of separators alone is the empty set; a missing or empty text is no label set, so the row is not used.
+    A text of separators alone (and spaces) is the empty set; a missing, empty or otherwise blank text is no label set,
+    so the row is not used.
     """
-    texts = [None if value is None else str(value).strip() for value in column.tolist()]
-    if not any(text and task.separator in text for text in texts):
+    texts = [None if value is None else str(value) for value in column.tolist()]
+    if not any(text and task.separator in text.strip() for text in texts):
         raise UsageError(
             f"the separator {task.separator!r} is in no text of the column {task.column!r}"
-            + _example(text for text in texts if text)
+            + _example(text.strip() for text in texts if text)
             + "; for one class a picture leave it out"
         )
     sets = [
         tuple(sorted({part for piece in text.split(task.separator) if (part := piece.strip())}, key=natural))
-        if text
+        if text and (text.strip() or task.separator in text)
         else None
         for text in texts
     ]

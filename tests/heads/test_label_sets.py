@@ -168,3 +168,15 @@ def test_options_that_a_label_set_head_lacks_are_refused_in_one_line(options, me
     with pytest.raises(UsageError, match=re.escape(message)) as error:
         train_label_sets(X, sets_of(indicator), **options)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("value", "message"), [(1, "only one training picture has"), (0, "or all but one, have")])
+def test_label_of_one_picture_and_its_copies_is_refused(value, message):
+    X, indicator = tagged(rows=60)
+    indicator[:, 0] = 1 - value
+    indicator[:3, 0] = value
+    groups = np.maximum(np.arange(60), 2)
+    with pytest.raises(UsageError, match=f"{message} {NAMES[0]}: "):
+        train_label_sets(X, sets_of(indicator), groups=groups, C=0.1)
+    groups[0] = 0
+    assert train_label_sets(X, sets_of(indicator), groups=groups, C=0.1).classes == NAMES

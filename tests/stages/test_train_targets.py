@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from featstore.artifacts import open_head
-from featstore.errors import UsageError
+from featstore.errors import DataError, UsageError
 from featstore.heads import load_head
 from featstore.pages.figures import write_figures
 from featstore.pages.train import write_training_page
@@ -18,6 +20,8 @@ from featstore.stages.label import label
 from featstore.stages.predict import predict
 from featstore.stages.train import head_path, retrain, train, train_again
 from featstore.store import FeatureStore
+from featstore.store.splitting import split_store
+from featstore.store.targets import Targets, Task
 from tests.chain import make_store, names, write_coloured
 from tests.page_reading import read
 
@@ -28,6 +32,11 @@ def tags_of(key):
     """Return the label set of a picture as text: its class, and also "warm" for red and green pictures."""
     kind = key.split("/")[0]
     return kind if kind == "bee" else f"{kind}; warm"
+
+
+def pairs_of(key):
+    """Return the label set of a picture as text; two pictures have each label of the class ant."""
+    return f"pair {int(key[-6:-4]) // 2};" if key.startswith("ant") else "many;"
 
 
 def write_table(path, **columns):
@@ -45,7 +54,9 @@ def store(tmp_path_factory):
     place = tmp_path_factory.mktemp("targets")
     made = make_store(write_coloured(place / "pictures", KEYS), place / "s")
     special = {KEYS[0]: "", KEYS[1]: ";"}
-    table = write_table(place / "t.csv", tags=lambda key: special.get(key, tags_of(key)), plain=lambda key: "x")
+    table = write_table(
+        place / "t.csv", tags=lambda key: special.get(key, tags_of(key)), plain=lambda key: "x", pairs=pairs_of
+    )
     label(made, table)
     return made
 
@@ -74,6 +85,34 @@ def test_missing_label_set_is_omitted_and_a_lone_separator_is_the_empty_set(stor
     assert KEYS[1] in used
     assert any("left out: 1 picture without a label set in 'tags'" in note for note in trained.notes)
     assert trained.split.targets.values[opened.keys[:].index(KEYS[1])] == ()
+
+
+@pytest.mark.parametrize(("separator", "empty"), [(" ", " "), ("\t", "\t"), (";", " ; ")])
+def test_text_of_separators_alone_is_the_empty_set_and_a_blank_text_is_none(separator, empty):
+    column = np.array([f" cat{separator}dog ", empty, "", None, "\n", "cat"], object)
+    targets = Task("label sets", "tags", separator).read(SimpleNamespace(column={"tags": column}.get))
+    assert targets.values.tolist() == [("cat", "dog"), (), None, None, None, ("cat",)]
+    assert targets.left_out == [
+        f"3 pictures without a label set in 'tags' (the text {separator!r} would be the empty set)"
+    ]
+
+
+def test_generated_split_leaves_two_training_pictures_of_each_label(store):
+    split = split_store(FeatureStore.open(store), task=Task("label sets", "pairs", ";"), held_out=0.5)
+    counts = Counter(name for value in split.targets.values[split.train] for name in value)
+    assert len(counts) == 11
+    assert min(counts.values()) == 2
+    # Each picture with "both" also has a rarer label, so its stratum is another one; 0 and 1 are copies.
+    sets = [("both", f"l{at // 2}") for at in range(6)] + [("many",)] * 30
+    targets = Targets(Task("label sets", "tags", ";"), np.fromiter(sets, object, 36), [])
+    rows, groups = np.arange(36), np.maximum(np.arange(36), 1)
+    train, test = targets.with_two_to_train(rows, groups, np.r_[:6, 30:36])
+    assert sorted([*train, *test]) == rows.tolist()
+    assert test.tolist() == list(range(30, 36))
+    train, test = targets.with_two_to_train(rows[4:], groups[4:], np.array([0, 30]))
+    assert test.tolist() == [30]
+    with pytest.raises(DataError, match="every picture is needed for training"):
+        targets.with_two_to_train(rows[:6], groups[:6], np.array([5]))
 
 
 def test_predictions_of_a_label_set_head_are_label_sets(store, trained):

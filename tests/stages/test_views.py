@@ -11,7 +11,7 @@ import pytest
 
 from featstore import defaults
 from featstore.errors import DamagedError, IdentityError, UsageError
-from featstore.heads import load_head
+from featstore.heads import load_head, train_head
 from featstore.stages.extract import extract_together
 from featstore.stages.index import index
 from featstore.stages.predict import predict
@@ -108,8 +108,17 @@ def test_training_on_views_uses_no_view_of_a_held_out_picture(made: Path, tmp_pa
         original(self, stores, rows)
 
     monkeypatch.setattr(ViewRows, "__init__", record)
+    scored = []
+
+    def record_scored(*rest, **options):
+        scored.append(options["scored"].tolist())
+        return train_head(*rest, **options)
+
+    monkeypatch.setattr("featstore.heads.train_head", record_scored)
     trained = train(made, out=tmp_path / "a.head", views=True, folds=3)
     assert seen
+    # Two of three training rows are views; a fold scores plain pictures alone.
+    assert scored == [[True] * len(trained.split.train) + [False] * 2 * len(trained.split.train)]
     assert all(rows == set(trained.split.train.tolist()) for rows in seen)
     assert not set(trained.split.test.tolist()) & seen[0]
 

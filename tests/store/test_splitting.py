@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from featstore.errors import UsageError
+from featstore.stages.label import label
 from featstore.store import FeatureStore
 from featstore.store.splitting import groups_of_equal_bytes, split_store
+from featstore.store.targets import Task
 from tests.chain import make_store, names, write_coloured
 
 
@@ -84,6 +86,12 @@ def test_note_names_classes_of_pictures_without_a_split(tmp_path):
     assert note in split.notes()
     assert split.to_dict()["unknown_classes"] == ["cow"]
     assert note in split_store(store, train_split="train", test_split="val").notes()
+    rows = (f"{key},{'a;new' if key.startswith('cow') else 'a;b'},{key[-5]}\n" for key in store.keys)
+    (tmp_path / "t.csv").write_text("path,tags,age\n" + "".join(rows))
+    label(place, tmp_path / "t.csv")
+    store = FeatureStore.open(place)
+    assert split_store(store, task=Task("label sets", "tags", ";")).unknown == ("new",)
+    assert "not know" not in str(split_store(store, task=Task("numbers", "age")).notes())
     assert "without_split" not in split_store(FeatureStore.open(place, at=1)).to_dict()
 
 

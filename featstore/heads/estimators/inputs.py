@@ -21,6 +21,8 @@ from featstore.store.features import identity_of, require_same
 ClassWeight = Mapping[Any, float] | str | None
 _LARGEST_SEED: Final = 2**32 - 1
 """Largest seed of NumPy's RandomState, which scikit-learn uses."""
+PerRow = ArrayLike | None
+"""Values (n,), one for each of the n training rows, or None for the default."""
 
 
 def check_training(estimator: Any, X: Any, y: Any) -> tuple[Features, NDArray[np.intp], NDArray[Any]]:
@@ -128,13 +130,15 @@ def training_set(
     sample_weight: ArrayLike | None = None,
     *,
     folded: bool = True,
+    scored: ArrayLike | None = None,
 ) -> tuple[Features, Labels]:
     """Return (features, labels with folds and weights) to train a regularised head.
 
     Sets ``classes_`` and ``n_features_in_`` of the head.
 
     ``folded``: whether to assign cross-validation folds; without folds, no row is held out. A row of weight 0 is never
-    held out. Raises the DataErrors of check_training, class_weights, row_weights and assign_folds.
+    held out. ``scored``: see scored_rows. Raises the DataErrors of check_training, class_weights, row_weights,
+    assign_folds and scored_rows.
     """
     X, codes, estimator.classes_ = check_training(estimator, X, y)
     by_row = row_weights(sample_weight, codes)
@@ -144,7 +148,7 @@ def training_set(
     folds = assign_folds(codes, groups, estimator.cv, seed_of(estimator.random_state))
     if by_row is not None:
         folds = np.where(by_row > 0, folds, -1)
-    return X, Labels(codes, folds, by_class, by_row)
+    return X, Labels(codes, folds, by_class, by_row, scored_rows(scored, folds))
 
 
 def row_weights(sample_weight: ArrayLike | None, codes: NDArray[np.intp]) -> NDArray[np.float64] | None:
@@ -218,6 +222,20 @@ def assign_folds(codes: NDArray[np.intp], groups: ArrayLike | None, cv: int | fl
     if isinstance(cv, float) and cv < 1:
         return splits.one_fold(codes, groups=groups, fraction=cv, seed=seed)
     return splits.folds(codes, groups=groups, count=int(cv), seed=seed)
+
+
+def scored_rows(scored: ArrayLike | None, folds: NDArray[np.intp]) -> NDArray[np.bool_] | None:
+    """Return whether each row (n,) counts in scores when it is held out; None if all rows do.
+
+    Raises DataError for another number of rows than ``folds`` (n,), and for a fold without a scored row.
+    """
+    if scored is None:
+        return None
+    kept = np.asarray(scored, bool)
+    check_consistent_length(folds, kept)
+    if len(np.setdiff1d(folds[folds >= 0], folds[kept])):
+        raise DataError("a fold has no scored row; give other groups, or fewer folds")
+    return kept
 
 
 def class_weights(weight: ClassWeight, classes: NDArray[Any], codes: NDArray[np.intp]) -> NDArray[np.float64] | None:

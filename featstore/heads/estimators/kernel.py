@@ -15,14 +15,14 @@ from typing import Any, Final, Self
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from featstore import defaults
 from featstore.blocks import Features
 from featstore.errors import DataError
 from featstore.heads import calibration, models, rowwise
-from featstore.heads.estimators.inputs import ClassWeight, candidates, seed_of, training_set
+from featstore.heads.estimators.inputs import ClassWeight, PerRow, candidates, seed_of, training_set
 from featstore.heads.estimators.linear import DecisionHead
 from featstore.heads.solvers import dual, grid
 from featstore.heads.solvers.blocks import MappedBlocks, Scaler, measure, take_rows
@@ -128,12 +128,14 @@ class KernelSVMHead(DecisionHead):
         self.memory_limit = memory_limit
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None, *, groups: ArrayLike | None = None) -> Self:
-        """Fit on ``X`` (n, d) and ``y`` (n,); ``sample_weight``, ``groups`` and the raised errors are as in
-        LogisticHead.
+    def fit(
+        self, X: Any, y: Any, sample_weight: PerRow = None, *, groups: PerRow = None, scored: PerRow = None
+    ) -> Self:
+        """Fit on ``X`` (n, d) and ``y`` (n,); ``sample_weight``, ``groups``, ``scored`` and the raised errors are as
+        in LogisticHead.
         """
         Cs = candidates(self.C, self.Cs)
-        X, labels = training_set(self, X, y, groups, sample_weight)
+        X, labels = training_set(self, X, y, groups, sample_weight, scored=scored)
         scaler, rows, _ = measure(X, standardize=self.standardize)
         self.exact_ = rows <= self.exact_rows
         chosen = _landmark_rows(rows, rows if self.exact_ else min(self.landmarks, rows), self.random_state)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from featstore import defaults
 from featstore.blocks import Features
 from featstore.heads import calibration, models
-from featstore.heads.estimators.inputs import ClassWeight, candidates, check_features, training_set
+from featstore.heads.estimators.inputs import ClassWeight, PerRow, candidates, check_features, training_set
 from featstore.heads.solvers import dual, grid
 from featstore.heads.solvers.blocks import Scaler, measure, take_rows
 from featstore.heads.solvers.losses import LOGISTIC, SQUARED_HINGE, Loss, predict_codes
@@ -81,17 +81,19 @@ class _LinearHead(DecisionHead):
     memory_limit: int
     random_state: Any
 
-    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None, *, groups: ArrayLike | None = None) -> Self:
+    def fit(
+        self, X: Any, y: Any, sample_weight: PerRow = None, *, groups: PerRow = None, scored: PerRow = None
+    ) -> Self:
         """Fit on ``X`` (n, d), an array, sparse matrix or block source, and labels ``y`` (n,).
 
         ``groups`` (n,): rows of the same group share a fold. ``sample_weight`` (n,): factor of each row's loss, as in
         LogisticRegression. The weights do not affect the scaler or the cross-validation scores, except that rows of
-        weight 0 are not scored.
+        weight 0 are not scored. ``scored`` (n,): whether a held-out row counts in scores and calibration.
         Raises DataError (a ValueError) for one class, NaN or infinity, different numbers of rows, or invalid weights.
         """
         Cs = candidates(self.C, self.Cs)
         folded = len(Cs) > 1 or self.calibrate
-        X, labels = training_set(self, X, y, groups, sample_weight, folded=folded)
+        X, labels = training_set(self, X, y, groups, sample_weight, folded=folded, scored=scored)
         with few_threads(*X.shape):
             if self._loss is SQUARED_HINGE and self._is_small(X):
                 self._fit_dual(X, labels, Cs)

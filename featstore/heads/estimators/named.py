@@ -14,7 +14,7 @@ from featstore import defaults
 from featstore.blocks import Features
 from featstore.errors import DataError, FeatstoreError, UsageError
 from featstore.heads import calibration, skops_bytes
-from featstore.heads.estimators.inputs import assign_folds, require_bytes, seed_of
+from featstore.heads.estimators.inputs import assign_folds, require_bytes, scored_rows, seed_of
 from featstore.heads.solvers.blocks import iterate
 from featstore.heads.solvers.grid import FoldScores
 from featstore.heads.solvers.losses import predict_codes
@@ -64,8 +64,15 @@ class NamedHead:
         parameters: dict[str, Any] = self._fresh().get_params(deep=False)
         return parameters
 
-    def fit(self, X: Features, y: NDArray[np.int64], *, groups: ArrayLike | None = None) -> Self:
-        """Fit on ``X`` (n, d) and class numbers ``y`` (n,); rows of a group share a fold.
+    def fit(
+        self,
+        X: Features,
+        y: NDArray[np.int64],
+        *,
+        groups: ArrayLike | None = None,
+        scored: ArrayLike | None = None,
+    ) -> Self:
+        """Fit on ``X`` (n, d) and class numbers ``y`` (n,); ``groups`` and ``scored`` are as in LogisticHead.
 
         Sets ``model_``, ``cv_results_`` and ``untrusted_`` (the types that the user has to trust to load the saved
         head).
@@ -77,14 +84,16 @@ class NamedHead:
         final = self._fitted(rows, codes)
         output = self._output(final, rows[:_TRIED], classes)
         folds = assign_folds(codes, groups, self._cv, self._seed)
+        kept = scored_rows(scored, folds)
         held_out, truth, scores = [], [], []
         for fold in np.unique(folds[folds >= 0]):
             inside = folds == fold
+            judged = inside if kept is None else inside & kept
             one = self._fitted(rows[~inside], codes[~inside])
-            decisions = self._try("its predictions", decisions_of, one, output, rows[inside], classes)
+            decisions = self._try("its predictions", decisions_of, one, output, rows[judged], classes)
             held_out.append(decisions)
-            truth.append(codes[inside])
-            scores.append(score(calibration.softmax(decisions), codes[inside]))
+            truth.append(codes[judged])
+            scores.append(score(calibration.softmax(decisions), codes[judged]))
         scale = calibration.fit_scale(np.concatenate(held_out), np.concatenate(truth), classes)
         table = np.array(scores)
         per_fold = FoldScores(table[:, 0].astype(np.int64), table[:, 1], table[:, 2], table[:, 3])

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from featstore import defaults
 from featstore.errors import DataError
 from featstore.heads import models, rowwise
-from featstore.heads.estimators.inputs import assign_folds, check_training, seed_of
+from featstore.heads.estimators.inputs import assign_folds, check_training, scored_rows, seed_of
 from featstore.heads.estimators.linear import ModelHead
 from featstore.heads.solvers.blocks import block_rows, iterate, measure
 from featstore.heads.solvers.grid import FoldScores
@@ -82,8 +82,8 @@ class KNNHead(ModelHead):
         self.memory_limit = memory_limit
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any, *, groups: ArrayLike | None = None) -> Self:
-        """Fit on ``X`` (n, d) and ``y`` (n,); rows of a group share a fold. Raises the DataErrors of LogisticHead."""
+    def fit(self, X: Any, y: Any, *, groups: ArrayLike | None = None, scored: ArrayLike | None = None) -> Self:
+        """Fit on ``X`` (n, d) and ``y`` (n,); ``groups``, ``scored`` and the raised errors are as in LogisticHead."""
         X, codes, self.classes_ = check_training(self, X, y)
         need = X.shape[0] * X.shape[1] * 4
         if need > self.memory_limit:
@@ -104,7 +104,9 @@ class KNNHead(ModelHead):
         self.n_neighbors_ = min(numbers[0], rows)
         if len(numbers) > 1:
             folds = assign_folds(codes.astype(np.intp), groups, self.cv, seed_of(self.random_state))
-            scores = _scores(vectors, codes, folds, numbers, self.temperature, len(self.classes_))
+            scores = _scores(
+                vectors, codes, folds, scored_rows(scored, folds), numbers, self.temperature, len(self.classes_)
+            )
             choice = choose({"n_neighbors": numbers}, scores, len(np.unique(folds[folds >= 0])), self.scoring)
             self.n_neighbors_ = min(numbers[choice.index], rows)
             self.cv_results_ = choice.results
@@ -127,6 +129,7 @@ def _scores(
     vectors: NDArray[np.float32],
     codes: NDArray[np.int64],
     folds: NDArray[np.intp],
+    scored: NDArray[np.bool_] | None,
     numbers: list[int],
     temperature: float,
     classes: int,
@@ -139,7 +142,7 @@ def _scores(
     for fold in present:
         inside = folds == fold
         shares = {number: np.empty((0, classes)) for number in numbers}
-        rows = np.flatnonzero(inside)
+        rows = np.flatnonzero(inside if scored is None else inside & scored)
         step = block_rows(vectors.shape[1])
         for start in range(0, len(rows), step):
             queries = vectors[rows[start : start + step]]

@@ -23,6 +23,7 @@ from featstore.heads.estimators.inputs import (
     check_training,
     fixed_threshold,
     is_indicator,
+    scored_rows,
     seed_of,
 )
 from featstore.heads.label_sets import LabelSetsModel, best_thresholds, sigmoid
@@ -46,7 +47,7 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     C : float or "auto"
         Inverse regularisation strength of all labels. "auto" chooses among ``Cs`` by the log loss on held-out folds,
-        averaged over the labels. A fixed ``C`` is cross-validated too, because thresholds need held-out predictions.
+        averaged over the labels. A fixed ``C`` is cross-validated too if thresholds are chosen.
     Cs : sequence of float
         Values of ``C`` that "auto" tries.
     cv : int or float
@@ -60,6 +61,10 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Relative gap to the optimum at which the final fit stops. Cross-validation fits stop at 10,000 times this gap.
     memory_limit : int
         Largest size of a float32 copy of the training rows in bytes. Without a copy, each pass reads the rows again.
+        The solver's vectors and the solutions of cross-validation (4 bytes for each value of C, fold, label and
+        feature) together have as many bytes again; if the solutions take more than three quarters of these bytes, the
+        vectors have another quarter. The label sets, a byte for each row and label, are copied about four times, and
+        their held-out decision values take 4 bytes each.
     random_state : int, RandomState or None
         Seed of the folds.
 
@@ -123,18 +128,22 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags.classifier_tags.multi_label = True
         return tags
 
-    def fit(self, X: Any, y: Any, *, groups: ArrayLike | None = None) -> Self:
+    def fit(self, X: Any, y: Any, *, groups: ArrayLike | None = None, scored: ArrayLike | None = None) -> Self:
         """Fit on ``X`` (n, d), an array, sparse matrix or block source, and label sets (n, k) or classes (n,).
 
-        ``groups`` (n,): rows of the same group share a fold. Raises DataError (a ValueError) for a label that fewer
+        ``groups`` (n,): rows of the same group share a fold. ``scored`` (n,): whether a held-out row counts in the choice
+        of C and thresholds (default: all rows). Raises DataError (a ValueError) for a label that fewer
         than two rows have or fewer than two rows lack, for NaN or infinity, or for different numbers of rows.
         """
         Cs = candidates(self.C, self.Cs)
         fixed = fixed_threshold(self.thresholds)
         X, sets = self._targets(X, y)
-        strata = one_vs_rest.rarest_label(sets)
-        folds = assign_folds(strata, groups, self.cv, seed_of(self.random_state))
-        labels = Labels(sets, one_vs_rest.keep_trained(sets, folds, groups), None)  # type: ignore[arg-type]
+        folds = np.full(len(sets), -1, np.intp)
+        if len(Cs) > 1 or (self._of_sets and fixed is None):
+            strata = one_vs_rest.rarest_label(sets)
+            folds = assign_folds(strata, groups, self.cv, seed_of(self.random_state))
+            folds = one_vs_rest.keep_trained(sets, folds, groups)
+        labels = Labels(sets, folds, None, None, scored_rows(scored, folds))  # type: ignore[arg-type]
         with few_threads(*X.shape):
             rows, scaler = prepare(X, labels, standardize=self.standardize, memory=self.memory_limit)
             start = self._cross_validate(rows, Cs, fixed)
@@ -215,6 +224,6 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.thresholds_ = np.full(labels, fixed, np.float64)
         elif self._of_sets:
             decisions = one_vs_rest.held_out_decisions(rows, found.weights[best])
-            seen = rows.labels.folds >= 0
+            seen = ~np.isnan(decisions[:, 0])
             self.thresholds_ = best_thresholds(decisions[seen], rows.labels.codes[seen] == 1)
         return np.asarray(found.weights[best].mean(axis=0, dtype=np.float64).astype(np.float32))

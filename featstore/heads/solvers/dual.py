@@ -266,7 +266,7 @@ def score(labels: Labels, solutions: list[DualSolution]) -> FoldScores:
     """Return scores of each solution on the fold that it held out."""
     cells = []
     for solution in solutions:
-        out = labels.folds == solution.problem.fold
+        out = labels.scored_in(solution.problem.fold)
         codes, decisions = labels.codes[out], solution.decisions[out]
         hits = predict_codes(decisions) == codes
         recalls = [float(hits[codes == code].mean()) for code in np.unique(codes)]
@@ -277,11 +277,11 @@ def score(labels: Labels, solutions: list[DualSolution]) -> FoldScores:
 
 
 def held_out_decisions(labels: Labels, solutions: list[DualSolution]) -> tuple[Floats, NDArray[Any]]:
-    """Return decision values (m, c) and class numbers (m,) of all held-out rows.
+    """Return decision values (m, c) and class numbers (m,) of all held-out rows that are scored.
 
     The decision values of a row come from the solution that held out the row's fold. ``solutions``: one for each fold.
     """
-    parts = [(s.decisions[out], labels.codes[out]) for s in solutions for out in [labels.folds == s.problem.fold]]
+    parts = [(s.decisions[out], labels.codes[out]) for s in solutions for out in [labels.scored_in(s.problem.fold)]]
     return np.concatenate([p for p, _ in parts]), np.concatenate([c for _, c in parts])
 
 

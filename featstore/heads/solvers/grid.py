@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from featstore.heads.solvers.lbfgs import Lbfgs
 from featstore.heads.solvers.losses import LOGISTIC, Loss, columns, predict_codes
 from featstore.heads.solvers.passes import Problem, Selection, evaluate, workers_for
-from featstore.heads.solvers.rows import TrainingRows
+from featstore.heads.solvers.rows import TrainingRows, scored_segments
 from featstore.heads.solvers.whitening import Spectrum
 
 Pair = tuple[NDArray[Any], NDArray[Any]]
@@ -249,7 +249,7 @@ def score(rows: TrainingRows, solutions: list[Solution]) -> FoldScores:
     seen = np.zeros((len(solutions), classes), np.int64)
     surprise = np.zeros(len(solutions))
     selections: dict[int, Selection] = {}
-    for segment in rows.segments():
+    for segment in scored_segments(rows):
         if segment.fold not in selections:
             chosen = [i for i, solution in enumerate(solutions) if solution.problem.fold == segment.fold]
             selections[segment.fold] = Selection(chosen, points, rows.dtype)
@@ -268,7 +268,7 @@ def score(rows: TrainingRows, solutions: list[Solution]) -> FoldScores:
 
 
 def held_out_decisions(rows: TrainingRows, solutions: list[Solution]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Return decision values (m, c) and row numbers (m,) of all held-out rows.
+    """Return decision values (m, c) and row numbers (m,) of all held-out rows that are scored.
 
     The decision values of a row come from the solution that held out the row's fold. ``solutions``: one for each fold.
     Rows of fold -1 are never held out, so they are not in the result.
@@ -276,7 +276,7 @@ def held_out_decisions(rows: TrainingRows, solutions: list[Solution]) -> tuple[N
     points = np.stack([np.vstack([s.weights, s.intercept]).T for s in solutions])
     by_fold = {s.problem.fold: Selection([i], points, rows.dtype) for i, s in enumerate(solutions)}
     decisions, numbers = [], []
-    for segment in rows.segments():
+    for segment in scored_segments(rows):
         if segment.fold in by_fold:
             decisions.append(by_fold[segment.fold].decide(segment.values)[:, 0].T.astype(np.float64))
             numbers.append(segment.rows)

@@ -2,7 +2,9 @@
 
 A problem is a value of C, a held-out fold and a label. The solver of grid.py takes the steps of all problems together,
 so each pass over the rows serves all labels; labels that have converged leave the passes. If there are very many
-labels, they are solved in groups, so that the memory does not depend on their number.
+labels, they are solved in groups, so that the vectors of the solver have a bounded size. Other memory grows with the
+number of labels k: label sets of n rows take n * k bytes, copied about four times; the solutions of cross-validation
+take 4 bytes for each value of C, fold, label and dimension; held-out decision values take 4 * n * k bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from featstore import splits
 from featstore.heads.solvers import grid
 from featstore.heads.solvers.losses import LOGISTIC
 from featstore.heads.solvers.passes import Problem, Selection
-from featstore.heads.solvers.rows import TrainingRows
+from featstore.heads.solvers.rows import TrainingRows, scored_segments
 
 _VECTORS: Final = 26
 """Number of weight vectors that the solver keeps for each problem: ten pairs, and the current points."""
@@ -70,11 +72,13 @@ class HeldOut:
 def cross_validate(rows: TrainingRows, Cs: Sequence[float], *, tol: float, memory: int) -> HeldOut:
     """Solve the problem of every C, fold and label of ``rows``, and score each solution on the fold that it held out.
 
-    ``tol``: as in grid.solve; ``memory``: bytes that the solver may use for its vectors.
+    ``tol``: as in grid.solve; ``memory``: bytes for the solutions and the solver's vectors together. If the solutions
+    take more than three quarters of it, the vectors may take another quarter.
     """
     folds = np.unique(rows.labels.folds[rows.labels.folds >= 0])
     labels = rows.labels.codes.shape[1]
     weights = np.empty((len(Cs), len(folds), labels, rows.dimension + 1), np.float32)
+    memory = int(max(memory - weights.nbytes, memory // 4))
     losses, hits = np.zeros((2, len(Cs), len(folds)))
     spent = grid.Effort()
     for part in _parts(rows, labels, len(Cs) * len(folds), memory):
@@ -86,7 +90,7 @@ def cross_validate(rows: TrainingRows, Cs: Sequence[float], *, tol: float, memor
         loss, right = _score(rows, problems, points[:, None])
         losses += loss.reshape(len(Cs), len(folds), -1).sum(axis=2)
         hits += right.reshape(len(Cs), len(folds), -1).sum(axis=2)
-    sizes = np.array([np.count_nonzero(rows.labels.folds == fold) for fold in folds]) * labels
+    sizes = np.array([np.count_nonzero(rows.labels.scored_in(int(fold))) for fold in folds]) * labels
     return HeldOut(losses / sizes, hits / sizes, weights, spent)
 
 
@@ -113,12 +117,12 @@ def solve_all(
 def held_out_decisions(rows: TrainingRows, weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return decision values (n, k) of all rows, each from the model that held out the row's fold.
 
-    ``weights``: (folds, k, r + 1). Rows of fold -1 are NaN.
+    ``weights``: (folds, k, r + 1). Rows that are not scored are NaN, and so are rows of fold -1.
     """
     folds = np.unique(rows.labels.folds[rows.labels.folds >= 0])
     out = np.full(rows.labels.codes.shape, np.nan, np.float32)
     by_fold = {int(fold): Selection([0], one[None], rows.dtype) for fold, one in zip(folds, weights, strict=True)}
-    for segment in rows.segments():
+    for segment in scored_segments(rows):
         if segment.fold in by_fold:
             out[segment.rows] = by_fold[segment.fold].decide(segment.values)[:, 0].T
     return out
@@ -137,7 +141,7 @@ def _score(
     """Return the summed log loss (p,), and the number of right decisions (p,), of each problem on its held-out fold."""
     losses, hits = np.zeros((2, len(problems)))
     selections: dict[int, Selection] = {}
-    for segment in rows.segments():
+    for segment in scored_segments(rows):
         if segment.fold not in selections:
             chosen = [i for i, problem in enumerate(problems) if problem.fold == segment.fold]
             selections[segment.fold] = Selection(chosen, points, rows.dtype, problems)

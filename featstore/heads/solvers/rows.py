@@ -59,18 +59,24 @@ class Labels:
     (n,). ``class_weights``: one weight for each class (k,);
     ``row_weights``: one weight for each row (n,); None means that these weights are 1.
     A row of fold f >= 0 is held out when the model of fold f is trained. A row of fold -1 is always trained on, never
-    scored.
+    scored. ``scored`` (n,): whether a held-out row counts in scores, calibration and thresholds; None: every one does.
     """
 
     codes: NDArray[np.intp]
     folds: NDArray[np.intp]
     class_weights: NDArray[np.float64] | None
     row_weights: NDArray[np.float64] | None = None
+    scored: NDArray[np.bool_] | None = None
 
     @property
     def classes(self) -> int:
         """The number of classes; 2 for label sets."""
         return 2 if self.codes.ndim == 2 else int(self.codes.max()) + 1
+
+    def scored_in(self, fold: int | None) -> NDArray[np.bool_]:
+        """Return whether each row (n,) is in ``fold`` and scored."""
+        inside = np.asarray(self.folds == fold)
+        return inside if self.scored is None else inside & self.scored
 
     def weights_of(self, rows: NDArray[np.intp] | slice, dtype: Any) -> NDArray[Any] | None:
         """Return the weight of each of ``rows``, which is its class weight times its row weight; None if all weights
@@ -106,6 +112,17 @@ class TrainingRows(Protocol):
         c is the number of the classifier's outputs, d the number of (standardised) features.
         """
         ...
+
+
+def scored_segments(rows: TrainingRows) -> Iterator[Segment]:
+    """Yield the segments of ``rows``, without the rows that are not scored (see Labels)."""
+    scored = rows.labels.scored
+    for segment in rows.segments():
+        if scored is None:
+            yield segment
+        elif (keep := scored[segment.rows]).any():
+            weights = None if segment.weights is None else segment.weights[keep]
+            yield Segment(segment.fold, segment.values[keep], segment.codes[keep], weights, segment.rows[keep])
 
 
 class MemoryRows:

@@ -167,7 +167,9 @@ def train(
 def fit(stack: StackedStores, split: Split, request: Request, views: Sequence[FeatureStore] = ()) -> TrainedHead:
     """Train a head with the options ``request`` on the rows ``split.train``; its ``meta`` records the options.
 
-    ``views``: augmented views of the store, whose rows of the same pictures are training rows too.
+    ``views``: augmented views of the store, whose rows of the same pictures are training rows too. Cross-validation,
+    calibration and thresholds count only rows of the plain pictures, except in the heads "mlp" and "ridge", where the
+    held-out part has all views.
     """
     from featstore.heads import train_head
     from featstore.heads.task_trainer import train_targets
@@ -177,6 +179,7 @@ def fit(stack: StackedStores, split: Split, request: Request, views: Sequence[Fe
     options = {
         "kind": request.head,
         "groups": groups_of(opened, split.train, apart=request.apart)[order],
+        "scored": np.arange(len(order)) < len(split.train) if views else None,
         "seed": request.seed,
         "folds": request.folds,
         "C": request.C,

@@ -25,6 +25,7 @@ from featstore.heads import (
     RidgeHead,
     train_head,
 )
+from featstore.heads.estimators.named import NamedHead
 from tests.heads.made_up import Streamed, blobs
 
 FOLDED = [LogisticHead(), LinearSVMHead(), KernelSVMHead(Cs=(1.0, 10.0), gammas=(1.0,)), KNNHead()]
@@ -55,6 +56,41 @@ def applicable_checks():
 @pytest.mark.parametrize(("estimator", "check"), list(applicable_checks()))
 def test_heads_pass_the_estimator_checks_of_scikit_learn(estimator, check):
     check(estimator)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        *FOLDED,
+        KernelSVMHead(Cs=(1.0, 10.0), gamma=0.1, exact_rows=10, landmarks=20),
+        NamedHead("sklearn.svm:LinearSVC"),
+    ],
+    ids=lambda head: type(head).__name__,
+)
+def test_heads_cross_validate_and_calibrate_with_the_scored_rows_only(head):
+    X, _ = blobs(120, 6, 2, apart=2.0)
+    codes = np.arange(120) % 2
+    # The second half has the same features, which are groups of two with the first half, and wrong labels.
+    X, codes, groups = np.vstack([X, X]), np.append(codes, np.arange(120) // 2 % 2), np.tile(np.arange(120), 2)
+    best = [
+        head.fit(X, codes, groups=groups, scored=scored).cv_results_["mean_accuracy"].max()
+        for scored in (None, np.arange(240) < 120)
+    ]
+    assert best[0] < 0.85
+    assert best[1] > best[0] + 0.05
+    with pytest.raises(DataError, match="a fold has no scored row"):
+        head.fit(X, codes, groups=groups, scored=np.arange(240) == 0)
+
+
+def test_temperature_is_fitted_to_the_scored_rows():
+    X, _ = blobs(120, 6, 2, apart=2.0)
+    codes, groups = np.append(np.arange(120) % 2, np.arange(120) // 2 % 2), np.tile(np.arange(120), 2)
+    X = np.vstack([X, X])
+    for head in (LogisticHead(C=1.0), LinearSVMHead(C=1.0)):
+        plain, clean = (
+            head.fit(X, codes, groups=groups, scored=scored).model_.scale for scored in (None, np.arange(240) < 120)
+        )
+        assert clean > 1.5 * plain
 
 
 @every_head

@@ -19,6 +19,8 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from featstore.errors import DataError
 from featstore.heads import OneVsRestHead
 from featstore.heads.label_sets import best_threshold, sigmoid
+from featstore.heads.solvers import grid, one_vs_rest
+from featstore.heads.solvers.rows import Labels, prepare
 from tests.heads.estimators.test_estimators import NOT_CLAIMED
 from tests.heads.made_up import Streamed
 
@@ -52,6 +54,38 @@ def test_one_vs_rest_probabilities_equal_those_of_scikit_learn(C, dtype):
     expected = make_pipeline(StandardScaler(), plain).fit(X.astype(np.float64), sets)
     np.testing.assert_allclose(head.predict_proba(X), expected.predict_proba(X), atol=1e-4)
     assert (head.predict(X) == expected.predict(X)).mean() > 0.999
+
+
+def test_one_vs_rest_head_chooses_C_and_thresholds_by_the_scored_rows():
+    X, sets = tagged(300)
+    # The second half has the same features, which are groups of two with the first half, and every label twice as often.
+    both, groups = np.vstack([sets, sets | np.roll(sets, 1, axis=0)]), np.tile(np.arange(300), 2)
+    X = np.vstack([X, X])
+    every = OneVsRestHead(Cs=(0.01, 1.0)).fit(X, both, groups=groups)
+    some = OneVsRestHead(Cs=(0.01, 1.0)).fit(X, both, groups=groups, scored=np.arange(600) < 300)
+    assert (some.thresholds_ > every.thresholds_).mean() > 0.5
+    assert (some.cv_results_["mean_accuracy"] > every.cv_results_["mean_accuracy"]).all()
+
+
+def test_one_vs_rest_head_with_fixed_C_and_threshold_needs_no_row_to_hold_out():
+    X, groups = tagged(40)[0], np.arange(40) % 2
+    # All rows of a label are in one group.
+    sets = np.stack([groups == 0, groups == 1], axis=1).astype(np.int64)
+    assert OneVsRestHead(C=0.1, thresholds=0.5).fit(X, sets, groups=groups).thresholds_.tolist() == [0.5] * 2
+    with pytest.raises(DataError, match="nothing can be held out"):
+        OneVsRestHead(C=0.1).fit(X, sets, groups=groups)
+
+
+@pytest.mark.parametrize(("labels", "groups"), [(2.0, 5), (2.3, 3), (0.0, 5), (5.0, 2), (5.3, 1)])
+def test_solutions_of_cross_validation_count_against_the_memory_limit(monkeypatch, labels, groups):
+    X, sets = tagged(100)
+    calls = []
+    monkeypatch.setattr(grid, "solve", lambda *rest, solve=grid.solve, **more: calls.append(0) or solve(*rest, **more))
+    # 26 vectors of 13 float32 for each fold and value of C of a label.
+    memory = int(labels * 26 * 13 * 4 * 5 * 2)
+    rows, _ = prepare(X, Labels(sets, np.arange(100) % 5, None), standardize=True)
+    one_vs_rest.cross_validate(rows, [0.1, 1.0], tol=1e-3, memory=memory)
+    assert len(calls) == groups
 
 
 def test_one_vs_rest_head_learns_the_same_from_streamed_rows():
