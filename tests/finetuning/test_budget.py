@@ -120,6 +120,20 @@ def test_measured_rate_includes_the_decoding_time_of_pictures_decoded_in_advance
     assert rates.cached > 10 / 0.03
 
 
+def test_slow_step_of_the_live_measurement_is_bounded_by_reading_and_step_one_after_the_other():
+    calls = []
+
+    def step(inputs, rows):
+        calls.append(rows)
+        if len(calls) == 3:  # the second of the three steps of the live measurement; the first call is not measured
+            time.sleep(0.2)
+
+    rates = measure(Examples(), step, np.arange(9), 3)
+    assert len(calls) == 7
+    assert 1 / rates.live <= 1 / rates.making + 1 / rates.cached + 1e-9
+    assert rates.live > 9 / 0.2
+
+
 def test_rates_include_work_that_a_gpu_has_not_finished(monkeypatch):
     started = []
 

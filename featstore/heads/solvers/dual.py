@@ -21,7 +21,6 @@ from typing import Any, Final
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from featstore.heads.calibration import fit_scale, log_softmax
 from featstore.heads.solvers.grid import FoldScores
@@ -29,6 +28,7 @@ from featstore.heads.solvers.losses import columns, predict_codes
 from featstore.heads.solvers.passes import Problem
 from featstore.heads.solvers.rows import Labels
 from featstore.heads.solvers.selection import Choice, choose
+from featstore.heads.solvers.threads import one_blas_thread
 
 FOLD_TOLERANCE: Final = 1e-4
 """Relative tolerance of cross-validation fits: a fit stops after a step that improves the objective by less than this
@@ -77,7 +77,7 @@ def solve(
     solutions: dict[int, DualSolution] = {}
     # Use one BLAS thread: numpy and scipy each have a BLAS with its own thread pool. Idle BLAS threads busy-wait for
     # longer than most operations here take, so the two pools slow each other down by more than a factor of ten.
-    with threadpool_limits(1, user_api="blas"):
+    with one_blas_thread():
         for fold in dict.fromkeys(problem.fold for problem in problems):
             own = [(place, problem) for place, problem in enumerate(problems) if problem.fold == fold]
             solved = _solve_fold(kernel, labels, weights, [problem for _, problem in own], tol, start)

@@ -14,15 +14,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from featstore.heads.solvers.losses import Loss
 from featstore.heads.solvers.rows import Segment, TrainingRows
+from featstore.heads.solvers.threads import one_blas_thread
 
 _BLOCK: Final = 1 << 20
 """Block size in values (4 MiB in float32: 512 rows of 2048), so small that a block stays in the cache."""
@@ -166,9 +168,12 @@ def few_threads(rows: int, dimension: int, user_api: str | None = "blas") -> Ite
     BLAS threads busy-wait between products. With many short products, this waiting costs more time than the threads
     save. On cores that are shared with other programs, the waiting costs ten times as much as on free cores.
     """
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1, user_api=user_api) if rows * dimension < _WORTH_THREADS else nullcontext():
+    with ExitStack() as stack:
+        if rows * dimension < _WORTH_THREADS:
+            stack.enter_context(one_blas_thread())
+            if user_api is None:
+                # OpenMP keeps its number of threads for each thread, so overlapping fits do not disturb each other.
+                stack.enter_context(threadpool_limits(1, user_api="openmp"))
         yield
 
 
@@ -178,11 +183,11 @@ def workers_for(rows: TrainingRows) -> Iterator[Workers]:
 
     For small data there are no threads: jobs run in the caller's thread.
     """
-    from threadpoolctl import threadpool_info, threadpool_limits
+    from threadpoolctl import threadpool_info
 
     threads = max((info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"), default=1)
     with ExitStack() as stack:
-        stack.enter_context(threadpool_limits(1, user_api="blas"))
+        stack.enter_context(one_blas_thread())
         executors = []
         if threads > 1 and len(rows.labels.codes) * rows.dimension >= _WORTH_THREADS:
             executors = [stack.enter_context(ThreadPoolExecutor(1, "featstore-head")) for _ in range(threads)]

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+
+from featstore.heads.solvers.threads import one_blas_thread
 
 _RANK: Final = 256
 _OVERSAMPLING: Final = 32
@@ -54,7 +55,7 @@ def spectrum_of(sample: NDArray[Any], seed: int = 0) -> Spectrum:
     block = random.standard_normal((dimension, _RANK + _OVERSAMPLING)).astype(gram.dtype)
     # Use one thread: the QR decomposition of a narrow matrix has many short steps, between which BLAS threads
     # busy-wait.
-    with threadpool_limits(1, user_api="blas"):
+    with one_blas_thread():
         for _ in range(_ITERATIONS):
             block = np.linalg.qr(gram @ block)[0]
         values, inner = np.linalg.eigh((block.T @ (gram @ block)).astype(np.float64))

@@ -63,3 +63,29 @@ def test_matrix_product_in_pieces_equals_the_whole_product(count, rows):
     np.testing.assert_allclose(decisions[0], weights @ values.T + points[1:, 0, -1:], atol=1e-3)
     pulled = selection.pull(decisions, values)
     np.testing.assert_allclose(pulled, decisions[0] @ values, atol=1e-5 * np.abs(pulled).max())
+
+
+def test_blas_has_its_threads_again_after_fits_that_overlap_in_two_threads(monkeypatch):
+    setting = [2]
+
+    class Limits:
+        """A limit of BLAS as threadpoolctl sets it: on entry for the whole process, restored on exit."""
+
+        def __init__(self, limit, user_api):
+            self.limit, self.user_api = limit, user_api
+
+        def __enter__(self):
+            self.before, setting[0] = setting[0], self.limit
+
+        def __exit__(self, *_):
+            setting[0] = self.before
+
+    monkeypatch.setattr("featstore.heads.solvers.threads.threadpool_limits", Limits)
+    first, second = passes.few_threads(1, 1), passes.few_threads(1, 1)
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        one.submit(first.__enter__).result()
+        other.submit(second.__enter__).result()
+        assert setting == [1]
+        one.submit(first.__exit__, None, None, None).result()
+        other.submit(second.__exit__, None, None, None).result()
+    assert setting == [2]
