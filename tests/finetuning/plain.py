@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -89,7 +90,11 @@ def divided(name: str, layer: str | None = None) -> tuple[Backbone, Partition, T
 def by_hand(name: str) -> nn.Module:
     """Return torchvision's network with the same weights and head, frozen by ``requires_grad = False`` and ``eval()``."""
     architecture = architectures.find(name)
-    network: Any = architecture.empty(architecture.default).to_empty(device="cpu")
+    with torch.device("meta"), warnings.catch_warnings():
+        # torchvision's Inception announces another initialisation.
+        warnings.simplefilter("ignore", FutureWarning)
+        network: Any = architecture.constructor(**architecture.default.options)
+    network.to_empty(device="cpu")
     classifier = base.classifier_of(network)
     backbone, partition, ours = divided(name)
     loaded = network.load_state_dict(backbone.module.state_dict(), strict=False)
