@@ -152,15 +152,15 @@ def test_model_is_stale_after_its_training_store_got_more_pictures(tmp_path: Pat
     backbone = changed_backbone()
     extract(tmp_path / "pictures", tmp_path / "s", backbone=NETWORK, weights="random:0", size=32, engine="torch")
     start = open_head(train(tmp_path / "s", out=tmp_path / "start.head", C=1.0).path)
-    command = ["featstore", "finetune", "s", "--out", "m"]
-    write_model(tmp_path / "m", backbone, replace(start), {"command": command})
+    write_model(tmp_path / "m", backbone, replace(start), {})
     states = {Path(each["path"]).name: each for each in info(tmp_path)["artifacts"]}
     assert states["m"]["stale"] == states["m"]["unknown"] == ""
     write_coloured(tmp_path / "pictures", ["train/ant/new.png"], seed=9)
     extract(tmp_path / "pictures", tmp_path / "s", engine="torch")
     states = {Path(each["path"]).name: each for each in info(tmp_path)["artifacts"]}
     assert "has 1 new picture and 0 less" in states["m"]["stale"]
-    assert states["m"]["commands"] == [command]
+    # No file records the options of a fine-tuning.
+    assert states["m"]["commands"] == []
 
 
 def test_purge_report_names_the_models_that_were_trained_on_the_store(tmp_path: Path) -> None:
