@@ -36,9 +36,9 @@ def describe_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the stores, heads, indexes, models and pages in a folder and below it as JSON, stores first.
 
     Each entry names the artifacts from which it was made, says why it is stale (older than those artifacts), and lists
-    the commands that refresh it. After all of ``commands`` are run in this order, nothing is stale. ``unread``: the
-    artifacts that could not be read. Only headers, ids and labels are read, and symbolic links are not followed. Raises
-    UsageError if the folder has no artifact.
+    the commands that refresh it. After all of ``commands`` are run in this order, only models can be stale: they have to
+    be fine-tuned again by hand. ``unread``: the artifacts that could not be read. Only headers, ids and labels are read,
+    and symbolic links are not followed. Raises UsageError if the folder has no artifact.
     """
     from featstore.artifacts.freshness import all_commands, states_of
     from featstore.artifacts.lineage import find_artifacts
