@@ -23,6 +23,8 @@ from featstore.errors import DamagedError, FeatstoreError
 from featstore.files import atomic, model_folder
 from featstore.files.model_folder import DESCRIPTION, HEAD, WEIGHTS, record_of
 from featstore.heads import save_head
+from featstore.heads.headfile import LabelSetsHead
+from featstore.heads.label_sets import LabelSetsModel
 from featstore.stages.info import info
 from featstore.text import printable
 from tests.tuned import random_head, write_tuned
@@ -245,6 +247,14 @@ def test_model_with_the_head_of_another_network_is_refused(model: Path) -> None:
     save_head(model / HEAD, random_head(8, ["ant", "bee", "cow"]))
     reseal(model)
     refused(lambda: load_model(model))
+
+
+def test_model_with_a_head_that_predicts_label_sets_is_refused(model: Path) -> None:
+    old = load_model(model).head
+    sets = LabelSetsModel(np.zeros((2, old.dimension)), np.zeros(2), np.full(2, 0.5))
+    save_head(model / HEAD, LabelSetsHead(old.kind, old.classes, sets, old.fingerprint, old.identity, old.meta))
+    reseal(model)
+    assert "is not the head that model.json describes" in refused(lambda: head_of(model))
 
 
 def test_listing_the_artifacts_of_a_folder_reports_damaged_models_and_continues(model: Path, intact: Path) -> None:

@@ -253,6 +253,12 @@ def test_head_with_a_forged_task_in_its_record_is_reported_as_damaged(trained, t
             train_again(tmp_path / "a.head")
 
 
+@pytest.mark.parametrize("forged", [{"kind": "numbers"}, {"kind": "label sets", "column": "tags"}, {"kind": []}, 3])
+def test_recorded_task_without_its_fields_is_a_value_error(forged):
+    with pytest.raises(ValueError, match="no task"):
+        Task.recorded(forged)
+
+
 def test_forged_description_of_a_replaced_head_does_not_stop_train(store, trained, tmp_path):
     from dataclasses import replace
 
