@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featstore import defaults
 from featstore.errors import DataError
-from featstore.heads.evaluation.measures import NAMES, Measurer, draws, unseen_rows
+from featstore.heads.evaluation.measures import NAMES, Measurer, group_numbers, grouped_draws, unseen_rows
 from featstore.heads.evaluation.report import codes_of
 
 _REPLICATES: Final = 1000
@@ -107,21 +107,19 @@ def _probabilities(values: ArrayLike, rows: int, classes: int) -> NDArray[np.flo
 def _draws(
     rows: int, groups: ArrayLike | None, runs: ArrayLike | None, replicates: int, seed: int
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Yield blocks of random weights (m, n + 2) as measures.draws does, but with the same weight for all rows of a group.
+    """Yield blocks of random weights (m, n + 2) as measures.grouped_draws does.
 
     With ``runs`` (n,), each weight is multiplied by a random weight of the row's run. An artificial row counts as a
     picture in every run.
     """
-    unit = np.arange(rows) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    count = int(unit.max()) + 1
-    places = np.r_[unit, count, count + 1]
     run = np.zeros(rows, np.intp) if runs is None else np.unique(np.asarray(runs), return_inverse=True)[1]
     random, several = np.random.default_rng([seed, 1]), int(run.max()) + 1
-    for first, second in draws(count, replicates, seed):
+    for first, second in grouped_draws(group_numbers(groups, rows), replicates, seed):
         factors = random.standard_exponential((len(first), several)) if several > 1 else np.ones((len(first), 1))
-        together = factors.sum(axis=1, keepdims=True)
+        # grouped_draws counts an artificial row once for each run, so only the mean factor of the runs is left.
+        together = factors.mean(axis=1, keepdims=True)
         factor = np.hstack([factors[:, run], together, together])
-        yield first[:, places] * factor, second[:, places] * factor
+        yield first * factor, second * factor
 
 
 def _gaps(

@@ -138,10 +138,24 @@ def group_numbers(groups: ArrayLike | None, rows: int) -> NDArray[np.intp]:
     return np.asarray(np.argsort(np.argsort(first))[inverse.reshape(-1)], np.intp)
 
 
-def draws(rows: int, replicates: int, seed: int) -> Iterator[tuple[Floats, Floats]]:
+def grouped_draws(unit: NDArray[np.intp], replicates: int, seed: int) -> Iterator[tuple[Floats, Floats]]:
+    """Yield pairs of blocks of random weights (m, n + 2) as ``draws`` does, with one weight for all rows of a group.
+
+    ``unit`` (n,): the number of the group of each row, see ``group_numbers``. The two artificial rows weigh as much as a
+    group, that is sum(s^2) / n rows for groups of s rows; otherwise they would not count beside large groups.
+    """
+    sizes = np.bincount(unit)
+    places = np.r_[unit, len(sizes), len(sizes) + 1]
+    scale = np.r_[np.ones(len(unit)), np.full(2, sizes @ sizes / len(unit))]
+    for first, second in draws(len(sizes), replicates, seed, columns=len(places)):
+        yield first[:, places] * scale, second[:, places] * scale
+
+
+def draws(rows: int, replicates: int, seed: int, *, columns: int = 0) -> Iterator[tuple[Floats, Floats]]:
     """Yield pairs of blocks of random weights (m, rows + 2), one row of each block per replicate.
 
-    The last two weights are for ``unseen_rows``. A block has about ``_BLOCK_VALUES`` weights.
+    The last two weights are for ``unseen_rows``. A block has about ``_BLOCK_VALUES`` weights; ``columns``: number of
+    weights of a replicate for this limit, if the caller expands the weights of groups to their rows.
 
     Bayesian bootstrap (D. Rubin, Annals of Statistics 1981): the weights are exponential, that is Dirichlet(1, ..., 1)
     after division by their sum. In the first block of a pair, the artificial row that is predicted correctly has
@@ -151,7 +165,7 @@ def draws(rows: int, replicates: int, seed: int) -> Iterator[tuple[Floats, Float
     Pearson. So the interval has a positive width even if every row is right.
     """
     random = np.random.default_rng(seed)
-    size = max(1, _BLOCK_VALUES // (rows + 2))
+    size = max(1, _BLOCK_VALUES // max(rows + 2, columns))
     for start in range(0, replicates, size):
         weights = random.standard_exponential((min(size, replicates - start), rows + 2))
         yield weights * np.r_[np.ones(rows + 1), 0.0], weights * np.r_[np.ones(rows), 0.0, 1.0]

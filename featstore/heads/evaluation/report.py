@@ -19,8 +19,8 @@ from featstore.heads.evaluation.measures import (
     ClassTable,
     Measurer,
     class_table,
-    draws,
     group_numbers,
+    grouped_draws,
     unseen_rows,
 )
 from featstore.stats import wilson_interval
@@ -58,8 +58,8 @@ class Report:
     """Result of ``evaluate``. ``estimates``: values with intervals by the names in measures.NAMES.
 
     ``table``: precision, recall, F1 and support of each class, and the confusion matrix (rows: true classes).
-    ``missing``: classes that have no row. ``groups``: number of groups of rows that count as one observation each in the
-    intervals; None if every row is an observation.
+    ``missing``: classes that have no row. ``groups``: number of groups of rows that count as one observation each in
+    the intervals; None if every row is an observation.
     """
 
     headline: ClassVar[str] = "accuracy"
@@ -85,6 +85,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return the evaluation report as JSON types; undefined values are None."""
         columns = (self.table.precision, self.table.recall, self.table.f1, self.table.support)
+        drawn = "rows" if self.groups is None else "groups of rows"
         return {
             "rows": self.rows,
             "estimates": {
@@ -116,8 +117,8 @@ class Report:
             "intervals": {
                 "level": 0.95,
                 "accuracy": "Wilson score interval",
-                "others": "Bayesian bootstrap over rows and one row that was not seen, wrong or right",
-                "log_loss": "Bayesian bootstrap over rows",
+                "others": f"Bayesian bootstrap over {drawn} and one row that was not seen, wrong or right",
+                "log_loss": f"Bayesian bootstrap over {drawn}",
                 **({} if self.groups is None else {"observations": self.groups}),
                 "replicates": self.replicates,
                 "seed": self.seed,
@@ -162,10 +163,11 @@ def evaluate(
     probabilities). An artificial row, predicted wrongly or correctly, is added to every measure except log loss, so
     that the interval has a positive width even if every row is right (see measures.draws). Log loss is unbounded, so
     its interval cannot account for rows that differ much from the given rows. Averages over classes are macro averages
-    over the classes that have rows. With ``groups`` (n,), the rows of a group count as one observation in the intervals,
-    because copies of a picture are not independent: they get the same weight in the bootstrap, and Wilson's interval is
-    that of n^2 / sum(m^2) rows for groups of m rows (Kish 1965). The calibration error is defined as in Guo et al. (2017), with 15 bins of the
-    largest probability. Raises DataError for no rows, mismatched shapes, NaN, or a label outside the classes.
+    over the classes that have rows. With ``groups`` (n,), the rows of a group count as one observation in the
+    intervals, because copies of a picture are not independent: they get the same weight in the bootstrap, where an
+    artificial row weighs as much as a group, and Wilson's interval is that of n^2 / sum(m^2) rows for groups of m rows
+    (Kish 1965). The calibration error is defined as in Guo et al. (2017), with 15 bins of the largest probability.
+    Raises DataError for no rows, mismatched shapes, NaN, or a label outside the classes.
     """
     names = [str(name) for name in classes]
     values = np.asarray(probabilities, np.float64)
@@ -242,15 +244,13 @@ def _bootstrap(
 
     ``unit``: (n,) the group of each row; all rows of a group get the same weight.
     """
-    rows, groups = len(codes), int(unit.max()) + 1
-    places = np.r_[unit, groups, groups + 1]
     more, their = unseen_rows(codes, probabilities)
     measurer = Measurer(np.r_[codes, more], np.r_[probabilities, their])
     replicates = np.concatenate([
-        np.stack([_replicates(measurer, weights[:, places], pair[0][:, places]) for weights in pair], axis=1)
-        for pair in draws(groups, count, seed)
+        np.stack([_replicates(measurer, weights) for weights in pair], axis=1)
+        for pair in grouped_draws(unit, count, seed)
     ])  # fmt: skip
-    point = measurer.measure(np.r_[np.ones(rows), 0.0, 0.0])
+    point = measurer.measure(np.r_[np.ones(len(codes)), 0.0, 0.0])
     estimates = {}
     for place, name in enumerate(NAMES):
         value = point[name]
@@ -261,13 +261,9 @@ def _bootstrap(
     return estimates
 
 
-def _replicates(measurer: Measurer, weights: NDArray[np.float64], seen: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the measures (m, 7) for ``weights`` (m, n + 2); log loss is computed without the two artificial rows.
-
-    ``seen``: (m, n + 2) weights of which only the first n columns are used.
-    """
-    values = measurer.measure_each(weights)
-    seen = seen[:, :-2]
+def _replicates(measurer: Measurer, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the measures (m, 7) for ``weights`` (m, n + 2); log loss is computed without the two artificial rows."""
+    values, seen = measurer.measure_each(weights), weights[:, :-2]
     values[:, NAMES.index("log_loss")] = seen @ measurer.losses[:-2] / seen.sum(axis=1)
     return values
 

@@ -8,7 +8,7 @@ from scipy.stats import beta
 from sklearn import metrics
 
 from featstore.errors import DataError
-from featstore.heads.evaluation.measures import NAMES, Measurer, draws
+from featstore.heads.evaluation.measures import NAMES, Measurer, draws, grouped_draws
 from featstore.heads.evaluation.report import codes_of, evaluate, worst_errors
 
 
@@ -75,6 +75,23 @@ def test_bootstrap_weights_are_the_same_for_every_block_size(rows):
     np.testing.assert_array_equal(second[:, -1], expected[:, -1])
     assert not first[:, -1].any()
     assert not second[:, -2].any()
+
+
+def test_large_groups_that_are_all_right_have_intervals_with_width():
+    codes, unit = np.tile([0, 1], 1_000), np.repeat(np.arange(20), 100)
+    certain = np.eye(2)[codes]
+    grouped = evaluate(codes, certain, [0, 1], groups=unit).estimates
+    assert 0.7 < grouped["balanced_accuracy"].low < 0.95
+    single = evaluate(codes[:20], certain[:20], [0, 1]).estimates
+    assert grouped["macro_f1"].low == pytest.approx(single["macro_f1"].low, abs=0.06)
+
+
+def test_groups_do_not_enlarge_the_blocks_of_bootstrap_weights():
+    unit = np.repeat(np.arange(20), 10_000)
+    first, second = next(grouped_draws(unit, 200, 0))
+    assert first.shape == second.shape == (1, 200_002)
+    assert len(np.unique(first[0, :-2])) == 20
+    assert first[0, -1] == second[0, -2] == 0
 
 
 def test_calibration_error_equals_its_definition_over_bins():
