@@ -65,7 +65,8 @@ class State:
 def states_of(found: Found) -> list[State]:
     """Return the state of each artifact in ``found``: stores first, then indexes, heads, models and pages.
 
-    Artifacts made from a stale store are stale too. The stores in a cache of ``finetune`` are never stale. Running the commands of all states in order refreshes everything but models.
+    Artifacts made from a stale store are stale too. The stores in a cache of ``finetune`` are never stale. Running the
+    commands of all states in order refreshes everything but models.
     """
     return _States(found).all()
 

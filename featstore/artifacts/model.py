@@ -71,8 +71,9 @@ def write_model(
     options of ``train``, because training with these options would not give this head again. ``record``: how the model
     was trained; NaN and infinity are written as null. ``metrics``: one mapping for each epoch, written as
     ``metrics.csv``. ``decoder``: name of the decoder of the pictures on which the network was trained, "" for the
-    default decoder; predictions use the same decoder. ``force``: replace an existing model. Raises UsageError if ``folder`` exists and may not be
-    replaced, if the backbone is the user's own function, or if the head does not fit; OSError if writing fails.
+    default decoder; predictions use the same decoder. ``force``: replace an existing model. Raises UsageError if
+    ``folder`` exists and may not be replaced, if the backbone is the user's own function, or if the head does not fit;
+    OSError if writing fails.
     """
     from featstore.backbones.model_folder import require_rebuildable, retuned, transform_input_of, write_weights
     from featstore.heads.headfile import save_head

@@ -45,8 +45,9 @@ def units(store: str, html: str | None, root: str | None, as_json: bool, **optio
     percentage of all pictures whose value is smaller.
 
     With --head and --class: the units whose contribution to the class is largest, on average over its pictures:
-    weight x (activation - mean activation of all pictures). A unit whose mean over the class is below the mean of all
-    speaks for the class by being inactive. Only linear heads (logreg, linear-svm) have such weights.
+    weight x (activation - mean activation of all pictures), summed over the cells of a map. A unit of a vector whose
+    mean over the class is below the mean of all speaks for the class by being inactive. Only linear heads (logreg,
+    linear-svm) have such weights.
 
     \b
     Examples:

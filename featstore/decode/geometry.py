@@ -58,9 +58,9 @@ def content_box(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[sl
 def picture_box(
     size: tuple[int, int], preprocessing: Preprocessing, part: tuple[float, float, float, float]
 ) -> tuple[int, int, int, int] | None:
-    """Return the pixels (left, top, right, bottom) of a picture of ``size`` (width, height) that a part of the network's
-    input shows.
+    """Return the pixels (left, top, right, bottom) of a picture that a part of the network's input shows.
 
+    ``size``: (width, height) of the picture in pixels.
     ``part``: (left, top, right, bottom) as shares (0 to 1) of the input's sides. The box is rounded outwards, and right
     and bottom are exclusive. None if the part is in the margins of the fit "pad".
     """

@@ -3,9 +3,9 @@
 Making the cache runs the frozen layers once for each view; afterwards an epoch needs only the other layers. The cache
 pays if all epochs together save more time than it takes to make the cache.
 
-Cached activations are rounded to float16, and a faster engine may compute them, so they give slightly other weights than
-live activations. The decision therefore depends on counts and sizes only: measured times differ from run to run, and two
-runs of one command must give the same weights. The times are measured and shown all the same.
+Cached activations are rounded to float16, and a faster engine may compute them, so they give slightly other weights
+than live activations. The decision therefore depends on counts and sizes only: measured times differ from run to run,
+and two runs of one command must give the same weights. The times are measured and shown all the same.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ from featstore.finetuning.inputs import LiveExamples, Rows
 from featstore.text import counted
 
 _TRIAL_SECONDS: Final = 4.0
-"""Time limit in seconds of each of the three measurements of a trial."""
+"""Intended duration in seconds of each of the three measurements of a trial. The number of batches is chosen for it from
+the time of one batch; slow batches take longer, because at least _FEWEST_BATCHES are measured.
+"""
 _FEWEST_BATCHES: Final = 3
 _TRIAL_BATCHES: Final = 8
-"""Smallest and largest number of batches of a measurement; the activations of all these batches are in memory at the same
-time.
+"""Smallest and largest number of batches of a measurement; the activations of all these batches are in memory at the
+same time.
 """
 Step = Callable[[Tensor, Rows], None]
 """Function that trains one step on activations (m, *shape); its second argument is the row numbers (m,)."""

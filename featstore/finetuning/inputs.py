@@ -37,7 +37,9 @@ Codes = NDArray[np.intp]
 PLAIN: Final = 0
 """Number of the view without augmentation."""
 TOO_LARGE: Final = frozenset({"too-many-pixels", "too-large"})
-"""Reasons of a failure for pictures above the default limits of extract; a store does not record which limits it had."""
+"""Reasons of a failure for pictures above the default limits of extract; a store does not record with which limits it
+was made.
+"""
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 

@@ -1,4 +1,4 @@
-"""The model of a multilayer perceptron that predicts label sets: one sigmoid output and one threshold for each label."""
+"""The model of a multilayer perceptron for label sets: one sigmoid output and one threshold for each label."""
 
 from __future__ import annotations
 

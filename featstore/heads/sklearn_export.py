@@ -83,10 +83,10 @@ def to_sklearn(head: TrainedHead) -> Any:
     A linear head becomes a LogisticRegression whose coefficients include the factor of temperature scaling. A linear
     SVM becomes a LogisticRegression too, because scikit-learn's LinearSVC has no ``predict_proba``. An RBF head becomes
     a pipeline of StandardScaler, Nystroem and LogisticRegression. A multilayer perceptron becomes a pipeline of
-    StandardScaler and MLPClassifier. A linear head that predicts label sets becomes a OneVsRestClassifier; both
-    it and a perceptron for label sets lose the thresholds. A head that predicts numbers becomes a Ridge. For a head that is a classifier of another package, the
-    classifier itself is returned, without temperature scaling; it predicts class numbers if its labels cannot be
-    replaced. Raises UsageError for a nearest-neighbour head, because scikit-learn does not have the weighted vote.
+    StandardScaler and MLPClassifier. A linear head that predicts label sets becomes a OneVsRestClassifier; this
+    classifier and a perceptron for label sets predict without the thresholds. A head that predicts numbers becomes a
+    Ridge. For a head that is a classifier of another package, the classifier itself is returned, without temperature
+    scaling; it predicts class numbers if its labels cannot be replaced. Raises UsageError for a nearest-neighbour head, because scikit-learn does not have the weighted vote.
     """
     model = head.model
     if isinstance(model, LinearModel):

@@ -152,9 +152,8 @@ def train_numbers(
 ) -> NumbersHead:
     """Train ridge regression on ``X`` (n, d), an array or block source, and numbers ``y`` (n,).
 
-    The parameters are those of train_head, where ``C`` must be "auto" and ``scored`` is ignored;
-    ``options`` go to RidgeHead. Raises UsageError
-    for a constant target, NaN, or invalid options.
+    The parameters are those of train_head, where ``C`` must be "auto" and ``scored`` is ignored; ``options`` go to
+    RidgeHead. Raises UsageError for a constant target, NaN, or invalid options.
     """
     if C != "auto":
         raise UsageError("ridge has no C; leave it out, and set alpha instead (--set alpha=10)")

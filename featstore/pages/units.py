@@ -37,7 +37,8 @@ def write_units_page(
     """
     pictures = Pictures(report.store, root)
     preprocessing = _preprocessing(report)
-    units = [_unit(one, report.grid, preprocessing, pictures) for one in report.units]
+    maps = bool(report.store.identity.shape)
+    units = [_unit(one, report.grid, maps, preprocessing, pictures) for one in report.units]
     identity = report.store.identity
     among = f"the {counted(len(report.store), 'picture')}"
     if report.where is not None:
@@ -54,6 +55,7 @@ def write_units_page(
             "head": report.head,
             "class_name": report.class_name,
             "crops": _about_crops(report, preprocessing),
+            "maps": maps,
             "notes": [*report.notes, *pictures.notes()],
             "units": units,
         },
@@ -86,9 +88,16 @@ def _about_crops(report: UnitsReport, preprocessing: Preprocessing | None) -> st
 
 
 def _unit(
-    one: UnitActivations, grid: tuple[int, int] | None, preprocessing: Preprocessing | None, pictures: Pictures
+    one: UnitActivations,
+    grid: tuple[int, int] | None,
+    maps: bool,
+    preprocessing: Preprocessing | None,
+    pictures: Pictures,
 ) -> dict[str, Any]:
-    """Return the values of one unit for the HTML template."""
+    """Return the values of one unit for the HTML template.
+
+    ``maps``: the unit is a channel of maps or tokens, whose contribution comes from all cells and not from the maximum.
+    """
     ends = [
         {"title": title, "pictures": [_shown(found, grid, preprocessing, pictures) for found in found_pictures]}
         for title, found_pictures in (("Most", one.most), ("Least", one.least))
@@ -97,7 +106,7 @@ def _unit(
     about = f"{one.lowest:.4g} to {one.highest:.4g}, mean {one.mean:.4g}"
     if one.contribution is not None and one.class_mean is not None:
         how = "by being active" if one.class_mean > one.mean else "by being inactive"
-        adds = f", {how}" if one.contribution > 0 else ""
+        adds = f", {how}" if one.contribution > 0 and not maps else ""
         about += f", of the class {one.class_mean:.4g}; contribution {one.contribution:+.4g}{adds}"
     return {"unit": one.unit, "about": about, "ends": ends}
 

@@ -39,8 +39,8 @@ class Split:
     ``names``: names of the training and the evaluation split. ``parents``: number of pictures with regions in both
     splits. ``unlabelled``: number of pictures without a label, which are not used. ``shared``: number of held-out
     pictures whose bytes are also in the training split. ``missing``: classes without a held-out picture. ``unsplit``:
-    number of labelled pictures that are not used because they have no split; ``unknown``: classes, or
-    labels of label sets, that only these pictures have. ``targets``: the values to learn instead of one class per picture. If given,
+    number of labelled pictures that are not used because they have no split; ``unknown``: classes, or labels of label
+    sets, that only these pictures have. ``targets``: the values to learn instead of one class per picture. If given,
     ``unlabelled`` is the number of pictures without a target, and ``missing`` has the labels without a held-out
     picture.
     """

@@ -131,9 +131,9 @@ class OneVsRestHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: Any, *, groups: ArrayLike | None = None, scored: ArrayLike | None = None) -> Self:
         """Fit on ``X`` (n, d), an array, sparse matrix or block source, and label sets (n, k) or classes (n,).
 
-        ``groups`` (n,): rows of the same group share a fold. ``scored`` (n,): whether a held-out row counts in the choice
-        of C and thresholds (default: all rows). Raises DataError (a ValueError) for a label that fewer
-        than two rows have or fewer than two rows lack, for NaN or infinity, or for different numbers of rows.
+        ``groups`` (n,): rows of the same group share a fold. ``scored`` (n,): whether a held-out row counts in the
+        choice of C and thresholds (default: all rows). Raises DataError (a ValueError) for a label that fewer than two
+        rows have or fewer than two rows lack, for NaN or infinity, or for different numbers of rows.
         """
         Cs = candidates(self.C, self.Cs)
         fixed = fixed_threshold(self.thresholds)

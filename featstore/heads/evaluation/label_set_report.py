@@ -166,9 +166,12 @@ class _Measurer:
             f1 = np.where(there, 2 * hits / (support + claimed), np.nan)
         return np.where(there, areas, np.nan), precision, recall, f1
 
-    def measure_each(self, weights: Floats) -> Floats:
-        """Return the measures (m, 4), in the order of NAMES, for each of m row weightings (m, n)."""
-        average_precision, _, _, f1 = self.by_label(weights)
+    def measure_each(self, weights: Floats, table: tuple[Floats, ...] | None = None) -> Floats:
+        """Return the measures (m, 4), in the order of NAMES, for each of m row weightings (m, n).
+
+        ``table``: the result of by_label for these weights, if it is known already.
+        """
+        average_precision, _, _, f1 = table or self.by_label(weights)
         hits, true, predicted = (
             self._sums(one, weights).sum(axis=1) for one in (self._hits, self._true, self._predicted)
         )
@@ -190,7 +193,7 @@ class _Measurer:
 def _bootstrap(
     truth: NDArray[np.bool_], values: Floats, cuts: Floats, count: int, seed: int
 ) -> tuple[dict[str, Estimate], tuple[Floats, Floats, Floats, Floats]]:
-    """Return each measure with its 95 % interval, and average precision, precision, recall and F1 of each label (k,)."""
+    """Return each measure with its 95 % interval, and four measures (k,) of each label, see _Measurer.by_label."""
     sizes = truth.sum(axis=0)
     rarest = int(np.lexsort((sizes, sizes == 0))[0])
     own = np.eye(truth.shape[1], dtype=bool)[rarest]
@@ -198,11 +201,12 @@ def _bootstrap(
     unseen = np.array([~own, own], np.float64)
     measurer = _Measurer(np.vstack([truth, own, own]), np.vstack([values, unseen]), cuts)
     seen = np.r_[np.ones(len(truth)), 0.0, 0.0][None]
-    point = measurer.measure_each(seen)[0].tolist()
+    table = measurer.by_label(seen)
+    point = measurer.measure_each(seen, table)[0].tolist()
     replicates = np.concatenate([
         np.stack([measurer.measure_each(weights) for weights in pair], axis=1)
         for pair in draws(len(truth), count, seed)
     ])  # fmt: skip
     estimates = {name: interval_of(point[place], replicates[:, :, place]) for place, name in enumerate(NAMES)}
-    average_precision, precision, recall, f1 = (values[0] for values in measurer.by_label(seen))
+    average_precision, precision, recall, f1 = (values[0] for values in table)
     return estimates, (average_precision, precision, recall, f1)

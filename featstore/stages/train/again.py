@@ -80,8 +80,9 @@ def train_again(
     ``out``: where to save the new head; by default the new head is not saved, only compared. The weights are equal bit
     for bit on the same machine with the same libraries; ``notes`` in the report name libraries whose versions differ.
 
-    Raises UsageError if the head has no record (an older featstore trained it) or is that of a fine-tuned model, if a store is not found, or if training
-    rows of the head are gone or have changed; the message names these rows. Raises DamagedError for a damaged file.
+    Raises UsageError if the head has no record (an older featstore trained it) or is that of a fine-tuned model, if a
+    store is not found, or if training rows of the head are gone or have changed; the message names these rows. Raises
+    DamagedError for a damaged file.
     """
     from featstore.heads import save_head
 

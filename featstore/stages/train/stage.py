@@ -214,8 +214,10 @@ def digests_of(stack: StackedStores, split: Split, views: Sequence[FeatureStore]
 def assess(
     stack: StackedStores, head: TrainedHead, split: Split, *, seed: int = defaults.SEED, apart: bool = False
 ) -> tuple[NDArray[np.float64], Any, dict[str, float]]:
-    """Evaluate ``head`` on the held-out rows of ``split``; copies of a picture and, unless ``apart``, the regions of a
-    picture count as one observation in the intervals.
+    """Evaluate ``head`` on the held-out rows of ``split``.
+
+    In the intervals of a head for classes, copies of a picture and, unless ``apart``, the regions of a picture count as
+    one observation. For label sets and numbers every row counts as one.
 
     Returns the probabilities (n, classes), the Report (for label sets a LabelSetsReport), and the calibration figures
     before temperature scaling (empty for a head without temperature scaling).

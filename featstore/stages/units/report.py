@@ -36,7 +36,8 @@ class UnitActivations:
     ``lowest``, ``highest`` and ``mean``: lowest, highest and mean activation over all pictures of the store. ``most``:
     pictures in descending order of their values; ``least``: in ascending order; equal values are in the order of the
     keys. ``contribution``: how much the unit adds to the class's decision value, on average over the pictures of the
-    class: weight x (activation - mean activation of all pictures). ``class_mean``: mean activation over the pictures of
+    class: weight x (activation - mean activation of all pictures). A channel of activation maps adds the sum of this
+    product over its cells, although its activation is the maximum. ``class_mean``: mean activation over the pictures of
     the class. If it is below ``mean``, a low activation of the unit is typical of the class. ``contribution`` and
     ``class_mean`` are None without a head.
     """
